@@ -1,0 +1,1 @@
+"""The decoder-only transformer in the Llama/Qwen form, its attention and its named sizes."""

@@ -1,0 +1,66 @@
+"""Masked grouped-query attention, the reference that runs on any device, and rotary positions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def rope(
+    x_BTNK: Float[Array, "B T N K"], positions_BT: Int[Array, "B T"], theta: float
+) -> Float[Array, "B T N K"]:
+    """Rotary position embedding in the half-split form of Llama and Qwen checkpoints (RoFormer, arXiv 2104.09864).
+
+    Args:
+        x_BTNK: queries or keys, N heads of size K (even).
+        positions_BT: the position of each token in its own segment.
+        theta: base of the wavelengths.
+
+    Returns:
+        The rotated array, in the dtype of `x_BTNK`; angles are computed in float32.
+    """
+    half = x_BTNK.shape[-1] // 2
+    frequencies_K = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles_BTK = positions_BT[..., None].astype(jnp.float32) * frequencies_K
+    sin_BT1K, cos_BT1K = jnp.sin(angles_BTK)[:, :, None], jnp.cos(angles_BTK)[:, :, None]
+    first, second = x_BTNK[..., :half].astype(jnp.float32), x_BTNK[..., half:].astype(jnp.float32)
+    rotated = jnp.concatenate(
+        [first * cos_BT1K - second * sin_BT1K, second * cos_BT1K + first * sin_BT1K], axis=-1
+    )
+    return rotated.astype(x_BTNK.dtype)
+
+
+def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Causal mask within segments: entry [b, t, s] is True where token t may see token s. Padding (0) sees itself alone
+    or other padding, never a document."""
+    length = segment_ids_BT.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), dtype=bool))
+    return causal & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
+
+
+def cache_mask(positions_BT: Int[Array, "B T"], length: int) -> Bool[Array, "B T S"]:
+    """Mask over cache slots 0 … length-1, where slot s holds the token at position s: True where s <= position."""
+    return jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
+
+
+def attend(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BSGK: Float[Array, "B S G K"],
+    v_BSGK: Float[Array, "B S G K"],
+    mask_BTS: Bool[Array, "B T S"],
+) -> Float[Array, "B T H K"]:
+    """Softmax attention with H query heads on G key-value heads (H a multiple of G); softmax in float32.
+
+    Every query must see at least one key.
+    """
+    batch, length, heads, size = q_BTHK.shape
+    groups = k_BSGK.shape[2]
+    q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, size)
+    scores_BGRTS = jnp.einsum(
+        "btgrk,bsgk->bgrts", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32
+    ) * (size**-0.5)
+    scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
+    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BSGK.dtype)
+    out_BTGRK = jnp.einsum("bgrts,bsgk->btgrk", weights_BGRTS, v_BSGK)
+    return out_BTGRK.reshape(batch, length, heads, size)

@@ -1,0 +1,244 @@
+"""The transformer: one scanned block between an embedding and a norm.
+
+Parameters are a plain dict; layers are stacked on a leading axis:
+
+    embedding [V, D]
+    layers/   attention_norm [L, D], query [L, D, H, K], key and value [L, D, G, K], attention_out [L, H, K, D],
+              (query_bias [L, H, K], key_bias, value_bias [L, G, K]), (query_norm, key_norm [L, K]),
+              mlp_norm [L, D], gate and up [L, D, F], down [L, F, D]
+    final_norm [D]
+    output    [D, V]   (untied models only)
+
+V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, F intermediate size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from msm_jax.models import attention
+from msm_jax.models.config import ModelConfig
+from msm_jax.parallel.sharding import constrain
+
+Params = dict[str, Any]
+Cache = dict[str, jax.Array]
+
+LOGICAL_AXES: dict[str, tuple[str, ...]] = {
+    "embedding": ("vocab", "embed"),
+    "output": ("embed", "vocab"),
+    "final_norm": ("norm",),
+    "attention_norm": ("layers", "norm"),
+    "mlp_norm": ("layers", "norm"),
+    "query": ("layers", "embed", "heads", "head_dim"),
+    "key": ("layers", "embed", "kv_heads", "head_dim"),
+    "value": ("layers", "embed", "kv_heads", "head_dim"),
+    "query_bias": ("layers", "heads", "head_dim"),
+    "key_bias": ("layers", "kv_heads", "head_dim"),
+    "value_bias": ("layers", "kv_heads", "head_dim"),
+    "query_norm": ("layers", "norm"),
+    "key_norm": ("layers", "norm"),
+    "attention_out": ("layers", "heads", "head_dim", "embed"),
+    "gate": ("layers", "embed", "mlp"),
+    "up": ("layers", "embed", "mlp"),
+    "down": ("layers", "mlp", "embed"),
+}
+
+
+def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*b D"]:
+    """Root-mean-square norm (arXiv 1910.07467) over the last axis, in float32, returned in the dtype of `x`."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (normed * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def _fan_in(fan_in: int, scale: float = 1.0) -> nn.initializers.Initializer:
+    return nn.initializers.normal(scale * fan_in**-0.5)
+
+
+class Block(nn.Module):
+    """One layer: attention, then SwiGLU, each on a normed input and added to the stream."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden_BTD: Float[Array, "B T D"],
+        cache: Cache | None,
+        positions_BT: Int[Array, "B T"],
+        mask_BTS: Bool[Array, "B T S"],
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the new stream, and the layer's cache with this call's keys and values written to it."""
+        c = self.config
+        dtype = jnp.dtype(c.compute_dtype)
+        residual = (2 * c.num_layers) ** -0.5  # keeps the variance of the stream flat in depth (GPT-2)
+
+        def param(name: str, init: Any, *shape: int) -> jax.Array:
+            return self.param(name, init, shape, jnp.float32).astype(dtype)
+
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
+
+        x_BTD = rms_norm(hidden_BTD, param("attention_norm", ones, d), c.rms_norm_eps)
+        q_BTHK = jnp.einsum("btd,dhk->bthk", x_BTD, param("query", _fan_in(d), d, h, k))
+        k_BTGK = jnp.einsum("btd,dgk->btgk", x_BTD, param("key", _fan_in(d), d, g, k))
+        v_BTGK = jnp.einsum("btd,dgk->btgk", x_BTD, param("value", _fan_in(d), d, g, k))
+        if c.qkv_bias:
+            q_BTHK = q_BTHK + param("query_bias", zeros, h, k)
+            k_BTGK = k_BTGK + param("key_bias", zeros, g, k)
+            v_BTGK = v_BTGK + param("value_bias", zeros, g, k)
+        if c.qk_norm:
+            q_BTHK = rms_norm(q_BTHK, param("query_norm", ones, k), c.rms_norm_eps)
+            k_BTGK = rms_norm(k_BTGK, param("key_norm", ones, k), c.rms_norm_eps)
+        q_BTHK = attention.rope(q_BTHK, positions_BT, c.rope_theta)
+        k_BTGK = attention.rope(k_BTGK, positions_BT, c.rope_theta)
+        q_BTHK = constrain(q_BTHK, "batch", "sequence", "heads", "head_dim")
+        k_BTGK = constrain(k_BTGK, "batch", "sequence", "kv_heads", "head_dim")
+        v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")
+        if cache is not None:
+            cache = {
+                "k": write_rows(cache["k"], k_BTGK, positions_BT[:, 0]),
+                "v": write_rows(cache["v"], v_BTGK, positions_BT[:, 0]),
+            }
+            k_BTGK, v_BTGK = cache["k"], cache["v"]
+        mixed_BTHK = attention.attend(q_BTHK, k_BTGK, v_BTGK, mask_BTS)
+        mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
+        out = param("attention_out", _fan_in(h * k, residual), h, k, d)
+        hidden_BTD = hidden_BTD + jnp.einsum("bthk,hkd->btd", mixed_BTHK, out)
+        hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
+
+        x_BTD = rms_norm(hidden_BTD, param("mlp_norm", ones, d), c.rms_norm_eps)
+        gate_BTF = jnp.einsum("btd,df->btf", x_BTD, param("gate", _fan_in(d), d, f))
+        up_BTF = jnp.einsum("btd,df->btf", x_BTD, param("up", _fan_in(d), d, f))
+        inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
+        hidden_BTD = hidden_BTD + jnp.einsum("btf,fd->btd", inner_BTF, param("down", _fan_in(f, residual), f, d))
+        return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
+
+
+def write_rows(
+    cache_BSGK: Float[Array, "B S G K"], new_BTGK: Float[Array, "B T G K"], start_B: Int[Array, " B"]
+) -> Float[Array, "B S G K"]:
+    """Writes T consecutive slots of each row, from the row's own start."""
+    write = lambda row, new, start: jax.lax.dynamic_update_slice(row, new, (start, 0, 0))  # noqa: E731
+    return jax.vmap(write)(cache_BSGK, new_BTGK.astype(cache_BSGK.dtype), start_B)
+
+
+class Transformer(nn.Module):
+    """Tokens to hidden states; `logits` turns those into scores over the vocabulary."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        segment_ids_BT: Int[Array, "B T"] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Runs the stack.
+
+        Args:
+            tokens_BT: int32 token ids.
+            positions_BT: position of each token in its segment; with a cache, consecutive in each row, and equal to
+                the cache slot that the token's keys and values are written to.
+            segment_ids_BT: documents of a packed row, 0 for padding; needed without a cache, unused with one.
+            cache: from `init_cache`; a token sees every slot up to its own position.
+
+        Returns:
+            Final normed hidden states in the compute dtype, and the updated cache (None without one).
+        """
+        c = self.config
+        dtype = jnp.dtype(c.compute_dtype)
+        embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
+        hidden_BTD = constrain(embedding_VD.astype(dtype)[tokens_BT], "batch", "sequence", "hidden")
+        if cache is None:
+            assert segment_ids_BT is not None
+            mask_BTS = attention.segment_mask(segment_ids_BT)
+        else:
+            mask_BTS = attention.cache_mask(positions_BT, cache["k"].shape[2])
+        block = Block
+        if c.remat != "none":
+            policy = jax.checkpoint_policies.dots_saveable if c.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=policy)
+        hidden_BTD, cache = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=c.num_layers,
+            unroll=1 if c.scan_layers else c.num_layers,
+        )(c, name="layers")(hidden_BTD, cache, positions_BT, mask_BTS)
+        final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
+        if not c.tie_embeddings:
+            # Declared here so that one init makes the whole tree; `logits` reads it.
+            self.param("output", _fan_in(c.hidden_size), (c.hidden_size, c.vocab_size), jnp.float32)
+        return rms_norm(hidden_BTD, final_norm, c.rms_norm_eps), cache
+
+
+def apply(
+    params: Params,
+    config: ModelConfig,
+    tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    segment_ids_BT: Int[Array, "B T"] | None = None,
+    cache: Cache | None = None,
+) -> tuple[Float[Array, "B T D"], Cache | None]:
+    """`Transformer.__call__` as a plain function of the parameters."""
+    return Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, cache)  # type: ignore[return-value]
+
+
+def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+    """Scores over the vocabulary, float32, from final hidden states."""
+    if config.tie_embeddings:
+        weights_VD = params["embedding"].astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, weights_VD, preferred_element_type=jnp.float32)
+    weights_DV = params["output"].astype(hidden.dtype)
+    return jnp.einsum("...d,dv->...v", hidden, weights_DV, preferred_element_type=jnp.float32)
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 parameters: normal with variance 1 / fan-in, residual outputs scaled by 1 / sqrt(2 L)."""
+    dummy = jnp.zeros((1, 2), jnp.int32)
+    return Transformer(config).init(key, dummy, dummy, dummy)["params"]  # type: ignore[return-value]
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated."""
+    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+def count_params(config: ModelConfig) -> int:
+    """The exact number of parameters, from abstract shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+
+
+def logical_axes(params: Params) -> Any:
+    """The logical axis names of each parameter: a tree of tuples with the structure of `params`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: LOGICAL_AXES[path[-1].key], params)
+
+
+def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+    """Zeroed keys and values [L, B, S, G, K] in the compute dtype for `length` positions."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    dtype = jnp.dtype(config.compute_dtype)
+    return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+
+
+def forward_flops_per_token(config: ModelConfig, context: float) -> float:
+    """Floating-point operations of the forward pass per token, a multiply-add counted as two.
+
+    Matrix products only: every weight but the embedding lookup, the output projection (tied or not), and attention over a
+    mean visible context of `context` tokens (for full causal rows of length T that is (T + 1) / 2). Training costs three
+    times this (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
+    """
+    c = config
+    attention_weights = c.hidden_size * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
+    per_layer = 2 * (attention_weights + 3 * c.hidden_size * c.intermediate_size)
+    per_layer += 2 * 2 * c.num_heads * c.head_dim * context
+    return c.num_layers * per_layer + 2 * c.hidden_size * c.vocab_size

@@ -1,0 +1,92 @@
+"""From logical axis names to shardings. One table of rules, one helper for activations.
+
+A parameter or activation names its axes by what they mean ("embed", "heads", …); the rules below say which mesh axis
+shards each of them. Nothing else in the code base names a mesh axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from msm_jax.errors import InputError
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "sequence": None,
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "hidden": None,
+    "norm": None,
+}
+
+
+def spec(axes: tuple[str, ...]) -> PartitionSpec:
+    """The PartitionSpec of an array whose dimensions carry the logical names `axes`."""
+    return PartitionSpec(*(RULES[name] for name in axes))
+
+
+def sharding(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...] | None = None) -> NamedSharding:
+    """The sharding of one array on `mesh`; with `shape`, checks that the mesh divides it.
+
+    Raises:
+        InputError: a dimension is not divisible by the mesh axes that shard it.
+    """
+    partition = spec(axes)
+    if shape is not None:
+        for name, size, entry in zip(axes, shape, partition, strict=True):
+            names = (entry,) if isinstance(entry, str) else (entry or ())
+            ways = 1
+            for mesh_axis in names:
+                ways *= mesh.shape[mesh_axis]
+            if size % ways:
+                raise InputError(
+                    f"mesh axis {'×'.join(names)} of {ways} does not divide {name} = {size}; "
+                    f"use a divisor of {size}"
+                )
+    return NamedSharding(mesh, partition)
+
+
+def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
+    """Shardings for a pytree of arrays, from pytrees of logical axes (tuples) and of arrays or shape structs."""
+    return jax.tree.map(
+        lambda axes, leaf: sharding(mesh, axes, leaf.shape),
+        axes_tree,
+        shapes_tree,
+        is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(name, str) for name in x),
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes; the other dimensions whole."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device of `mesh`."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """Constrain an activation to the sharding of its logical axes; outside `jax.set_mesh` it is left as it is.
+
+    Dimensions that the mesh does not divide (a batch of one while sampling) stay unconstrained.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    entries = []
+    for size, entry in zip(x.shape, spec(axes), strict=True):
+        names = (entry,) if isinstance(entry, str) else (entry or ())
+        ways = 1
+        for mesh_axis in names:
+            ways *= mesh.shape[mesh_axis]
+        entries.append(entry if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
