@@ -17,12 +17,12 @@ T = TypeVar("T")
 def build(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
     """Builds the dataclass `cls` from a nested mapping; `where` prefixes the field names in errors.
 
-    Fields may be bool, int, float, str, Literal, Optional or another union, tuple[...], Mapping[str, X], Any, or
-    another dataclass. An int is accepted where a float is declared, and a list where a tuple is.
+    Fields may be bool, int, float, str, Literal, Optional or another union, tuple[...], Mapping[str, X], Any,
+    or another dataclass. An int is accepted where a float is declared, and a list where a tuple is.
 
     Raises:
-        InputError: unknown key (with the nearest valid one), wrong type, missing required field, or a `ValueError`
-            from the dataclass's own `__post_init__`.
+        InputError: unknown key (with the nearest valid one), wrong type, missing required field, or a
+            `ValueError` from the dataclass's own `__post_init__`.
     """
     mapping = plain(mapping)
     if not isinstance(mapping, Mapping):

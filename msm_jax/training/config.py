@@ -1,0 +1,120 @@
+"""Settings of one phase: what it starts from, what it reads, how it optimises and how often it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msm_jax.data.config import DataConfig
+from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW; linear warmup over `warmup_steps`, then constant or cosine down to `final_fraction` of the peak."""
+
+    learning_rate: float
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final_fraction: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no optimizer takes."""
+        _at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
+        for name in ("eps", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} = {getattr(self, name)}; it must be above 0")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where a phase starts: "scratch", or the "params" alone or the full "state" of a checkpoint.
+
+    `checkpoint` is a checkpoint directory (RUN/checkpoints/STEP) or a run directory (its newest checkpoint).
+    """
+
+    mode: Literal["scratch", "params", "state"] = "scratch"
+    checkpoint: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a mode and a checkpoint that contradict each other."""
+        if self.mode == "scratch" and self.checkpoint:
+            raise InputError(
+                f'mode is "scratch" but checkpoint = {self.checkpoint!r}; set mode to "params" or "state"'
+            )
+        if self.mode != "scratch" and not self.checkpoint:
+            raise InputError(f'mode = "{self.mode}" needs a checkpoint; set init.checkpoint')
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One phase of training.
+
+    A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and, for
+    chats, a `chat_template` file (empty: the built-in one). A phase from a checkpoint takes all of these from
+    it, so they stay empty. Batches have `batch_rows` rows, cut into `micro_batches` for accumulation. `threads`
+    fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
+    Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always
+    saves one).
+    """
+
+    name: str
+    seed: int
+    steps: int
+    batch_rows: int
+    data: DataConfig
+    optimizer: OptimizerConfig
+    init: InitConfig = field(default_factory=InitConfig)
+    preset: str = ""
+    model_overrides: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+    tokenizer: str = ""
+    chat_template: str = ""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    micro_batches: int = 1
+    threads: int = 0
+    log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 4
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse counts that are out of range and fields that contradict each other."""
+        _at_least(
+            self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
+        )
+        _at_least(self, 0, "seed", "threads", "eval_every", "checkpoint_every")
+        ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
+        if ways > 0 and self.batch_rows % ways:
+            raise InputError(
+                f"batch_rows = {self.batch_rows} is not a multiple of {ways}, "
+                "the product of mesh.data, mesh.fsdp and micro_batches"
+            )
+        model_fields = ("preset", "model_overrides", "tokenizer", "chat_template")
+        if self.init.mode == "scratch":
+            for name in ("preset", "tokenizer"):
+                if not getattr(self, name):
+                    raise InputError(f"{name} is empty; a phase from scratch needs it")
+        else:
+            for name in model_fields:
+                if getattr(self, name):
+                    raise InputError(
+                        f"{name} is set, but this phase starts from a checkpoint and takes it from there; "
+                        "leave it empty"
+                    )
+
+
+def _at_least(config: object, minimum: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < minimum:
+            raise InputError(f"{name} = {getattr(config, name)}; it must be at least {minimum}")
