@@ -13,7 +13,7 @@ from msm_jax.parallel.mesh import MeshConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; linear warmup over `warmup_steps`, then constant or cosine down to `final_fraction` of the peak."""
+    """AdamW; linear warmup over `warmup_steps`, then constant or cosine to `final_fraction` of the peak."""
 
     learning_rate: float
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -60,12 +60,12 @@ class InitConfig:
 class PhaseConfig:
     """One phase of training.
 
-    A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and, for
-    chats, a `chat_template` file (empty: the built-in one). A phase from a checkpoint takes all of these from
-    it, so they stay empty. Batches have `batch_rows` rows, cut into `micro_batches` for accumulation. `threads`
-    fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
-    Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always
-    saves one).
+    A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and,
+    for chats, a `chat_template` file (empty: the built-in one). A phase from a checkpoint takes all of these
+    from it, so they stay empty. Batches have `batch_rows` rows, cut into `micro_batches` for accumulation.
+    `threads` fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal
+    thread counts. Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of
+    the phase always saves one).
     """
 
     name: str
