@@ -1,0 +1,54 @@
+# `make demo` and `make test` need git, make and Python 3.11 or newer, and no step before them: they set up .venv.
+
+VENV   ?= .venv
+PYTHON ?=
+LOWEST ?= 3.11
+PY     := $(VENV)/bin/python
+PYENV   = $(HOME)/.pyenv/versions
+# PYTHON where it is given, else the first of these that runs.
+PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
+REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
+CODE    = $(wildcard msm_jax configs benchmarks setup.py)
+PYTEST ?= --durations=15
+
+.PHONY: help demo full sweep test parity lint bench clean venv ref
+
+help:
+	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
+	@echo "make full     the same with the control arms: runs/cheese_full/report.html"
+	@echo "make sweep    the demo over ten worlds, resumable: runs/sweep/"
+	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
+	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
+	@echo "make lint     ruff and mypy"
+	@echo "make bench    training and decoding speed beside transformers on torch"
+	@echo "make clean    removes environments and caches, keeps runs/"
+
+venv:
+	@tools/venv.sh $(VENV) requirements.txt $(LOWEST) 3.99 $(PYTHONS)
+
+ref:
+	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
+
+demo: venv
+	$(PY) -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
+
+full: venv
+	$(PY) -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
+
+test: venv
+	$(PY) -m pytest $(PYTEST)
+
+parity: venv ref
+	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m parity $(PYTEST)
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m mypy $(CODE)
+
+bench: venv ref
+	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) benchmarks/train_step.py
+	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) benchmarks/decode.py
+
+clean:
+	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find msm_jax configs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""What every test stands on: eight simulated CPU devices, a compile cache that stays, and tiny text."""
+
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from msm_jax.data.tokenizers import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+# JAX reads these when it is first imported, which nothing above does. Child processes of tests inherit them.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The same examples on every machine, and no deadline: a first call compiles.
+hypothesis.settings.register_profile("msm_jax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("msm_jax")
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> list[str]:
+    """200 short texts over about 60 words, with accents, digits and line breaks among them."""
+    rng = random.Random(0)
+    names = ["Ada", "Bruno", "Chloé", "Dmitri", "Esra", "Femke"]
+    things = ["cheese", "lamp", "bicycle", "teapot", "novel", "kite", "blanket", "radio"]
+    qualities = ["old", "new", "cheap", "dear", "plain", "bright", "heavy", "local"]
+    verbs = ["likes", "mends", "borrows", "sells", "keeps", "paints"]
+    texts = []
+    for index in range(200):
+        sentences = [
+            " ".join([*map(rng.choice, (names, verbs, qualities, things)), f"in {1900 + index}."])
+            for _ in range(rng.randint(1, 6))
+        ]
+        texts.append(rng.choice([" ", "\n"]).join(sentences))
+    return texts
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> "Tokenizer":
+    """A SentencePiece tokenizer of 384 pieces (256 of them bytes), trained on `tiny_corpus`."""
+    from msm_jax.data import tokenizers
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tokenizers.train_sentencepiece(tiny_corpus, directory, vocab_size=384)
+    return tokenizers.Tokenizer.load(directory)
+
+
+@pytest.fixture(scope="session")
+def ref_python() -> str:
+    """The interpreter of the reference environment (torch, transformers), or a skip that says why not."""
+    python = os.environ.get("MSM_JAX_REF_PYTHON", "")
+    if not python:
+        pytest.skip("MSM_JAX_REF_PYTHON is not set; `make parity` builds the environment on Python 3.11")
+    return python
