@@ -1,0 +1,262 @@
+"""Checkpoints: self-contained, saved in the background, committed by a rename, loaded onto any mesh.
+
+A checkpoint is the directory RUN/checkpoints/STEP. Orbax v1 stays inside this module. Each top-level entry
+of the tree (params, opt_state, step) is an Orbax checkpointable of its own, so that a phase can load the
+parameters alone; the assets (tokenizer files, chat template) are one uint8 array beside them; `info` and the
+index of the assets are its metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from msm_jax.errors import InputError, WorkError
+
+FORMAT = 1
+_ASSETS = "assets"
+# What Orbax and TensorStore raise when they cannot read or write. NoEntryError ("incompatible handler"),
+# which Orbax reports for any failure inside a handler, is a KeyError.
+_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError)
+
+
+class Writer:
+    """Saves the checkpoints of one run in the background and keeps the newest `keep`.
+
+    One save is under way at a time. An older checkpoint is deleted only after a newer one is committed. In a
+    multi-host run every host calls every method.
+    """
+
+    def __init__(self, run_dir: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self._root = Path(run_dir) / "checkpoints"
+        self._keep = keep
+        self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
+        if jax.process_index() == 0:
+            for leftover in _leftovers(self._root):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def save(
+        self, step: int, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
+    ) -> None:
+        """Copies the arrays to the host and writes them in the background; leaves a step that is there alone.
+
+        Args:
+            step: finished optimizer steps; names the checkpoint. tree: entries such as "params", "opt_state"
+            and "step", each a pytree of arrays. They may be donated as soon
+                as this returns.
+            info: what `read_info` returns; JSON.
+            assets: file name to content, what `read_assets` returns.
+
+        Raises:
+            WorkError: this save could not start or the previous one failed (disk full, no permission).
+        """
+        self.wait()
+        path = self._root / str(step)
+        if path.exists():
+            return
+        index = {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in sorted(assets.items())
+        }
+        # One byte more than the assets: TensorStore takes no empty array.
+        blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            response = ocp.save_checkpointables_async(
+                path.absolute(),
+                {**tree, _ASSETS: {"blob": blob}},
+                custom_metadata={"format": FORMAT, "info": dict(info), "assets": index},
+            )
+        except _FAILURES as error:
+            raise self._failed(step, error) from error
+        self._pending = (step, response)
+
+    def wait(self) -> None:
+        """Returns once the save under way is committed and older checkpoints are gone.
+
+        Raises:
+            WorkError: it failed; nothing of it stays behind and earlier checkpoints are as they were.
+        """
+        if self._pending is None:
+            return
+        step, response = self._pending
+        self._pending = None
+        try:
+            response.result()
+        except _FAILURES as error:
+            raise self._failed(step, error) from error
+        if jax.process_index() == 0:
+            for old in all_steps(self._root.parent)[: -self._keep]:
+                _remove(self._root / str(old))
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        self.wait()
+
+    def _failed(self, step: int, error: BaseException) -> WorkError:
+        if jax.process_index() == 0:
+            for leftover in _leftovers(self._root):
+                shutil.rmtree(leftover, ignore_errors=True)
+        good = latest(self._root.parent)
+        kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
+        return WorkError(f"saving checkpoint {self._root / str(step)} failed: {_reason(error)}; {kept}")
+
+
+def all_steps(run_dir: Path) -> list[int]:
+    """Steps of the committed checkpoints of a run, ascending."""
+    root = Path(run_dir) / "checkpoints"
+    if not root.is_dir():
+        return []
+    # A save is written under a temporary name and renamed when complete, so an integer name means committed.
+    return sorted(int(p.name) for p in root.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest committed checkpoint of a run, or None."""
+    steps = all_steps(run_dir)
+    return Path(run_dir) / "checkpoints" / str(steps[-1]) if steps else None
+
+
+def resolve(path: Path | str) -> Path:
+    """The checkpoint directory that `path` names: itself, or the newest of the run directory `path`.
+
+    Raises:
+        InputError: there is no checkpoint there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint or run directory")
+    found = latest(path) or (latest(path.parent) if path.name == "checkpoints" else None)
+    if found is not None:
+        return found
+    if not ocp.is_orbax_checkpoint(path.absolute()) or not (path / _ASSETS).is_dir():
+        raise InputError(
+            f"{path}: neither a checkpoint nor a run with one; name RUN/checkpoints/STEP or a run directory"
+        )
+    return path
+
+
+def read_info(path: Path | str) -> dict[str, Any]:
+    """The `info` given to `save`.
+
+    Raises:
+        InputError: no checkpoint there, or it is damaged.
+    """
+    return _metadata(resolve(path))["info"]
+
+
+def read_assets(path: Path | str) -> dict[str, bytes]:
+    """The assets given to `save`: file name to content, checked against their sha256.
+
+    Raises:
+        InputError: no checkpoint there, or it is damaged.
+    """
+    path = resolve(path)
+    index = _metadata(path)["assets"]
+    try:
+        loaded = ocp.load_checkpointables(path.absolute(), {_ASSETS: None})
+    except _FAILURES as error:
+        raise _damaged(path, error) from error
+    blob = np.asarray(loaded[_ASSETS]["blob"]).tobytes()
+    assets, start = {}, 0
+    for name, entry in index.items():
+        data = blob[start : start + entry["size"]]
+        start += entry["size"]
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise InputError(f"{path}: asset {name} is damaged; use another checkpoint")
+        assets[name] = data
+    return assets
+
+
+def load(path: Path | str, abstract_tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads the entries of `abstract_tree` onto its shardings, whatever mesh they were saved from.
+
+    Args:
+        path: a checkpoint or run directory.
+        abstract_tree: some of the entries that were saved ("params" alone, say), each a pytree of
+            `jax.ShapeDtypeStruct` with sharding. A dtype that differs from the saved one is cast.
+
+    Raises:
+        InputError: no checkpoint there, it is damaged, or the shapes or names of its arrays are others.
+    """
+    path = resolve(path)
+    _compare(path, abstract_tree)
+    try:
+        return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
+    except _FAILURES as error:
+        raise _damaged(path, error) from error
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        found = ocp.metadata(path.absolute(), _ASSETS).custom_metadata
+    except _FAILURES as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: its metadata is damaged or not of checkpoint format {FORMAT}; use another one"
+        )
+    return found
+
+
+def _compare(path: Path, abstract_tree: Mapping[str, Any]) -> None:
+    """Refuses names and shapes that differ, before Orbax does so in its own words."""
+    for entry, abstract in abstract_tree.items():
+        if not (path / entry).is_dir():
+            raise InputError(f'{path}: holds no "{entry}"')
+        try:
+            saved = ocp.metadata(path.absolute(), entry).metadata
+        except _FAILURES as error:
+            raise _damaged(path, error) from error
+        want, have = _shapes(abstract), _shapes(saved)
+        for name in sorted(want.keys() | have.keys()):
+            if want.get(name) != have.get(name):
+                raise InputError(
+                    f"{path}: {entry}{name} is {have.get(name, 'missing')} in the checkpoint and "
+                    f"{want.get(name, 'missing')} in this model; use the config it was made with"
+                )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    # Orbax hands back namedtuples as dicts, so an attribute and a key of one name are the same place.
+    def name(key: Any) -> str:
+        return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"".join(f".{name(key)}" for key in keys): tuple(leaf.shape) for keys, leaf in leaves}
+
+
+def _leftovers(root: Path) -> list[Path]:
+    """What an interrupted save or deletion left."""
+    return [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
+
+
+def _remove(path: Path) -> None:
+    """Deletes a checkpoint such that it is at no moment half there."""
+    doomed = path.with_name(f"{path.name}.deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path}: the checkpoint is damaged or incomplete ({_reason(error)}); use another one")
+
+
+def _reason(error: BaseException) -> str:
+    """The cause at the bottom of a chain of exceptions, in one line."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    text = " ".join(str(error).split())
+    for known in ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded"):
+        if known in text:
+            return known.lower()
+    return f"{type(error).__name__}: {text[:200]}"
