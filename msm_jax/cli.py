@@ -1,0 +1,214 @@
+"""The command-line edge shared by every entry point: flags, exit status, logging, and JAX's start.
+
+An entry point declares its flags with `config_flag` and `workdir_flag` (and absl's own `flags.DEFINE_…`),
+and ends with `cli.run(main)`. Only this module turns errors into exit status: 0 done, 1 failed during work,
+2 refused before work began, 75 preempted after a checkpoint was saved, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from msm_jax import settings
+from msm_jax.errors import InputError, Preempted, WorkError
+
+# Flags declared through this module belong to the entry point that declares them, in its --help too.
+flags.disclaim_key_flags()
+
+_HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
+
+
+def config_flag() -> flags.FlagHolder[Any]:
+    """Declares `--config=FILE[:ARG]` with overrides `--config.a.b=3`; the value is a ConfigDict."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "A config file with get_config(), and its argument after a colon. Override: --config.a.b=3"
+    )
+
+
+def workdir_flag() -> flags.FlagHolder[str]:
+    """Declares `--workdir=DIR`; use `require` on it where it must be given."""
+    return flags.DEFINE_string("workdir", None, "The directory of this run; running again continues it.")
+
+
+def require(holder: flags.FlagHolder[Any]) -> Any:
+    """The value of a flag that must be given.
+
+    Raises:
+        InputError: it was not.
+    """
+    if holder.value is None:
+        raise InputError(f"--{holder.name} is missing; give --{holder.name}=...")
+    return holder.value
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Parses the command line, sets JAX and logging up, calls `main()` and exits with its status."""
+    sys.exit(status(main, sys.argv))
+
+
+def status(main: Callable[[], None], argv: list[str]) -> int:
+    """What `run` exits with. An expected failure prints one line on stderr; only a defect prints a traceback."""
+    try:
+        if _HELP & set(argv[1:]):
+            print(f"{sys.modules['__main__'].__doc__ or ''}\n{flags.FLAGS.main_module_help()}")
+            return 0
+        parse_flags(argv)
+        set_up()
+        main()
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        return _say("refused", error, 2)
+    except WorkError as error:
+        return _say("failed", error, 1)
+    except Preempted as error:
+        return _say("preempted", error, 75)
+    except KeyboardInterrupt:
+        return _say("interrupted", "run the same command again to continue", 130)
+    except BrokenPipeError:
+        # The reader of stdout (`| head`) has gone; what a C program would answer with SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def parse_flags(argv: list[str]) -> None:
+    """Parses `argv` into `flags.FLAGS`.
+
+    Raises:
+        InputError: an unknown flag or field (with the nearest valid one), a wrong type, a config file that
+        is missing or
+            raises.
+    """
+    if "config" in flags.FLAGS:
+        _check_config(argv)
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(_one_line(error)) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}; every argument is a flag (--name=value)")
+
+
+def set_up() -> None:
+    """Timestamps in the log, quiet libraries, and compiled programs kept between processes."""
+    logging.basicConfig(
+        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr,
+        force=True
+    )
+    logging.getLogger("msm_jax").setLevel(logging.INFO)
+    # Orbax logs a traceback for each thread that meets a full disk, and abandons coroutines; our one line
+    # says it all.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+    # A process killed while it wrote a cache entry leaves a broken one; JAX recompiles, and warns each time.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "msm_jax" / "jax"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # The default of one second would leave most programs of a small model on CPU out.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def prepare_backend(devices: int, threads: int) -> None:
+    """Fixes the CPU's device and thread counts; must precede the first use of a JAX device in the process.
+
+    Args:
+        devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many
+        are simulated,
+            unless XLA_FLAGS sets a number.
+        threads: size of XLA's CPU thread pool (0: one per core). It is at least `devices`.
+
+    Raises:
+        InputError: JAX has already started with fewer devices.
+    """
+    if threads > 0:
+        # XLA's CPU client sizes its pool by this variable when it is created, and by the number of cores
+        # without it.
+        os.environ["NPROC"] = str(threads)
+    if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        local = devices // int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+        try:
+            jax.config.update("jax_num_cpu_devices", local)
+        except RuntimeError as error:
+            if jax.device_count() < devices:
+                raise InputError(f"{devices} devices are needed but JAX has started with fewer") from error
+
+
+def _say(kind: str, error: object, code: int) -> int:
+    print(f"{kind}: {_one_line(error)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _one_line(error: object) -> str:
+    # str() of a KeyError is the repr of its argument.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())
+
+
+def _check_config(argv: list[str]) -> None:
+    """Loads the config file ahead of absl, to say in one line what is wrong with it or with an override."""
+    path = None
+    overrides = []
+    for i, word in enumerate(argv):
+        name, _, value = word.lstrip("-").partition("=")
+        if not word.startswith("-"):
+            continue
+        if name == "config":
+            path = value if "=" in word else (argv[i + 1] if i + 1 < len(argv) else "")
+        elif name.removeprefix("no").startswith("config."):
+            overrides.append(name)
+    if path is None:
+        if overrides:
+            raise InputError(f"--{overrides[0]} overrides a config that is not given; add --config=FILE
+            before it")
+        return
+    config = _load_config(path)
+    for name in overrides:
+        _check_override(config, name)
+
+
+def _load_config(path: str) -> ml_collections.ConfigDict:
+    file, *arg = path.split(":", 1)
+    if not Path(file).is_file():
+        raise InputError(f"--config={path}: no such file {file!r}")
+    try:
+        config = runpy.run_path(file)["get_config"](*arg)
+    except Exception as error:  # a config file is a program of the user's, so it may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename ==
+        file] if isinstance(error, SyntaxError) and error.filename == file:
+            lines = [error.lineno]
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise InputError(f"--config={path}: {where}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"--config={path}: get_config() must return a ConfigDict, not
+        {type(config).__name__}")
+    return config
+
+
+def _check_override(config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses `config.a.b` where the config has no such field, with the nearest one of the same level."""
+    at: Any = config
+    done = "config"
+    parts = name.split(".")[1:]
+    for part in parts:
+        key = part.split("[", 1)[0]
+        if not isinstance(at, ml_collections.ConfigDict):
+            return
+        # A boolean is also set by --noconfig.a.b, which absl resolves itself.
+        if key not in at:
+            raise InputError(f"--{done}.{part}: unknown field; {settings.nearest(key, at.keys())}")
+        at, done = at[key], f"{done}.{part}"
