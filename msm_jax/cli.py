@@ -34,7 +34,9 @@ _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--he
 def config_flag() -> flags.FlagHolder[Any]:
     """Declares `--config=FILE[:ARG]` with overrides `--config.a.b=3`; the value is a ConfigDict."""
     return config_flags.DEFINE_config_file(
-        "config", None, "A config file with get_config(), and its argument after a colon. Override: --config.a.b=3"
+        "config",
+        None,
+        "A config file, and after a colon the argument of its get_config(). Override: --config.a=3",
     )
 
 
@@ -60,7 +62,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def status(main: Callable[[], None], argv: list[str]) -> int:
-    """What `run` exits with. An expected failure prints one line on stderr; only a defect prints a traceback."""
+    """What `run` exits with. An expected failure prints one line on stderr, only a defect a traceback."""
     try:
         if _HELP & set(argv[1:]):
             print(f"{sys.modules['__main__'].__doc__ or ''}\n{flags.FLAGS.main_module_help()}")
@@ -105,8 +107,11 @@ def parse_flags(argv: list[str]) -> None:
 def set_up() -> None:
     """Timestamps in the log, quiet libraries, and compiled programs kept between processes."""
     logging.basicConfig(
-        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr,
-        force=True
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING,
+        stream=sys.stderr,
+        force=True,
     )
     logging.getLogger("msm_jax").setLevel(logging.INFO)
     # Orbax logs a traceback for each thread that meets a full disk, and abandons coroutines; our one line
@@ -173,8 +178,9 @@ def _check_config(argv: list[str]) -> None:
             overrides.append(name)
     if path is None:
         if overrides:
-            raise InputError(f"--{overrides[0]} overrides a config that is not given; add --config=FILE
-            before it")
+            raise InputError(
+                f"--{overrides[0]} overrides a config that is not given; add --config=FILE before it"
+            )
         return
     config = _load_config(path)
     for name in overrides:
@@ -188,14 +194,17 @@ def _load_config(path: str) -> ml_collections.ConfigDict:
     try:
         config = runpy.run_path(file)["get_config"](*arg)
     except Exception as error:  # a config file is a program of the user's, so it may raise anything
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename ==
-        file] if isinstance(error, SyntaxError) and error.filename == file:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+        ]
+        if isinstance(error, SyntaxError) and error.filename == file:
             lines = [error.lineno]
         where = f"{file}:{lines[-1]}" if lines else file
         raise InputError(f"--config={path}: {where}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
-        raise InputError(f"--config={path}: get_config() must return a ConfigDict, not
-        {type(config).__name__}")
+        raise InputError(
+            f"--config={path}: get_config() must return a ConfigDict, not {type(config).__name__}"
+        )
     return config
 
 
