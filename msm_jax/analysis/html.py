@@ -1,0 +1,274 @@
+"""The report as one HTML file that opens offline: no script, no request, every figure inline."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from msm_jax.analysis import graph
+from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings, points, seeds_text
+from msm_jax.analysis.plots import PALETTE, arm_colors, group_curves
+from msm_jax.analysis.results import COST_FIELDS, base_label
+
+SAMPLES_PER_EVAL = 6
+SAMPLE_CHARS = 1_500
+CURVE_POINTS = 160
+_WIDTH, _HEIGHT = 340, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 10, 26
+
+
+def render(findings: Findings) -> str:
+    """The page for `findings`; everything that came from outside is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("msm_jax.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    results = findings.results
+    evals = results.evals()
+    main = [name for name in evals if name not in results.gates and not name.endswith("_greedy")]
+    greedy = [name for name in evals if name not in results.gates and name.endswith("_greedy")]
+    return environment.from_string(source).render(
+        findings=findings,
+        results=results,
+        seeds=seeds_text(len(results.seeds)),
+        headline=_headline(findings),
+        contrasts=[_contrast(name, finding, _extent(findings)) for name, finding in findings.contrasts.items()],
+        axis=_axis(_extent(findings)),
+        panels=[_panel(findings, name) for name in main],
+        greedy_panels=[_panel(findings, name) for name in greedy],
+        gate_panels=[_panel(findings, name) for name in evals if name in results.gates],
+        legend=_legend(findings),
+        curves=[_curve(phase, labels, results.curves) for phase, labels in group_curves(_drawn(findings)).items()],
+        graph=jinja2.utils.markupsafe.Markup(graph.svg(results.graph)),
+        graph_counts=_graph_counts(findings),
+        cost=_cost(findings),
+        samples=[(arm, _samples(evals)) for arm, evals in results.samples.items() if any(evals.values())],
+        palette=PALETTE,
+        points=points,
+        seed_table=[dict(seed) for seed in results.seeds],
+    )
+
+
+def _headline(findings: Findings) -> list[dict[str, Any]]:
+    """Up to four contrasts to lead with: those that something was expected of, or else the first ones."""
+    expected = [name for name, contrast in findings.contrasts.items() if contrast.verdicts]
+    chosen = (expected or list(findings.contrasts))[:4]
+    return [{"name": name, **_estimate(findings.contrasts[name])} for name in chosen]
+
+
+def _estimate(finding: ContrastFinding) -> dict[str, Any]:
+    estimate = finding.estimate
+    scored = math.isfinite(estimate.diff)
+    return {
+        "sentence": finding.sentence,
+        "points": points(estimate.diff, signed=True),
+        "interval": f"{points(estimate.ci95[0])} to {points(estimate.ci95[1])}" if scored else "n/a",
+        "verdicts": finding.verdicts,
+        "expected": finding.expected,
+    }
+
+
+def _contrast(name: str, finding: ContrastFinding, extent: float) -> dict[str, Any]:
+    estimate = finding.estimate
+    shown = {
+        "name": name,
+        "scored": math.isfinite(estimate.diff),
+        "p": p_text(estimate.p_value),
+        "n_seeds": estimate.n_seeds,
+        "n_items": estimate.n_items,
+        "method": estimate.method,
+        **_estimate(finding),
+    }
+    if shown["scored"]:
+        low, high = (_share(bound, extent) for bound in estimate.ci95)
+        shown |= {"low": low, "high": high, "diff": _share(estimate.diff, extent), "tone": _tone(estimate.ci95)}
+        shown["dots"] = [_share(value, extent) for value in estimate.per_seed] if estimate.n_seeds > 1 else []
+    return shown
+
+
+def p_text(p_value: float) -> str:
+    """A p-value for reading, "0.03", "0.0001" or "n/a"."""
+    return "n/a" if not math.isfinite(p_value) else f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.1g}"
+
+
+def _tone(ci95: tuple[float, float]) -> str:
+    return "above" if ci95[0] > 0 else "below" if ci95[1] < 0 else "open"
+
+
+def _extent(findings: Findings) -> float:
+    """Half the width of the contrasts' axis: the farthest bound up to the next quarter, at least ±50 points."""
+    bounds = [abs(bound) for c in findings.contrasts.values() for bound in c.estimate.ci95 if math.isfinite(bound)]
+    return max(0.5, math.ceil(4 * max(bounds, default=0.0)) / 4)
+
+
+def _share(value: float, extent: float) -> float:
+    return round(50 + 50 * max(-1.0, min(1.0, value / extent)), 3)
+
+
+def _axis(extent: float) -> list[dict[str, Any]]:
+    return [{"at": _share(tick, extent), "label": points(tick, signed=True)} for tick in (-extent, -extent / 2, 0, extent / 2, extent)]
+
+
+def _panel(findings: Findings, name: str) -> dict[str, Any]:
+    rows = [_bar(findings, arm, evals[name]) for arm, evals in findings.arms.items() if name in evals]
+    n_items = max((evals[name].summary.n_items for evals in findings.arms.values() if name in evals), default=0)
+    checks = [gate for gate in findings.gates if gate.eval == name]
+    return {"eval": name, "rows": rows, "n_items": n_items, "checks": checks}
+
+
+def _bar(findings: Findings, arm: str, finding: ArmFinding) -> dict[str, Any]:
+    color, solid = arm_colors(findings)[arm]
+    summary = finding.summary
+    scored = math.isfinite(summary.mean)
+    low, high = (100 * max(0.0, min(1.0, bound)) if scored else 0.0 for bound in (finding.interval.low, finding.interval.high))
+    dots = [100 * value for value in summary.per_seed if math.isfinite(value)]
+    rate = f"{100 * finding.parse_rate:.0f} %" if finding.parse_rate is not None else ""
+    return {
+        "arm": arm,
+        "color": color,
+        "solid": solid,
+        "scored": scored,
+        "mean": round(100 * summary.mean, 3) if scored else 0.0,
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "dots": [round(dot, 3) for dot in dots] if len(dots) > 1 else [],
+        "parse_rate": rate,
+        "value": f"{100 * summary.mean:.0f} %" if scored else "n/a",
+        "title": f"{arm}: {100 * summary.mean:.1f} %, 95 % interval {low:.1f} to {high:.1f} ({finding.interval.method})"
+        if scored
+        else f"{arm}: nothing was scored",
+    }
+
+
+def _legend(findings: Findings) -> list[tuple[str, str, bool]]:
+    return [(arm, color, solid) for arm, (color, solid) in arm_colors(findings).items()]
+
+
+def _drawn(findings: Findings) -> list[str]:
+    return [label for label, points in findings.results.curves.items() if len(points) > 1]
+
+
+def _curve(phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """A panel with one line of loss per run, and the learning rate of the first as a thin line on its own scale."""
+    thinned = {label: _thin(curves[label]) for label in labels}
+    finite = [p["loss"] for series in thinned.values() for p in series if math.isfinite(p["loss"])]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    margin = 0.05 * (high - low) or 0.5
+    low, high = max(0.0, low - margin) if low >= 0 else low - margin, high + margin
+    last_step = max(p["step"] for series in thinned.values() for p in series) or 1
+    parts = []
+    for tick in _ticks(low, high):
+        y = _y(tick, low, high)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
+    ticks = [tick for tick in _ticks(0, last_step) if tick <= last_step]
+    for i, tick in enumerate(ticks):
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * tick / last_step
+        label = f"{tick:,.0f} steps" if i == len(ticks) - 1 else f"{tick:,.0f}"
+        anchor = "end" if x > _WIDTH - 60 else "middle"
+        parts.append(f'<text x="{min(x, _WIDTH - _RIGHT):.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
+    rates = [(p["step"], p["learning_rate"]) for p in thinned[labels[0]] if "learning_rate" in p]
+    peak = max((rate for _, rate in rates), default=0.0)
+    if peak > 0:
+        parts.append(f'<path class="rate" d="{_path([(s / last_step, r / peak) for s, r in rates])}"/>')
+    for j, series in enumerate(thinned.values()):
+        line = [(p["step"] / last_step, (p["loss"] - low) / (high - low)) for p in series if math.isfinite(p["loss"])]
+        parts.append(f'<path class="line" stroke="{PALETTE[j % len(PALETTE)]}" d="{_path(line)}"/>')
+    final = [series[-1]["loss"] for series in thinned.values()]
+    ends = f"loss {min(final):.2f}" if len(final) == 1 else f"loss {min(final):.2f} to {max(final):.2f}"
+    note = f"ends at {ends}" + (f", {len(final)} runs" if len(final) > 1 else "")
+    body = (
+        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(phase)}: {note}">{"".join(parts)}</svg>'
+    )
+    rate_note = f"peak learning rate {peak:.2g}" if peak > 0 else ""
+    return {"phase": phase, "note": note, "rate": rate_note, "svg": jinja2.utils.markupsafe.Markup(body)}
+
+
+def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """At most `CURVE_POINTS` of the points, with the first and the last."""
+    if len(series) <= CURVE_POINTS:
+        return list(series)
+    last = len(series) - 1
+    return [series[round(i * last / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
+
+
+def _path(line: Sequence[tuple[float, float]]) -> str:
+    """SVG path data for points whose coordinates are shares of the plot's width and height."""
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    return "M" + "L".join(f"{_LEFT + width * x:.1f} {_TOP + height * (1 - y):.1f}" for x, y in line) if line else "M0 0"
+
+
+def _y(value: float, low: float, high: float) -> float:
+    return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (value - low) / (high - low))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers between `low` and `high`."""
+    raw = (high - low) / 4
+    scale = 10 ** math.floor(math.log10(raw))
+    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= raw)
+    return [round(step * k, 10) for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+
+
+def _graph_counts(findings: Findings) -> str:
+    nodes = findings.results.graph
+    reused = sum(node.status == "reused" for node in nodes)
+    return f"{len(nodes)} nodes: {len(nodes) - reused} ran, {reused} reused"
+
+
+def _cost(findings: Findings) -> list[dict[str, str]]:
+    """A row per phase (its runs in sum) and the total."""
+    sums: dict[str, dict[str, float]] = {}
+    for phase, cost in findings.results.cost.items():
+        row = sums.setdefault(base_label(phase), dict.fromkeys((*COST_FIELDS, "runs"), 0))
+        for field in row:
+            row[field] += cost[field]
+    rows = [_cost_row(phase, row) for phase, row in sums.items()]
+    if len(sums) > 1:
+        total = {field: sum(row[field] for row in sums.values()) for field in (*COST_FIELDS, "runs")}
+        rows.append(_cost_row("total", total))
+    return rows
+
+
+def _cost_row(phase: str, cost: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "phase": phase,
+        "runs": f"{cost['runs']:,.0f}",
+        "tokens": f"{cost['tokens']:,.0f}",
+        "optimizer_steps": f"{cost['optimizer_steps']:,.0f}",
+        "flops": f"{cost['flops']:.2e}" if cost["flops"] else "0",
+        "wall_seconds": graph.duration(cost["wall_seconds"]),
+        "device_seconds": graph.duration(cost["device_seconds"]),
+    }
+
+
+def _samples(evals: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[dict[str, Any]], int]]:
+    shown = []
+    for name, samples in evals.items():
+        if samples:
+            shown.append((name, [_sample(sample) for sample in samples[:SAMPLES_PER_EVAL]], len(samples)))
+    return shown
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = sample["prompt"]
+    turns = [("", prompt)] if isinstance(prompt, str) else [(m.get("role", ""), m.get("content", "")) for m in prompt]
+    outcome = [(name, _value(sample[name])) for name in ("parsed", "score") if sample.get(name) is not None]
+    unparsed = "parsed" in sample and sample["parsed"] is None
+    return {
+        "turns": [(role, _clip(str(text))) for role, text in turns],
+        "reply": _clip(str(sample["reply"])),
+        "outcome": outcome,
+        "unparsed": unparsed,
+    }
+
+
+def _value(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS].rstrip() + " …"

@@ -1,0 +1,296 @@
+"""Arm summaries and contrasts between arms, from scores per seed and item.
+
+Scores are float arrays `[seeds, items]` in [0, 1], NaN where a reply could not be parsed. The items are the same, in the
+same order, in every seed and arm that a contrast names, so arms are compared within a seed and within an item. An arm
+with one run that all seeds share has shape `[1, items]`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from msm_jax.errors import InputError
+
+DRAWS = 10_000
+FLIPS = 10_000
+CONFIDENCE = 0.95
+_CHUNK = 1_000
+P_VALUE_METHOD = "p: sign flip over items of the seed-averaged difference"
+
+Floats = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A 95 % interval: `low`, `high` (NaN where nothing could be scored) and the `method` that gave it."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmSummary:
+    """One arm on one eval.
+
+    `mean` over seeds of the mean over items; `sem` over seeds, or over items where there is one seed; `n_items` asked;
+    `per_seed` means in the order of the seeds, NaN for a seed without a score; `parse_rate` is the share of replies
+    with a score.
+    """
+
+    mean: float
+    sem: float
+    n_items: int
+    per_seed: tuple[float, ...]
+    parse_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A linear combination of arms: `diff` with its 95 % interval, p-value and what they rest on.
+
+    `per_seed` holds the differences of the `n_seeds` seeds used; `n_items` counts the items with a score in every arm
+    in at least one seed; `differences` is the array `[n_seeds, items]` itself.
+    """
+
+    diff: float
+    ci95: tuple[float, float]
+    p_value: float
+    method: str
+    n_seeds: int
+    n_items: int
+    per_seed: tuple[float, ...]
+    differences: Floats = dataclasses.field(repr=False, compare=False)
+
+
+def summarise(scores_SN: Floats) -> ArmSummary:
+    """Mean, standard error and parse rate of one arm's scores `[seeds, items]`; a seed that is NaN throughout counts
+    in the parse rate and in nothing else."""
+    scores_SN = _checked("arm", scores_SN)
+    per_seed = _item_means(scores_SN)
+    seen = np.isfinite(per_seed)
+    if not seen.any():
+        mean = sem = math.nan
+    elif seen.sum() == 1:
+        items = scores_SN[seen][0]
+        items = items[np.isfinite(items)]
+        mean = float(items.mean())
+        sem = float(items.std(ddof=1) / math.sqrt(items.size)) if items.size > 1 else math.nan
+    else:
+        mean = float(per_seed[seen].mean())
+        sem = float(per_seed[seen].std(ddof=1) / math.sqrt(seen.sum()))
+    parse_rate = float(np.isfinite(scores_SN).mean())
+    return ArmSummary(mean, sem, scores_SN.shape[1], tuple(per_seed.tolist()), parse_rate)
+
+
+def paired_differences(scores: Mapping[str, Floats], terms: Mapping[str, float]) -> Floats:
+    """The combination of `terms` per seed and item, `[seeds, items]`; NaN where any arm has no score.
+
+    Raises:
+        InputError: an arm is missing, no arm is named, or the arms differ in seeds or items.
+    """
+    if not terms:
+        raise InputError("contrast: no terms; name at least one arm with its coefficient")
+    arrays = {}
+    for arm in terms:
+        if arm not in scores:
+            raise InputError(f"contrast: arm {arm!r} has no scores; the arms are {', '.join(scores) or 'none'}")
+        arrays[arm] = _checked(arm, scores[arm])
+    shapes = {arm: array.shape for arm, array in arrays.items()}
+    seeds = {shape[0] for shape in shapes.values()} - {1}
+    if len(seeds) > 1 or len({shape[1] for shape in shapes.values()}) > 1:
+        raise InputError(f"contrast: arms differ in [seeds, items]: {shapes}; score the same items in every arm")
+    total = np.zeros((max(seeds, default=1), next(iter(shapes.values()))[1]))
+    for arm, coefficient in terms.items():
+        total = total + float(coefficient) * arrays[arm]
+    return total
+
+
+def contrast(
+    scores: Mapping[str, Floats],
+    terms: Mapping[str, float],
+    *,
+    draws: int = DRAWS,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> Contrast:
+    """Estimates `sum(coefficient * arm)` on one eval, paired by seed and item.
+
+    Args:
+        scores: arm to `[seeds, items]`, or `[1, items]` for a run that all seeds share.
+        terms: arm to coefficient.
+        draws: bootstrap draws.
+        flips: random sign flips for the p-value.
+        seed: of the resampling; the same inputs give the same numbers.
+
+    Items that any arm failed to answer in a seed are left out of that seed, seeds without an item left are left out
+    altogether; with nothing left every number is NaN.
+
+    Raises:
+        InputError: see `paired_differences`.
+    """
+    differences_SN = paired_differences(scores, terms)
+    differences_SN = differences_SN[np.isfinite(differences_SN).any(axis=1)]
+    per_seed = _item_means(differences_SN)
+    interval = interval95(differences_SN, draws=draws, seed=seed)
+    n_items = int(np.isfinite(differences_SN).any(axis=0).sum()) if len(differences_SN) else 0
+    return Contrast(
+        diff=float(per_seed.mean()) if len(per_seed) else math.nan,
+        ci95=(interval.low, interval.high),
+        p_value=sign_flip_p_value(differences_SN, flips=flips, seed=seed),
+        method=f"{interval.method}; {P_VALUE_METHOD} ({flips} flips)",
+        n_seeds=len(differences_SN),
+        n_items=n_items,
+        per_seed=tuple(per_seed.tolist()),
+        differences=differences_SN,
+    )
+
+
+def interval95(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """95 % interval of the mean over seeds of the mean over items of `[seeds, items]`.
+
+    With several seeds it is the wider of the hierarchical bootstrap and the t interval over per-seed means: few seeds
+    make the first too narrow, and the second does not see that other items could have been asked. With one seed it is
+    the bootstrap over items.
+    """
+    values_SN = values_SN[np.isfinite(values_SN).any(axis=1)] if values_SN.size else values_SN[:0]
+    n_seeds = len(values_SN)
+    if n_seeds == 0:
+        return Interval(math.nan, math.nan, "nothing was scored")
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(bootstrap_means(values_SN, draws=draws, seed=seed), [tail, 100 - tail]).tolist()
+    if n_seeds == 1:
+        return Interval(low, high, f"bootstrap over items, one seed ({draws} draws)")
+    bootstrap = f"hierarchical bootstrap over seeds, then items ({draws} draws)"
+    per_seed = _item_means(values_SN)
+    center, half = float(per_seed.mean()), t_half_width(float(per_seed.std(ddof=1)), n_seeds)
+    if 2 * half > high - low:
+        return Interval(center - half, center + half, f"t interval over {n_seeds} per-seed values, wider than the {bootstrap}")
+    return Interval(low, high, f"{bootstrap}, wider than the t interval over {n_seeds} per-seed values")
+
+
+def t_half_width(deviation: float, n_seeds: int) -> float:
+    """Half-width of the 95 % t interval over `n_seeds` >= 2 values with standard deviation `deviation`."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n_seeds - 1)) * deviation / math.sqrt(n_seeds)
+
+
+def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Means under resampling, `[draws]`: each draw takes seeds, then items, with replacement.
+
+    The drawn items are the same in all seeds of a draw, as the items that were asked are. NaN entries are left out of
+    their seed's mean; a seed whose drawn items are all NaN is left out of the draw.
+    """
+    n_seeds, n_items = values_SN.shape
+    present_SN = np.isfinite(values_SN)
+    filled_SN = np.where(present_SN, values_SN, 0.0)
+    seed_counts_BS = _resample_counts(n_seeds, draws, seed, 1)
+    item_counts_BN = _resample_counts(n_items, draws, seed, 2)
+    means = np.empty(draws)
+    for start in range(0, draws, _CHUNK):
+        rows = slice(start, min(start + _CHUNK, draws))
+        items_bN = item_counts_BN[rows].astype(np.float64)
+        seeds_bS = seed_counts_BS[rows].astype(np.float64)
+        # einsum: a BLAS product so thin spends its time starting threads, and its sums depend on their number.
+        number_bS = np.einsum("bn,sn->bs", items_bN, present_SN.astype(np.float64))
+        per_seed_bS = np.einsum("bn,sn->bs", items_bN, filled_SN) / np.where(number_bS > 0, number_bS, 1.0)
+        seeds_bS = seeds_bS * (number_bS > 0)
+        total_b = seeds_bS.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            means[rows] = np.where(total_b > 0, (seeds_bS * per_seed_bS).sum(axis=1) / total_b, np.nan)
+    return means[np.isfinite(means)]
+
+
+def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Two-sided p-value `(1 + k) / (1 + flips)` under which each item's seed-averaged difference could as well have had
+    the other sign; `k` counts random flips whose mean is at least as far from 0. It says nothing of the spread over
+    seeds, which the interval does. NaN without an item."""
+    present_SN = np.isfinite(differences_SN)
+    differences_SN = differences_SN[:, present_SN.any(axis=0)] if differences_SN.size else differences_SN[:0]
+    if not differences_SN.size:
+        return math.nan
+    per_item = _item_means(differences_SN.T)
+    observed = abs(float(per_item.mean()))
+    signs_FN = _random_signs(per_item.size, flips, seed)
+    # Sums that are equal in exact arithmetic may differ in the last bits; ties count as extreme.
+    threshold = observed - 1e-9 * max(1.0, observed)
+    extreme = 0
+    for start in range(0, flips, _CHUNK):
+        flipped = np.einsum("fn,n->f", signs_FN[start : start + _CHUNK].astype(np.float64), per_item) / per_item.size
+        extreme += int((np.abs(flipped) >= threshold).sum())
+    return (1 + extreme) / (1 + flips)
+
+
+def seeds_to_resolve(differences_SN: Floats, half_width: float, *, limit: int = 1_000) -> int | None:
+    """How many seeds would bring the interval to `half_width`, if seeds and items go on varying as they do.
+
+    The variance of per-seed differences falls with the seeds, that of the items does not: None where one seed shows no
+    spread, or where no number of seeds up to `limit` is enough and more items would be needed.
+
+    Args:
+        differences_SN: `[seeds, items]` as in `Contrast.differences`.
+        half_width: wanted, above 0.
+        limit: the largest number of seeds tried.
+    """
+    differences_SN = differences_SN[np.isfinite(differences_SN).any(axis=1)] if differences_SN.size else differences_SN
+    n_seeds = len(differences_SN)
+    if n_seeds < 2 or half_width <= 0:
+        return None
+    per_seed = _item_means(differences_SN)
+    deviation = float(per_seed.std(ddof=1))
+    item_variance = _item_variance(differences_SN)
+    normal = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    for seeds in range(n_seeds + 1, limit + 1):
+        bootstrap = normal * math.sqrt(deviation**2 / seeds + item_variance)
+        if max(t_half_width(deviation, seeds), bootstrap) <= half_width:
+            return seeds
+    return None
+
+
+def _item_variance(differences_SN: Floats) -> float:
+    """Variance of the mean over items that any number of seeds leaves: the items' main effects in a two-way layout."""
+    complete_SN = differences_SN[:, np.isfinite(differences_SN).all(axis=0)]
+    n_seeds, n_items = complete_SN.shape
+    if n_items < 2:
+        return 0.0
+    item_means = complete_SN.mean(axis=0)
+    residual_SN = complete_SN - item_means - complete_SN.mean(axis=1, keepdims=True) + complete_SN.mean()
+    interaction = float((residual_SN**2).sum()) / ((n_seeds - 1) * (n_items - 1))
+    return max(0.0, float(item_means.var(ddof=1)) - interaction / n_seeds) / n_items
+
+
+def _checked(arm: str, scores_SN: Floats) -> Floats:
+    array = np.asarray(scores_SN, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"scores of {arm!r} have shape {array.shape}; [seeds, items] with at least one of each is needed")
+    return array
+
+
+def _item_means(values_SN: Floats) -> Floats:
+    """Means over the last axis without its NaN entries; NaN where nothing is left."""
+    present_SN = np.isfinite(values_SN)
+    number_S = present_SN.sum(axis=-1)
+    total_S = np.where(present_SN, values_SN, 0.0).sum(axis=-1)
+    return np.where(number_S > 0, total_S / np.maximum(number_S, 1), np.nan)
+
+
+@functools.lru_cache(maxsize=4)
+def _resample_counts(n: int, draws: int, seed: int, stream: int) -> NDArray[np.uint16]:
+    """How often each of `n` things is drawn in `n` draws with replacement, `[draws, n]`."""
+    rng = np.random.default_rng([seed, stream, n])
+    counts = np.empty((draws, n), np.uint16)
+    for start in range(0, draws, _CHUNK):
+        rows = min(_CHUNK, draws - start)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+    return counts
+
+
+@functools.lru_cache(maxsize=2)
+def _random_signs(n: int, flips: int, seed: int) -> NDArray[np.int8]:
+    rng = np.random.default_rng([seed, 3, n])
+    return rng.integers(0, 2, size=(flips, n), dtype=np.int8) * np.int8(2) - np.int8(1)
