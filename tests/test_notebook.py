@@ -37,14 +37,12 @@ print("images shown:", sum("image/png" in output["data"] for output in shell.dis
 
 def environment(directory: Path) -> dict[str, str]:
     """Variables under which `python` is a new environment that sees our packages, and pip sees no network."""
-    venv.create(directory, with_pip=True)
-    inner = next(directory.glob("lib/python*/site-packages"))
-    (inner / "outer.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    venv.create(directory)
     return os.environ | {
         "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this one as "no isolation", whatever its name suggests
-        "PYTHONPATH": "",
+        "PYTHONPATH": sysconfig.get_paths()["purelib"],
         "XLA_FLAGS": "",
     }
 
