@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Pinned for what they do without being imported: jax's runtime, Orbax's storage, tools, the package's build.
-WITHOUT_IMPORT = {"jaxlib", "tensorstore", "pytest-xdist", "ruff", "mypy", "setuptools"}
+# Pinned for what they do without being imported: runtimes, storage, tools, the notebook and its build.
+WITHOUT_IMPORT = {"jaxlib", "tensorstore", "pytest-xdist", "ipython", "ruff", "mypy", "setuptools"}
 
 
 def normal(name: str) -> str:
