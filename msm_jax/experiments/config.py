@@ -1,0 +1,213 @@
+"""Settings of an experiment: a graph of phases × arms × seeds, its evals and its contrasts."""
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from msm_jax import settings
+from msm_jax.analysis.results import ContrastSpec, Expectation
+from msm_jax.errors import InputError
+
+WORLD = "{world}"
+GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """The tokenizer of phases from scratch: an existing directory, or one trained here on documents and chats.
+
+    `train_on` names JSONL files as in `data.config.SourceConfig`; `vocab_size` counts all pieces.
+    """
+
+    path: str = ""
+    vocab_size: int = 0
+    train_on: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse both forms at once, and half of one."""
+        if self.path and (self.vocab_size or self.train_on):
+            raise InputError("path and train_on exclude each other; keep one")
+        if bool(self.vocab_size) != bool(self.train_on):
+            raise InputError("vocab_size and train_on go together; set both or neither")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """How evals run: CPU `threads` of their process and prompts per `batch`."""
+
+    threads: int = 1
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1."""
+        for name in ("threads", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """An experiment. "{world}" in a path stands for the directory of the generated world.
+
+    Attributes:
+      name: a working directory belongs to the experiment of this name.
+      question: what is asked, for the report.
+      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not `shared`.
+      workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of this process.
+      world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind": "none"} for own data.
+      tokenizer: what phases from scratch use.
+      phases: {name: fields of training.config.PhaseConfig, without name, seed, init and tokenizer}.
+      shared: phases that run once for all seeds.
+      checkpoint: a checkpoint that every chain starts from; empty where the first phase starts from scratch.
+      arms: {arm: chain of phases}; equal prefixes of chains run once.
+      evals: {name: fields of evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
+        {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
+      scoring: how evals run.
+      gates: evals that say whether the arms may be read at all.
+      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the
+        second.
+      expectations: what the report checks, by contrast or eval.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    phases: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, tuple[str, ...]]
+    evals: Mapping[str, Mapping[str, Any]]
+    question: str = ""
+    workers: int = 0
+    world: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "none"})
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    shared: tuple[str, ...] = ()
+    checkpoint: str = ""
+    scoring: ScoringConfig = dataclasses.field(default_factory=ScoringConfig)
+    gates: tuple[str, ...] = ()
+    contrasts: Mapping[str, ContrastSpec] = dataclasses.field(default_factory=dict)
+    expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse names that refer to nothing and chains that cannot run."""
+        _check_scalars(self)
+        _check_arms(self)
+        _check_evals(self)
+        _check_contrasts(self)
+        if self.world["kind"] == "none":
+            for where, path in _strings(settings.to_json(self)):
+                if WORLD in path:
+                    raise InputError(f'{where}: "{WORLD}" needs a world; set world.kind or give a path')
+
+
+def _check_scalars(config: ExperimentConfig) -> None:
+    if not config.name or "/" in config.name:
+        raise InputError(f'name: "{config.name}" must be a non-empty name without "/"')
+    if not config.seeds or len(set(config.seeds)) != len(config.seeds):
+        raise InputError(f"seeds: {config.seeds} must be at least one seed, each once")
+    if min(config.seeds) < 0 or config.workers < 0:
+        raise InputError("seeds and workers: must not be negative")
+    kind = config.world.get("kind")
+    if kind not in ("miniworld", "none"):
+        raise InputError(f'world.kind: {kind!r} is not allowed; choose "miniworld" or "none"')
+
+
+def _check_arms(config: ExperimentConfig) -> None:
+    if not config.arms:
+        raise InputError("arms: is empty; name at least one arm with its chain of phases")
+    for phase in config.phases:
+        if "/" in phase or not phase:
+            raise InputError(f'phases: "{phase}" must be a non-empty name without "/"')
+    for phase, fields in config.phases.items():
+        for key in GIVEN_BY_GRAPH:
+            if key in fields:
+                raise InputError(f"phases.{phase}.{key}: is set by the experiment's graph; remove it")
+    for phase in config.shared:
+        _known("shared", phase, config.phases)
+    for arm, chain in config.arms.items():
+        if "/" in arm or not arm:
+            raise InputError(f'arms: "{arm}" must be a non-empty name without "/"')
+        if not chain and not config.checkpoint:
+            raise InputError(f"arms.{arm}: is empty and there is no checkpoint; name a phase or set checkpoint")
+        for index, phase in enumerate(chain):
+            _known(f"arms.{arm}", phase, config.phases)
+            if phase in chain[:index]:
+                raise InputError(f"arms.{arm}: phase {phase} occurs twice; give the second one its own name")
+            if phase in config.shared and any(earlier not in config.shared for earlier in chain[:index]):
+                raise InputError(
+                    f"arms.{arm}: shared phase {phase} follows one that runs per seed; shared phases come first"
+                )
+    first = {chain[0] for chain in config.arms.values() if chain}
+    has_tokenizer = config.tokenizer.path or config.tokenizer.train_on
+    if first and not config.checkpoint and not has_tokenizer:
+        raise InputError("tokenizer: is not set; a phase from scratch needs path, or vocab_size and train_on")
+    if config.checkpoint and has_tokenizer:
+        raise InputError("tokenizer: is set, but the checkpoint brings its own; remove one of them")
+
+
+def _check_evals(config: ExperimentConfig) -> None:
+    for name, fields in config.evals.items():
+        if "/" in name or not name:
+            raise InputError(f'evals: "{name}" must be a non-empty name without "/"')
+        after = fields.get("after") or {}
+        if not isinstance(after, Mapping):
+            raise InputError(f"evals.{name}.after: must map phases to paths, got {after!r}")
+        if after and fields.get("path"):
+            raise InputError(f"evals.{name}: path and after exclude each other; keep one")
+        for phase, path in after.items():
+            _known(f"evals.{name}.after", phase, config.phases)
+            if not isinstance(path, str) or not path:
+                raise InputError(f"evals.{name}.after.{phase}: must be a path, got {path!r}")
+
+
+def _check_contrasts(config: ExperimentConfig) -> None:
+    for gate in config.gates:
+        _known("gates", gate, config.evals)
+    for name, contrast in config.contrasts.items():
+        _known(f"contrasts.{name}.eval", contrast.eval, config.evals)
+        if not contrast.terms:
+            raise InputError(f"contrasts.{name}.terms: is empty; name at least one arm")
+        after = config.evals[contrast.eval].get("after")
+        for arm in contrast.terms:
+            _known(f"contrasts.{name}.terms", arm, config.arms)
+            if after and not set(after) & set(config.arms[arm]):
+                raise InputError(
+                    f"contrasts.{name}.terms: {contrast.eval} is not measured in arm {arm}; "
+                    f"add one of its phases to evals.{contrast.eval}.after"
+                )
+    for name, expectation in config.expectations.items():
+        if name not in config.contrasts:
+            _known("expectations", name, config.evals)
+        if expectation.arm:
+            _known(f"expectations.{name}.arm", expectation.arm, config.arms)
+
+
+def _known(where: str, name: str, valid: Collection[str]) -> None:
+    if name not in valid:
+        raise InputError(f"{where}: {name!r} is unknown; {settings.nearest(name, valid)}")
+
+
+def _strings(value: Any, where: str = "config") -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        return [(where, value)]
+    if isinstance(value, Mapping):
+        return [found for key, item in value.items() for found in _strings(item, f"{where}.{key}")]
+    if isinstance(value, (list, tuple)):
+        return [found for item in value for found in _strings(item, where)]
+    return []
+
+
+def substitute(value: Any, world_dir: str) -> Any:
+    """`value` with "{world}" replaced by `world_dir` in every string at any depth."""
+    if isinstance(value, str):
+        return value.replace(WORLD, world_dir)
+    if isinstance(value, Mapping):
+        return {key: substitute(item, world_dir) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(substitute(item, world_dir) for item in value)
+    return value
+
+
+def slots(config: ExperimentConfig) -> int:
+    """Nodes of one core each that run side by side on CPU."""
+    if config.workers:
+        return config.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,81 @@
+"""How long nodes will take: from the rates of earlier runs in the working directory, else a first guess by FLOPs."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msm_jax.experiments.address import DONE, NODE
+from msm_jax.experiments.files import read_json
+from msm_jax.training.config import PhaseConfig
+
+# What one core was measured to sustain on models of about 0.3M parameters, and a start for a compile.
+_FLOPS_PER_CORE = 2.0e10
+_COMPILE_SECONDS = 8.0
+_EVAL_SECONDS = 4.0
+FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
+
+
+def tokens(config: PhaseConfig) -> int:
+    """Slots that the phase's batches hold, padding included."""
+    return config.steps * config.batch_rows * config.data.seq_len
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Measured speeds: tokens/s by (phase, devices, threads), and seconds by eval."""
+
+    phases: Mapping[tuple[str, int, int], float]
+    evals: Mapping[str, float]
+
+    def phase_seconds(self, config: PhaseConfig, parameters: float) -> tuple[float, bool]:
+        """Seconds for a phase, and whether that is measured rather than guessed.
+
+        A phase that has not run yet is taken to be as fast as the slowest one with the same devices and threads.
+        """
+        kind = (config.mesh.size, config.threads)
+        alike = [rate for (_, *other), rate in self.phases.items() if tuple(other) == kind]
+        rate = self.phases.get((config.name, *kind)) or min(alike, default=0.0)
+        if rate:
+            return tokens(config) / rate, True
+        cores = max(kind)
+        return _COMPILE_SECONDS + 6 * parameters * tokens(config) / (cores * _FLOPS_PER_CORE), False
+
+    def eval_seconds(self, names: Mapping[str, Any]) -> tuple[float, bool]:
+        """Seconds for these evals of one checkpoint, and whether all of them are measured."""
+        return sum(self.evals.get(name, _EVAL_SECONDS) for name in names), names.keys() <= self.evals.keys()
+
+
+def measured(workdir: Path) -> Rates:
+    """The rates of everything that is done in `workdir`; of several runs of a phase, their median."""
+    phases: dict[tuple[str, int, int], list[float]] = {}
+    for done_path in sorted((workdir / "phases").glob(f"*/{DONE}")):
+        done, node = read_json(done_path), read_json(done_path.with_name(NODE))
+        if done is not None and node is not None and done["result"]["wall_seconds"] > 0:
+            payload = node["payload"]
+            key = (payload["config"]["name"], payload["devices"], payload["threads"])
+            config = payload["config"]
+            slots = config["steps"] * config["batch_rows"] * config["data"]["seq_len"]
+            phases.setdefault(key, []).append(slots / done["result"]["wall_seconds"])
+    evals: dict[str, list[float]] = {}
+    for path in sorted((workdir / "evals").glob("*/times.json")):
+        for name, seconds in (read_json(path) or {}).items():
+            evals.setdefault(name, []).append(seconds)
+    return Rates(
+        {key: statistics.median(rates) for key, rates in phases.items()},
+        {name: statistics.median(seconds) for name, seconds in evals.items()},
+    )
+
+
+def parameters_of(config: PhaseConfig) -> float:
+    """About how many parameters the phase's model has, 0 where its checkpoint alone says so."""
+    from msm_jax.models.presets import PRESETS
+
+    if config.preset not in PRESETS:
+        return 0.0
+    overrides: dict[str, Any] = dict(config.model_overrides)
+    model = dataclasses.replace(PRESETS[config.preset], **overrides)
+    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
+    layer = attention + 3 * model.hidden_size * model.intermediate_size
+    return model.num_layers * layer + model.vocab_size * model.hidden_size * (2 - model.tie_embeddings)

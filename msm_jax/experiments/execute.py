@@ -1,0 +1,120 @@
+"""What the worker processes run: one function per kind of node.
+
+Each leaves its result complete or not at all: `done.json` is written last, an eval's file is renamed into place.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msm_jax import settings
+from msm_jax.errors import InputError
+from msm_jax.experiments import hashing
+from msm_jax.experiments.address import DONE, NODE
+from msm_jax.experiments.files import write_json
+from msm_jax.experiments.worker import Report
+
+
+def start(devices: int, threads: int) -> None:
+    """Set logging, compile cache and backend of a new worker up; see `cli`."""
+    from msm_jax import cli
+
+    cli.set_up()
+    cli.prepare_backend(devices=devices, threads=threads)
+
+
+def world(args: Mapping[str, Any], report: Report) -> None:
+    """Generate the world of `args["config"]` into `args["dir"]`."""
+    from msm_jax.miniworld import generate
+    from msm_jax.miniworld.config import WorldConfig
+
+    config = settings.build(WorldConfig, args["config"], "world")
+    _built(args, lambda directory: generate.write(config, directory))
+
+
+def tokenizer(args: Mapping[str, Any], report: Report) -> None:
+    """Train a tokenizer on the texts of `args["train_on"]` into `args["dir"]`."""
+    from msm_jax.data import tokenizers
+
+    texts = [text for path in args["train_on"] for text in _texts(path)]
+    _built(args, lambda directory: tokenizers.train_sentencepiece(texts, directory, args["vocab_size"]))
+
+
+def _texts(path: str) -> Iterator[str]:
+    """The texts of documents, and what is said in chats; each file holds one or the other."""
+    from msm_jax.data import sources
+
+    for file in sources.resolve_paths(path):
+        try:
+            next(sources.iter_documents(str(file)), None)
+        except InputError as error:
+            if 'kind="chats"' not in str(error):
+                raise
+            for chat in sources.iter_chats(str(file)):
+                yield from (message["content"] for message in chat.messages)
+        else:
+            yield from (document.text for document in sources.iter_documents(str(file)))
+
+
+def _built(args: Mapping[str, Any], build: Callable[[Path], object]) -> None:
+    """Fill a directory under a temporary name, describe it, and rename it into place."""
+    directory = Path(args["dir"])
+    partial = directory.with_name(f".{directory.name}.partial")
+    start = time.monotonic()
+    for stale in (partial, directory):
+        if stale.exists():
+            shutil.rmtree(stale)
+    partial.mkdir(parents=True)
+    build(partial)
+    files = hashing.tree_sha256(partial)
+    write_json(partial / NODE, args["description"])
+    seconds = time.monotonic() - start
+    write_json(partial / DONE, {"hash": args["description"]["hash"], "files": files, "seconds": seconds})
+    partial.rename(directory)
+
+
+def data(args: Mapping[str, Any], report: Report) -> None:
+    """Read, check, tokenise and cache the data of a phase, with the tokenizer that it will find in its checkpoint.
+
+    Raises:
+      InputError: a file cannot be used: bad JSON, a chat longer than a row, and so on.
+    """
+    from msm_jax.checkpoints import store
+    from msm_jax.data.loader import Loader
+    from msm_jax.data.templates import ChatTemplate
+    from msm_jax.data.tokenizers import Tokenizer
+    from msm_jax.training.config import PhaseConfig
+
+    config = settings.build(PhaseConfig, args["config"], "phase")
+    if args["checkpoint"]:
+        assets = store.read_assets(Path(args["checkpoint"]))
+        tokenizer = Tokenizer.from_files(assets)
+        template = ChatTemplate(assets["chat_template.jinja"].decode())
+    else:
+        tokenizer = Tokenizer.load(args["tokenizer"])
+        path = args["chat_template"]
+        template = ChatTemplate(Path(path).read_text(encoding="utf-8")) if path else ChatTemplate()
+    Loader(config.data, tokenizer, template, config.batch_rows, config.seed, config.data.cache_dir)
+
+
+def phase(args: Mapping[str, Any], report: Report) -> None:
+    """Train the phase of `args["config"]` in `args["dir"]`, from its newest checkpoint there if it has one."""
+    from msm_jax.training import loop
+    from msm_jax.training.config import PhaseConfig
+
+    directory = Path(args["dir"])
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / NODE, args["description"])
+    start = time.monotonic()
+    config = settings.build(PhaseConfig, args["config"], "phase")
+    result = dataclasses.asdict(loop.train(config, directory, report=report))
+    result["checkpoint"] = str(Path(result["checkpoint"]).relative_to(directory))
+    seconds = time.monotonic() - start
+    write_json(directory / DONE, {"hash": args["description"]["hash"], "result": result, "seconds": seconds})
+
+
+def evals(args: Mapping[str, Any], report: Report) -> None:
+    """Measure a checkpoint by each eval in `args["evals"]`; each result is its own file."""

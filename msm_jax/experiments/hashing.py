@@ -1,0 +1,115 @@
+"""Addresses of nodes: what a result depends on, as one sha256, and what differs between two of them in words."""
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON text of `value` (sorted keys, no spaces), so that equal values have equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`, 64 hex digits."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
+    """{path relative to `directory`: sha256} of every file below it, but those at its top named in `leave_out`."""
+    skipped = set(leave_out)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = {path.relative_to(directory).as_posix(): path for path in files}
+    return {name: file_sha256(path) for name, path in names.items() if name not in skipped}
+
+
+def sources_of(module: str, root: Path = PACKAGE_ROOT) -> dict[str, str]:
+    """The source files that importing `module` runs, within its own top package, with their sha256.
+
+    Imports are read from the text, those inside functions too, and followed transitively; nothing is executed.
+    Packages' `__init__.py` count, since Python runs them first.
+
+    Args:
+      module: dotted name, for example "msm_jax.training.loop".
+      root: the directory that holds the top package.
+
+    Returns:
+      {path relative to `root`: sha256}; a module that does not exist adds nothing.
+    """
+    package = module.split(".")[0]
+    found: dict[str, str] = {}
+    waiting = [module]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name.split(".")[0] != package:
+            continue
+        seen.add(name)
+        waiting.extend(_parents(name))
+        path = _file_of(name, root)
+        if path is not None:
+            sha256, imports = _read_module(path, name)
+            found[path.relative_to(root).as_posix()] = sha256
+            waiting.extend(imports)
+    return dict(sorted(found.items()))
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _file_of(name: str, root: Path) -> Path | None:
+    base = root.joinpath(*name.split("."))
+    for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_module(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    return _parse_module(path, name, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parse_module(path: Path, name: str, mtime_ns: int) -> tuple[str, tuple[str, ...]]:
+    text = path.read_bytes()
+    # `from . import x` counts from the package: the module itself where it is an __init__.py.
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join(above + ([node.module] if node.module else []))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return hashlib.sha256(text).hexdigest(), tuple(names)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves in which two nested mappings differ, as (dotted key, old value, new value), sorted by key.
+
+    A key that one of them lacks counts as None there. Sequences are leaves.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        name = f"{prefix}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += changes(before, after, name + ".")
+        elif before != after:
+            found.append((name, before, after))
+    return found

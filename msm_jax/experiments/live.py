@@ -1,0 +1,139 @@
+"""What the user sees while an experiment runs: one live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from msm_jax.experiments.scheduler import Task, time_left
+
+_HEARTBEAT_SECONDS = 15.0
+
+
+class Board:
+    """A `scheduler.Listener` that shows what runs, how fast, what is done, reused and waiting, and the time left.
+
+    Use as a context manager; `done` holds the seconds of what has ended well. `expect` may be called again as more of the graph becomes known.
+    """
+
+    def __init__(self, console: Console, title: str, slots: int) -> None:
+        self._console = console
+        self._title = title
+        self._slots = slots
+        self._tasks: list[Task] = []
+        self._running: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self.done: dict[str, float] = {}
+        self._failed: set[str] = set()
+        self._reused: set[str] = set()
+        self._start = time.monotonic()
+        self._spoke = self._start
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Board":
+        """Start the live table where the console is a terminal."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the live table away."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def expect(self, tasks: Sequence[Task], reused: Collection[str]) -> None:
+        """Add tasks that will run, and the ids of nodes that need not; what ran under this board is not reused."""
+        self._tasks += tasks
+        self._reused |= set(reused) - self.done.keys()
+
+    def started(self, task_id: str) -> None:
+        """See `scheduler.Listener`."""
+        self._running[task_id] = (time.monotonic(), {})
+        if not self._console.is_terminal:
+            self.say(f"start {task_id}")
+
+    def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
+        """See `scheduler.Listener`. Known fields: step, steps, loss, tokens_per_second, eta_seconds."""
+        start, before = self._running[task_id]
+        self._running[task_id] = (start, {**before, **progress})
+
+    def ended(self, task_id: str, seconds: float, failed: bool) -> None:
+        """See `scheduler.Listener`."""
+        _, progress = self._running.pop(task_id)
+        loss = f", loss {progress['loss']:.3f}" if "loss" in progress else ""
+        if failed:
+            self._failed.add(task_id)
+            self.say(f"FAILED {task_id}")
+            return
+        self.done[task_id] = seconds
+        if not self._console.is_terminal:
+            self.say(f"done  {task_id} in {duration(seconds)}{loss}")
+
+    def say(self, text: str) -> None:
+        """A line above the table, or among the plain lines."""
+        clock = duration(time.monotonic() - self._start)
+        self._console.print(f"[{clock:>7}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def tick(self) -> None:
+        """A line of plain progress every 15 seconds where there is no terminal."""
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._spoke < _HEARTBEAT_SECONDS:
+            return
+        self._spoke = now
+        running = "; ".join(f"{task_id} {_progress_words(fields)}" for task_id, (_, fields) in self._running.items())
+        self.say(f"{running} | {self._summary()}")
+
+    def seconds_left(self) -> float:
+        """Until everything expected is done, by the tasks' estimates and what the running ones report."""
+        remaining = [task for task in self._tasks if task.id not in self.done and task.id not in self._failed]
+        now = time.monotonic()
+        running = {}
+        for task in remaining:
+            if task.id in self._running:
+                start, progress = self._running[task.id]
+                eta = progress.get("eta_seconds")
+                running[task.id] = max(eta if eta is not None else task.seconds - (now - start), 0.0)
+        return time_left(remaining, self._slots, running)
+
+    def _summary(self) -> str:
+        waiting = len(self._tasks) - len(self.done) - len(self._failed) - len(self._running)
+        counts = f"{len(self.done)} done, {len(self._reused)} reused, {waiting} waiting"
+        return f"{counts}; about {duration(self.seconds_left())} left"
+
+    def _render(self) -> Group:
+        table = Table(title=self._title, title_justify="left", expand=False, pad_edge=False, box=None)
+        table.add_column("running", no_wrap=True, overflow="ellipsis")
+        for name in ("step", "tokens/s", "loss", "left"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for task_id, (start, fields) in self._running.items():
+            step = f"{fields['step']}/{fields['steps']}" if "steps" in fields else duration(time.monotonic() - start)
+            speed = f"{fields['tokens_per_second']:,.0f}" if "tokens_per_second" in fields else ""
+            loss = f"{fields['loss']:.3f}" if "loss" in fields else ""
+            left = duration(fields["eta_seconds"]) if fields.get("eta_seconds") is not None else ""
+            table.add_row(task_id, step, speed, loss, left)
+        elapsed = duration(time.monotonic() - self._start)
+        return Group(table, Text(f"{self._summary()}; {elapsed} so far"))
+
+
+def _progress_words(fields: Mapping[str, Any]) -> str:
+    words = []
+    if "steps" in fields:
+        words.append(f"{fields['step']}/{fields['steps']}")
+    if "tokens_per_second" in fields:
+        words.append(f"{fields['tokens_per_second']:,.0f} tokens/s")
+    if "loss" in fields:
+        words.append(f"loss {fields['loss']:.3f}")
+    return " ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "3:05" (minutes) or "2:04:09" (hours)."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,350 @@
+"""Runs tasks in worker processes: dependencies first, the longest path first, as many at once as there are slots."""
+
+import dataclasses
+import graphlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from msm_jax.errors import InputError, Preempted, WorkError
+
+# Seconds for running tasks to reach a checkpoint after SIGTERM; a second signal cuts them short.
+_STOP_SECONDS = 120.0
+_TICK_SECONDS = 0.25
+_LOG_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One call in a worker process.
+
+    `call` is "module:function" taking (args, report); `args` is JSON. The worker is one with exactly `devices` and
+    `threads`, which are fixed when a backend starts. `after` holds ids of tasks that end first; ids that are not
+    among the tasks to run count as done. `seconds` is the estimate that orders the work.
+    """
+
+    id: str
+    call: str
+    args: Mapping[str, Any]
+    after: tuple[str, ...] = ()
+    devices: int = 1
+    threads: int = 1
+    seconds: float = 1.0
+
+    @property
+    def slots(self) -> int:
+        """Cores it keeps busy."""
+        return max(self.devices, self.threads)
+
+
+class Listener(Protocol):
+    """What the scheduler tells as it goes; `live.Board` is one."""
+
+    def started(self, task_id: str) -> None:
+        """A worker has the task."""
+
+    def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
+        """The task reported progress."""
+
+    def ended(self, task_id: str, seconds: float, failed: bool) -> None:
+        """The task is over."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def tick(self) -> None:
+        """Called a few times a second."""
+
+
+class _Worker:
+    def __init__(self, key: tuple[int, int], number: int, pool: "Pool") -> None:
+        self.key = key
+        self.task: Task | None = None
+        self.log = pool.log_dir / f"worker-{number}.log"
+        self.log_start = self.log.stat().st_size if self.log.exists() else 0
+        command = [sys.executable, "-m", "msm_jax.experiments.worker"]
+        if pool.setup:
+            command += [pool.setup, *(str(count) for count in key)]
+        environment = {**os.environ, **pool.environment(key)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                # Its own session: Ctrl-C reaches the main process alone, which stops the workers in order.
+                start_new_session=True,
+                pass_fds=pool.keep_open,
+            )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.buffer = b""
+
+    def assign(self, task: Task) -> None:
+        self.task = task
+        self.log_start = self.log.stat().st_size
+        assert self.process.stdin is not None
+        line = json.dumps({"id": task.id, "call": task.call, "args": task.args}) + "\n"
+        try:
+            self.process.stdin.write(line.encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            # It died while idle; the end of its stdout says so to the loop.
+            return
+
+    def receive(self) -> tuple[list[dict[str, Any]], bool]:
+        """Complete messages that have arrived, and whether the process has closed its end."""
+        assert self.process.stdout is not None
+        closed = False
+        while True:
+            chunk = self.process.stdout.read(65536)
+            if chunk is None:
+                break
+            if not chunk:
+                closed = True
+                break
+            self.buffer += chunk
+        *lines, self.buffer = self.buffer.split(b"\n")
+        return [json.loads(line) for line in lines], closed
+
+    def last_lines(self) -> list[str]:
+        """The last lines of its log since its task began."""
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            text = file.read().decode(errors="replace")
+        return [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
+
+
+class Pool:
+    """Worker processes that outlive a `run`, so that several runs share their imports and compiled programs."""
+
+    def __init__(
+        self,
+        slots: int,
+        log_dir: Path,
+        setup: str = "",
+        environment: Callable[[tuple[int, int]], Mapping[str, str]] = lambda key: {},
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        """Use as a context manager, in the main thread.
+
+        Args:
+          slots: cores to keep busy.
+          log_dir: where each worker's stderr goes.
+          setup: "module:function" that a new worker calls with (devices, threads).
+          environment: (devices, threads) to variables a worker starts with.
+          keep_open: descriptors that workers inherit.
+        """
+        self.slots = slots
+        self.log_dir = log_dir
+        self.setup = setup
+        self.environment = environment
+        self.keep_open = tuple(keep_open)
+        self.workers: list[_Worker] = []
+        self.signals = 0
+        self._started = 0
+
+    def __enter__(self) -> "Pool":
+        """Take SIGINT and SIGTERM: from here on they stop the work in order."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop every worker and give the signals back."""
+        try:
+            self._stop_workers()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signals += 1
+
+    def run(self, tasks: Sequence[Task], listener: Listener) -> None:
+        """Run all tasks.
+
+        After a failure nothing new starts, what runs is finished, and the first failure is raised.
+
+        Raises:
+          InputError, WorkError: as the task raised it; WorkError too where its worker crashed.
+          Preempted: a signal stopped the work.
+        """
+        waiting = {task.id: task for task in tasks}
+        order = launch_order(tasks)
+        failure: Exception | None = None
+        with selectors.DefaultSelector() as selector:
+            for worker in self.workers:
+                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+            while True:
+                if self.signals:
+                    self._stop_workers(selector, listener)
+                    raise Preempted("stopped by a signal; run the same command again to continue")
+                if failure is None:
+                    self._launch(order, waiting, selector, listener)
+                if not any(worker.task for worker in self.workers):
+                    if failure is not None:
+                        raise failure
+                    return
+                for key, _ in selector.select(_TICK_SECONDS):
+                    found = self._handle(key.data, waiting, selector, listener)
+                    failure = failure or found
+                listener.tick()
+
+    def _launch(
+        self,
+        order: Sequence[Task],
+        waiting: Mapping[str, Task],
+        selector: selectors.BaseSelector,
+        listener: Listener,
+    ) -> None:
+        running = {worker.task.id for worker in self.workers if worker.task}
+        busy = sum(min(worker.task.slots, self.slots) for worker in self.workers if worker.task)
+        for task in order:
+            if task.id not in waiting or task.id in running:
+                continue
+            if any(dependency in waiting for dependency in task.after):
+                continue
+            cost = min(task.slots, self.slots)
+            if busy + cost > self.slots:
+                # The longest path waits for its slots; nothing shorter overtakes it.
+                return
+            worker = self._worker_for((task.devices, task.threads), selector)
+            worker.assign(task)
+            busy += cost
+            listener.started(task.id)
+
+    def _worker_for(self, key: tuple[int, int], selector: selectors.BaseSelector) -> _Worker:
+        for worker in self.workers:
+            if worker.key == key and worker.task is None:
+                return worker
+        worker = _Worker(key, self._started, self)
+        self._started += 1
+        self.workers.append(worker)
+        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+        return worker
+
+    def _handle(
+        self,
+        worker: _Worker,
+        waiting: dict[str, Task],
+        selector: selectors.BaseSelector,
+        listener: Listener,
+    ) -> Exception | None:
+        """Take in what a worker sent; returns the failure it reports, if any."""
+        messages, closed = worker.receive()
+        failure: Exception | None = None
+        for message in messages:
+            event, task = message["event"], worker.task
+            if event == "progress":
+                listener.progressed(message["id"], message["progress"])
+            elif event == "done":
+                del waiting[message["id"]]
+                worker.task = None
+                listener.ended(message["id"], message["seconds"], failed=False)
+            elif event == "failed":
+                worker.task = None
+                listener.ended(message["id"], 0.0, failed=True)
+                kind = InputError if message["kind"] == "InputError" else WorkError
+                failure = kind(message["message"] if kind is InputError else f"{message['id']}: {message['message']}")
+            elif event == "stopped" and task is not None:
+                worker.task = None
+                failure = Preempted(f"{task.id}: its worker was stopped; run the same command again to continue")
+        if closed:
+            selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+            self.workers.remove(worker)
+            status = worker.process.wait()
+            if worker.task is not None:
+                lines = worker.last_lines()
+                for line in lines:
+                    listener.say(line)
+                listener.ended(worker.task.id, 0.0, failed=True)
+                last = lines[-1].strip() if lines else "no output"
+                failure = WorkError(f"{worker.task.id}: worker ended with {_status(status)}: {last} (log: {worker.log})")
+        return failure
+
+    def _stop_workers(self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None) -> None:
+        signals = self.signals
+        for worker in self.workers:
+            worker.process.terminate()
+        if listener is not None:
+            listener.say("stopping: running phases save a checkpoint first; a second signal cuts them short")
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in self.workers:
+            while worker.process.poll() is None:
+                # Their last messages are of no use, but a full pipe would keep them from ending.
+                worker.receive()
+                if time.monotonic() > deadline or self.signals > signals:
+                    worker.process.kill()
+                time.sleep(0.02)
+            for stream in (worker.process.stdin, worker.process.stdout):
+                assert stream is not None
+                _close(stream)
+        self.workers.clear()
+
+
+def _close(stream: Any) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        return
+
+
+def _status(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+
+
+def critical_paths(tasks: Sequence[Task]) -> dict[str, float]:
+    """{id: seconds from the task's start to the end of the longest chain that waits for it}.
+
+    Raises:
+      ValueError: tasks wait for each other in a circle.
+    """
+    by_id = {task.id: task for task in tasks}
+    waits = {task.id: [name for name in task.after if name in by_id] for task in tasks}
+    paths = dict.fromkeys(by_id, 0.0)
+    # Last ones first: by the time a task is reached, `paths` holds the longest chain behind it.
+    for name in reversed(list(graphlib.TopologicalSorter(waits).static_order())):
+        paths[name] += by_id[name].seconds
+        for dependency in waits[name]:
+            paths[dependency] = max(paths[dependency], paths[name])
+    return paths
+
+
+def launch_order(tasks: Sequence[Task]) -> list[Task]:
+    """The order in which tasks get slots: longest path first, ties as given."""
+    paths = critical_paths(tasks)
+    return sorted(tasks, key=lambda task: -paths[task.id])
+
+
+def time_left(tasks: Sequence[Task], slots: int, running: Mapping[str, float]) -> float:
+    """Seconds until all `tasks` have ended, by playing the schedule through.
+
+    `running` maps the tasks that already run to the seconds they still need.
+    """
+    order = launch_order(tasks)
+    waiting = {task.id for task in tasks}
+    ends = {task.id: running[task.id] for task in tasks if task.id in running}
+    now = 0.0
+    while waiting:
+        busy = sum(min(task.slots, slots) for task in tasks if task.id in ends)
+        for task in order:
+            if task.id not in waiting or task.id in ends or any(name in waiting for name in task.after):
+                continue
+            if busy + min(task.slots, slots) > slots and ends:
+                break
+            busy += min(task.slots, slots)
+            ends[task.id] = now + task.seconds
+        first = min(ends, key=ends.__getitem__)
+        now = max(now, ends.pop(first))
+        waiting.remove(first)
+    return now

@@ -1,0 +1,104 @@
+"""A process that runs nodes one after the other, so that imports and compiled programs are paid once.
+
+JSON lines: a task {"id", "call": "module:function", "args"} on stdin; on stdout, for each task, any number of
+{"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed", "id",
+"kind", "message"} or {"event": "stopped", "id"}. A called function takes (args, report) and leaves its result on the
+disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the parent's death (end of stdin), stops
+the running task at its next checkpoint; SIGINT is the parent's to handle.
+"""
+
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TextIO
+
+from msm_jax.errors import InputError, Preempted, WorkError
+
+Report = Callable[[dict[str, Any]], None]
+
+# A task that has not reached a checkpoint this long after the parent died is abandoned.
+_ORPHAN_SECONDS = 120.0
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived outside a train loop, which has its own handler."""
+
+
+def main() -> int:
+    """Run tasks until SIGTERM or the end of stdin.
+
+    Arguments: optionally "module:function", which is called first, with the rest as integers.
+    """
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    try:
+        signal.signal(signal.SIGTERM, _stop)
+        threading.Thread(target=_read, args=(tasks,), daemon=True).start()
+        if len(sys.argv) > 1:
+            resolve(sys.argv[1])(*(int(argument) for argument in sys.argv[2:]))
+        while _run(tasks.get(), channel):
+            pass
+    except Stopped:
+        pass
+    return 75
+
+
+def resolve(call: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, function = call.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _run(task: dict[str, Any], channel: TextIO) -> bool:
+    """Run one task and send how it ended; False where it was stopped."""
+    print(f"{time.strftime('%H:%M:%S')} {task['id']}", flush=True)
+
+    def report(progress: dict[str, Any]) -> None:
+        _send(channel, {"event": "progress", "id": task["id"], "progress": progress})
+
+    start = time.monotonic()
+    try:
+        resolve(task["call"])(task["args"], report)
+    except (InputError, WorkError) as error:
+        kind = "InputError" if isinstance(error, InputError) else "WorkError"
+        _send(channel, {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)})
+        return True
+    except (Preempted, Stopped):
+        _send(channel, {"event": "stopped", "id": task["id"]})
+        return False
+    _send(channel, {"event": "done", "id": task["id"], "seconds": time.monotonic() - start})
+    return True
+
+
+def _send(channel: TextIO, message: dict[str, Any]) -> None:
+    try:
+        channel.write(json.dumps(message) + "\n")
+    except BrokenPipeError:
+        # The parent is gone; the reader thread sees the end of stdin and stops the task.
+        return
+
+
+def _read(tasks: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        tasks.put(json.loads(line))
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())
