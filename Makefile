@@ -8,7 +8,7 @@ PYENV   = $(HOME)/.pyenv/versions
 # PYTHON where it is given, else the first of these that runs.
 PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
 REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
-CODE    = $(wildcard msm_jax configs benchmarks setup.py)
+CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= --durations=15
 
 .PHONY: help demo full sweep test parity lint bench clean venv ref
@@ -34,6 +34,9 @@ demo: venv
 
 full: venv
 	$(PY) -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
+
+sweep: venv
+	$(PY) tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
 
 test: venv
 	$(PY) -m pytest $(PYTEST)

@@ -29,6 +29,7 @@ setup(
         "jax>=0.10.2,<0.13",
         "jaxtyping>=0.3",
         "jinja2>=3.1.6",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
         "ml_collections>=1.1",
         "numpy>=2.0",

@@ -30,13 +30,13 @@ def imported() -> dict[str, str]:
     """Distribution -> one file that imports it, over the package, the configs and the tests."""
     owners = metadata.packages_distributions()
     found: dict[str, str] = {}
-    folders = [ROOT / name for name in ("msm_jax", "configs", "tests")]
+    folders = [ROOT / name for name in ("msm_jax", "configs", "tests", "tools")]
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(), str(path))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
-            for top in {name.split(".")[0] for name in names} - {"msm_jax", "configs", "setuptools"}:
+            for top in {name.split(".")[0] for name in names} - {"msm_jax", "configs", "tools"}:
                 if top not in sys.stdlib_module_names and not (ROOT / "tests" / f"{top}.py").exists():
                     for owner in owners.get(top, [top]):
                         found.setdefault(normal(owner), str(path.relative_to(ROOT)))
