@@ -1,0 +1,1 @@
+"""Sources, tokenizers, chat templates, the tokenised cache, packing, mixtures and the loader."""

@@ -1,0 +1,168 @@
+"""Tokenised sources on disk, addressed by what they are made from.
+
+A source is tokenised once. Its directory is named by the hash of the data bytes, the tokenizer, for chats the
+template, and the version of this format. Building writes to a temporary directory and renames it, so that
+what exists is whole and several processes may build the same one.
+
+A document is stored as begin token, text, end token; a chat as `templates.encode_chat` makes it.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from msm_jax.data import sources
+from msm_jax.data.config import SourceConfig
+from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError, WorkError
+
+_FORMAT = 1
+_ARRAYS = ("offsets", "file", "line", "content")
+_BATCH = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCache:
+    """A tokenised source.
+
+    Attributes:
+      address: hash of all that the cache is made from.
+      files: the data files, in the order that `file` counts them.
+      tokens: int32 `[tokens]`, all documents one after the other.
+      mask: bool `[tokens]`, which tokens carry loss as a target; None for documents, where all do.
+      offsets: int64 `[documents + 1]`, where each document begins.
+      file, line: int32 `[documents]`, where each document was read.
+      content: uint64 `[documents]`, hash of each document's text, the same for every tokenizer.
+    """
+
+    address: str
+    files: tuple[Path, ...]
+    tokens: np.ndarray
+    mask: np.ndarray | None
+    offsets: np.ndarray
+    file: np.ndarray
+    line: np.ndarray
+    content: np.ndarray
+
+    def where(self, document: int) -> str:
+        """ "file:line" of a document."""
+        return f"{self.files[self.file[document]]}:{self.line[document]}"
+
+
+def cache_address(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> str:
+    """The hash of all that the cache of a source is made from (not of where its files lie)."""
+    made_from = {
+        "format": _FORMAT,
+        "kind": config.kind,
+        "data": sources.data_sha256(config.path),
+        "tokenizer": tokenizer.sha256,
+        "template": template.sha256 if config.kind == "chats" else "",
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def open_cache(
+    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, cache_dir: str | os.PathLike[str]
+) -> TokenCache:
+    """Opens the cache of a source under `cache_dir`, building it first where it is missing.
+
+    Raises:
+      InputError: the data is wrong (see `sources`).
+      WorkError: the cache cannot be written.
+    """
+    address = cache_address(config, tokenizer, template)
+    directory = Path(cache_dir) / address[:32]
+    if not directory.exists():
+        try:
+            _build(directory, config, tokenizer, template)
+        except OSError as e:
+            raise WorkError(
+                f"{directory}: the token cache cannot be written ({e}); free space or choose "
+                "another data.cache_dir"
+            ) from e
+    files = tuple(sources.resolve_paths(config.path))
+    tokens = _map(directory / "tokens.bin", np.int32)
+    mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
+    return TokenCache(
+        address, files, tokens, mask, **{name: np.load(directory / f"{name}.npy") for name in _ARRAYS}
+    )
+
+
+def _map(file: Path, dtype: type) -> np.ndarray:
+    # A plain array over the mapping: indexing a memmap costs microseconds more.
+    return np.asarray(np.memmap(file, dtype, mode="r"))
+
+
+def _build(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        _write(temporary, config, tokenizer, template)
+        try:
+            temporary.rename(directory)
+        except OSError:
+            # Another process has built the same bytes meanwhile.
+            if not directory.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    encoded = (
+        _documents(config, tokenizer) if config.kind == "documents" else _chats(config, tokenizer, template)
+    )
+    number = {str(file): i for i, file in enumerate(sources.resolve_paths(config.path))}
+    lengths, file, line, content = [], [], [], []
+    with (
+        (directory / "tokens.bin").open("wb") as tokens_file,
+        (directory / "mask.bin").open("wb") as mask_file,
+    ):
+        for ids, mask, where, text in encoded:
+            tokens_file.write(np.asarray(ids, np.int32).tobytes())
+            mask_file.write(np.asarray(mask, np.bool_).tobytes())
+            lengths.append(len(ids))
+            name, _, number_in_file = where.rpartition(":")
+            file.append(number[name])
+            line.append(int(number_in_file))
+            content.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+        for f in (tokens_file, mask_file):
+            f.flush()
+            os.fsync(f.fileno())
+    arrays: dict[str, np.ndarray] = {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "file": np.array(file, np.int32),
+        "line": np.array(line, np.int32),
+        "content": np.array(content, np.uint64),
+    }
+    for name in _ARRAYS:
+        np.save(directory / f"{name}.npy", arrays[name], allow_pickle=False)
+
+
+_Encoded = Iterator[tuple[list[int], list[bool], str, str]]
+
+
+def _documents(config: SourceConfig, tokenizer: Tokenizer) -> _Encoded:
+    """Yields (ids, mask, where, text); the mask of a document is not stored."""
+    documents = sources.iter_documents(config.path)
+    while batch := list(itertools.islice(documents, _BATCH)):
+        for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
+            yield [tokenizer.bos_id, *ids, tokenizer.eos_id], [], document.where, document.text
+
+
+def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> _Encoded:
+    for chat in sources.iter_chats(config.path):
+        try:
+            ids, mask = encode_chat(tokenizer, template, chat.messages)
+        except InputError as e:
+            raise InputError(f"{chat.where}: {e}") from None
+        yield ids, mask, chat.where, json.dumps(chat.messages)

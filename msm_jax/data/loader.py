@@ -1,0 +1,269 @@
+"""The loader: any batch of a phase as a pure function of its step.
+
+Per source: documents -> held-out part taken off -> chunks -> packed rows -> a new order of the rows in every
+epoch. The mixture says which source each row of the global stream comes from. All of it follows from (config,
+data, seed, step): hosts, threads, restarts and the checkpoint that a phase starts from have no part in it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from msm_jax.data.cache import TokenCache, open_cache
+from msm_jax.data.config import DataConfig
+from msm_jax.data.mixture import Mixture, words
+from msm_jax.data.rows import Batch, RowTable, pack
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError
+
+__all__ = ["Batch", "Loader"]
+
+
+class Loader:
+    """Batches of a phase.
+
+    Attributes:
+      source_names: the sources in the order of `Batch.source_ids`.
+      batch_rows: rows of a global batch.
+      fingerprint: hash of all that decides the batches; a resumed run must find the same one.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        batch_rows: int,
+        seed: int,
+        cache_dir: str | os.PathLike[str],
+    ):
+        """Tokenises what is not in the cache yet, and plans the rows.
+
+        Args:
+          config: what to read.
+          tokenizer, template: from the checkpoint, or the phase's own.
+          batch_rows: rows of a global batch, over all hosts.
+          seed: decides packing, order and mixture, not what is held out.
+          cache_dir: where tokenised sources are kept, unless `config.cache_dir` says so.
+
+        Raises:
+          InputError: the data is wrong, naming file, line and field.
+          WorkError: the cache cannot be written.
+        """
+        if batch_rows < 1:
+            raise InputError(f"batch_rows: is {batch_rows}; a batch needs at least 1 row")
+        if seed < 0:
+            raise InputError(f"seed: is {seed}; use a number from 0 up")
+        self.batch_rows = batch_rows
+        self.source_names = tuple(sorted(config.sources))
+        self._seq_len = config.seq_len
+        self._pad_id = tokenizer.pad_id
+        self._seed = seed
+        self._caches: list[TokenCache] = []
+        self._held_out: list[np.ndarray] = []
+        self._rows = []
+        for name in self.source_names:
+            source = config.sources[name]
+            cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir)
+            if source.kind == "chats":
+                _check_chat_lengths(cache, config.seq_len)
+            held_out = _held_out(cache, source.holdout)
+            if held_out.all():
+                raise InputError(f"data.sources.{name}.holdout: leaves no document to train on; lower it")
+            self._caches.append(cache)
+            self._held_out.append(np.flatnonzero(held_out))
+            self._rows.append(pack(cache, np.flatnonzero(~held_out), config.seq_len, [seed, *words(name), 0]))
+        self._table = RowTable(self._rows, config.seq_len, tokenizer.pad_id)
+        self._mixture = Mixture(self.source_names, config.all_stages(), batch_rows, seed)
+        self._order = functools.lru_cache(maxsize=4 * len(self.source_names))(self._order_of_epoch)
+        self._slots = [rows.slots() for rows in self._rows]
+        self._loss_slots = [rows.loss_slots() for rows in self._rows]
+        self.fingerprint = _hash(
+            {
+                "sources": {
+                    n: [c.address, config.sources[n].holdout]
+                    for n, c in zip(self.source_names, self._caches, strict=True)
+                },
+                "stages": [[start, sorted(w.items())] for start, w in config.all_stages()],
+                "seq_len": config.seq_len,
+                "batch_rows": batch_rows,
+                "seed": seed,
+                "order": 1,
+            }
+        )
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of a step."""
+        return self._table.gather(*self._place(step, 0, self.batch_rows))
+
+    def host_batch(self, step: int, host: int, num_hosts: int) -> Batch:
+        """The rows of `batch(step)` that belong to a host: the host-th of `num_hosts` equal contiguous parts.
+
+        Raises:
+          InputError: the rows cannot be split evenly.
+        """
+        if self.batch_rows % num_hosts:
+            raise InputError(
+                f"batch_rows: {self.batch_rows} rows cannot be split over {num_hosts} hosts evenly"
+            )
+        rows = self.batch_rows // num_hosts
+        return self._table.gather(*self._place(step, host * rows, (host + 1) * rows))
+
+    def iterate(
+        self, start_step: int = 0, threads: int = 1, prefetch: int = 4, *, host: int = 0, num_hosts: int = 1
+    ) -> Iterator[Batch]:
+        """Yields `host_batch` from start_step on, for ever; `threads` make up to `prefetch` of them ahead."""
+        steps = grain.MapDataset.source(_Steps(self, start_step, host, num_hosts))
+        return iter(
+            steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+        )
+
+    def documents_of(self, step: int) -> list[str]:
+        """ "file:line" of the documents in the batch of a step, each once, in the order of the rows."""
+        return list(dict.fromkeys(name for row in self.segments_of(step) for name in row))
+
+    def segments_of(self, step: int) -> list[list[str]]:
+        """ "file:line" of each segment in each row of the batch of a step."""
+        return self._table.documents(*self._place(step, 0, self.batch_rows))
+
+    def describe(self, step: int) -> dict[str, Any]:
+        """Shares in the batch of a step and since step 0.
+
+        Returns:
+          {"step", "fill": share of the slots that hold a token, "sources": {name: {
+            "rows", "tokens", "loss_tokens", and "row_share", "token_share", "loss_token_share": of the batch;
+            "rows_so_far", "tokens_so_far", "loss_tokens_so_far": from step 0 to this step, inclusive;
+            "epochs": how often the source has been read by the end of this step, "rows_per_epoch",
+            "documents", "held_out_documents", "fill": like that of the batch, for all rows of the source}}}.
+        """
+        now, then = step * self.batch_rows, (step + 1) * self.batch_rows
+        before, after = self._counts(now), self._counts(then)
+        in_batch = after - before
+        shares = in_batch / np.maximum(in_batch.sum(axis=0), 1)
+        sources = {}
+        for n, name in enumerate(self.source_names):
+            rows = self._rows[n]
+            sources[name] = {
+                **dict(zip(("rows", "tokens", "loss_tokens"), in_batch[n].tolist(), strict=True)),
+                **dict(
+                    zip(("row_share", "token_share", "loss_token_share"), shares[n].tolist(), strict=True)
+                ),
+                **dict(
+                    zip(
+                        ("rows_so_far", "tokens_so_far", "loss_tokens_so_far"), after[n].tolist(), strict=True
+                    )
+                ),
+                "epochs": float(after[n, 0] / rows.num_rows),
+                "rows_per_epoch": rows.num_rows,
+                "documents": len(self._caches[n].line) - len(self._held_out[n]),
+                "held_out_documents": len(self._held_out[n]),
+                "fill": float(self._slots[n].sum() / (rows.num_rows * self._seq_len)),
+            }
+        fill = float(in_batch[:, 1].sum() / (self.batch_rows * self._seq_len))
+        return {"step": step, "fill": fill, "sources": sources}
+
+    def holdout_batches(self, source: str, n: int) -> list[Batch]:
+        """Up to `n` batches of the documents held out of a source, the same for every seed and phase.
+
+        The last one is filled up with rows of padding that carry no loss.
+
+        Raises:
+          InputError: no such source, or it holds nothing out.
+        """
+        if source not in self.source_names:
+            raise InputError(f"no source {source}; the sources are {', '.join(self.source_names)}")
+        number = self.source_names.index(source)
+        if not len(self._held_out[number]):
+            raise InputError(f"data.sources.{source}.holdout: is 0, nothing is held out; set a fraction")
+        rows = pack(self._caches[number], self._held_out[number], self._seq_len, [0])
+        table = RowTable([rows], self._seq_len, self._pad_id)
+        batches = []
+        for start in range(0, rows.num_rows, self.batch_rows)[:n]:
+            row = np.arange(start, min(start + self.batch_rows, rows.num_rows))
+            batch = table.gather(np.zeros_like(row), row)
+            batches.append(
+                _padded(batch, self.batch_rows, self._pad_id)._replace(
+                    source_ids=np.full(self.batch_rows, number, np.int32)
+                )
+            )
+        return batches
+
+    def _place(self, step: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and row within one epoch of rows [start, stop) of the batch of a step."""
+        source, index = self._mixture.select(step * self.batch_rows + start, step * self.batch_rows + stop)
+        row = np.empty_like(index)
+        for i, (s, drawn) in enumerate(zip(source.tolist(), index.tolist(), strict=True)):
+            epoch, at = divmod(drawn, self._rows[s].num_rows)
+            row[i] = self._order(s, epoch)[at]
+        return source, row
+
+    def _order_of_epoch(self, source: int, epoch: int) -> np.ndarray:
+        seed = [self._seed, *words(self.source_names[source]), 1, epoch]
+        return np.random.default_rng(seed).permutation(self._rows[source].num_rows)
+
+    def _counts(self, row: int) -> np.ndarray:
+        """Rows, tokens and loss tokens of each source before global row `row`: int64 `[sources, 3]`."""
+        counts = []
+        for n, drawn in enumerate(self._mixture.drawn(row).tolist()):
+            epochs, rest = divmod(drawn, self._rows[n].num_rows)
+            rows = self._order(n, epochs)[:rest]
+            slots, loss = self._slots[n], self._loss_slots[n]
+            counts.append(
+                [drawn, epochs * slots.sum() + slots[rows].sum(), epochs * loss.sum() + loss[rows].sum()]
+            )
+        return np.array(counts, np.int64)
+
+
+class _Steps:
+    """The batches of a host as a source that Grain reads at random."""
+
+    def __init__(self, loader: Loader, start_step: int, host: int, num_hosts: int):
+        self._args = (host, num_hosts)
+        self._loader = loader
+        self._start_step = start_step
+
+    def __len__(self) -> int:
+        return sys.maxsize - self._start_step
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._loader.host_batch(self._start_step + index, *self._args)
+
+
+def _held_out(cache: TokenCache, fraction: float) -> np.ndarray:
+    """Which documents are held out: those with the lowest hash, so that copies of a text stay on one side."""
+    count = max(1, round(fraction * len(cache.content))) if fraction > 0 else 0
+    if not count:
+        return np.zeros(len(cache.content), np.bool_)
+    return cache.content <= np.partition(cache.content, count - 1)[count - 1]
+
+
+def _check_chat_lengths(cache: TokenCache, seq_len: int) -> None:
+    slots = np.diff(cache.offsets) - 1
+    too_long = np.flatnonzero(slots > seq_len)
+    if len(too_long):
+        first = too_long[0]
+        others = f" ({len(too_long) - 1} more are too long)" if len(too_long) > 1 else ""
+        raise InputError(
+            f'{cache.where(first)}: field "messages" takes {slots[first]} slots of {seq_len}{others}; '
+            "shorten the chat or raise data.seq_len"
+        )
+
+
+def _padded(batch: Batch, rows: int, pad_id: int) -> Batch:
+    def pad(a: np.ndarray, value: int) -> np.ndarray:
+        return np.concatenate([a, np.full((rows - len(a), *a.shape[1:]), value, a.dtype)])
+
+    fill = {"tokens": pad_id, "targets": pad_id}
+    return Batch(**{name: pad(a, fill.get(name, 0)) for name, a in batch._asdict().items()})
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

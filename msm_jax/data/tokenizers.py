@@ -1,0 +1,220 @@
+"""SentencePiece tokenizers: training on a corpus, encoding that never parses specials, exact decoding.
+
+`decode(encode(x)) == x` for every string. A text is encoded as if a space stood before it, so that a word is
+the same piece at the start of a text as in the middle of a sentence; a word right after a newline, quote or
+bracket is a different piece. Control pieces (`<s>`, `<|end|>`, ...) are only ever reached by their id: text
+that spells one is ordinary text.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from msm_jax.errors import InputError
+
+MODEL_FILE = "tokenizer.model"
+CHAT_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+# SentencePiece writes a space as this character, so where it occurs in a text it is encoded by its bytes.
+_SPACE = "\u2581"
+# SentencePiece's trainer skips sentences with this character.
+_RESERVED = "\u2585"
+# The trainer's time grows with the square of the longest sentence.
+_MAX_SENTENCE = 4000
+
+
+class Tokenizer:
+    """A SentencePiece model with byte fallback.
+
+    Attributes:
+      vocab_size: number of ids.
+      pad_id, bos_id, eos_id: ids of the special tokens; `pad_id` is 0 where the model has none.
+      specials: control piece, as text -> its id.
+      sha256: over `files()`.
+    """
+
+    def __init__(self, model: bytes):
+        """Opens a serialised SentencePiece model.
+
+        Raises:
+          InputError: not a model, or one without begin, end or byte pieces.
+        """
+        self._model = model
+        try:
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise InputError(f"{MODEL_FILE}: not a SentencePiece model; train one or copy it again") from None
+        sp = self._sp
+        self.vocab_size: int = sp.vocab_size()
+        self.bos_id: int = sp.bos_id()
+        self.eos_id: int = sp.eos_id()
+        self.pad_id: int = max(sp.pad_id(), 0)
+        controls = (i for i in range(self.vocab_size) if sp.is_control(i))
+        self.specials: dict[str, int] = {sp.id_to_piece(i): i for i in controls}
+        self.sha256 = files_sha256(self.files())
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise InputError(f"{MODEL_FILE}: has no begin or end piece; train it with bos_id and eos_id")
+        if not sp.is_byte(sp.piece_to_id("<0x00>")):
+            raise InputError(f"{MODEL_FILE}: has no byte pieces; train it with byte_fallback")
+        self._byte_x = sp.piece_to_id("<0x78>")
+        self._space_ids = [sp.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
+        """Reads `tokenizer.model` from a directory; InputError where there is none."""
+        file = Path(directory) / MODEL_FILE
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; give the directory of a trained SentencePiece tokenizer")
+        return cls(file.read_bytes())
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> "Tokenizer":
+        """The tokenizer of `files()`; other names in `files` are ignored."""
+        if MODEL_FILE not in files:
+            names = ", ".join(sorted(files)) or "nothing"
+            raise InputError(f"{MODEL_FILE} is missing; the files hold {names}")
+        return cls(files[MODEL_FILE])
+
+    def files(self) -> dict[str, bytes]:
+        """File name -> bytes: all that `from_files` needs."""
+        return {MODEL_FILE: self._model}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without begin or end token; markers in it are encoded as ordinary text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as e:
+                half = ascii(text[e.start])
+                raise InputError(f"text holds half of a surrogate pair, {half}; remove it") from None
+        parts = iter(self._sp.encode([part for text in texts for part in text.split(_SPACE)], num_threads=-1))
+        out = []
+        for text in texts:
+            ids = next(parts)
+            for _ in range(text.count(_SPACE)):
+                ids = ids + self._space_ids + next(parts)
+            out.append(ids)
+        return out
+
+    def decode(self, ids: Iterable[int], *, specials: bool = False, continues: bool = False) -> str:
+        """The text of `ids`.
+
+        Args:
+          ids: token ids; what stands between two control ids is decoded on its own, as it was encoded.
+          specials: write control ids as their text instead of dropping them.
+          continues: the ids go on from text before them, so that a space at their start is kept.
+        """
+        out: list[str] = []
+        run: list[int] = []
+        for i in map(int, ids):
+            if self._sp.is_control(i):
+                out.append(self._decode_run(run, continues))
+                run, continues = [], False
+                out.append(self._sp.id_to_piece(i) if specials else "")
+                continue
+            run.append(i)
+            if run[-3:] == self._space_ids:
+                out.extend((self._decode_run(run[:-3], continues), _SPACE))
+                run, continues = [], False
+        out.append(self._decode_run(run, continues))
+        return "".join(out)
+
+    def _decode_run(self, ids: list[int], continues: bool) -> str:
+        # SentencePiece drops the space that the first piece starts with; a letter before it keeps that space.
+        return self._sp.decode([self._byte_x, *ids])[1:] if continues else self._sp.decode(ids)
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    out_dir: str | os.PathLike[str],
+    vocab_size: int,
+    *,
+    model_type: Literal["bpe", "unigram"] = "bpe",
+    character_coverage: float = 0.9999,
+) -> Tokenizer:
+    """Trains a tokenizer and writes it to `out_dir/tokenizer.model`.
+
+    The same texts in the same order give the same bytes. A corpus too small for `vocab_size` gives fewer ids.
+
+    Args:
+      texts: the corpus, read once.
+      out_dir: made if need be.
+      vocab_size: at most so many ids, of which 264 are specials and bytes.
+      model_type: "bpe" makes frequent words single pieces sooner than "unigram" does in a small vocabulary.
+      character_coverage: share of the corpus's characters that get a piece; the rest are written as bytes.
+
+    Raises:
+      InputError: no text, or a vocabulary too small for the characters of the corpus.
+    """
+    sentences = list(_sentences(texts))
+    if not sentences:
+        raise InputError("tokenizer: no text to train on; give files with documents or chats")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            character_coverage=character_coverage,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=True,
+            pad_id=0,
+            pad_piece="<pad>",
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            control_symbols=list(CHAT_MARKERS),
+            hard_vocab_limit=False,
+            max_sentence_length=8 * _MAX_SENTENCE,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as e:
+        reason = " ".join(str(e).rpartition("]")[2].split())
+        raise InputError(f"tokenizer.vocab_size is {vocab_size}: {reason}") from None
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / f".{MODEL_FILE}.{os.getpid()}"
+    temporary.write_bytes(model.getvalue())
+    temporary.replace(out / MODEL_FILE)
+    return Tokenizer(model.getvalue())
+
+
+def tokens_per_word(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
+    """Mean number of ids per word (split at white space) over `texts`; 0 where there is no word."""
+    texts = list(texts)
+    words = sum(len(text.split()) for text in texts)
+    return sum(map(len, tokenizer.encode_batch(texts))) / words if words else 0.0
+
+
+def files_sha256(files: Mapping[str, bytes]) -> str:
+    """sha256 over names and bytes, independent of the mapping's order."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(files[name]).digest())
+    return total.hexdigest()
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """The corpus without characters that SentencePiece reserves, long texts cut at spaces."""
+    for text in texts:
+        rest = text.replace(_SPACE, " ").replace(_RESERVED, " ")
+        while len(rest) > _MAX_SENTENCE:
+            cut = rest.rfind(" ", 1, _MAX_SENTENCE)
+            cut = _MAX_SENTENCE if cut < 0 else cut
+            yield rest[:cut]
+            rest = rest[cut:].removeprefix(" ")
+        if rest.strip():
+            yield rest
