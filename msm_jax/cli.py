@@ -40,7 +40,7 @@ def config_flag() -> flags.FlagHolder[Any]:
     )
 
 
-def workdir_flag() -> flags.FlagHolder[str]:
+def workdir_flag() -> flags.FlagHolder[str | None]:
     """Declares `--workdir=DIR`; use `require` on it where it must be given."""
     return flags.DEFINE_string("workdir", None, "The directory of this run; running again continues it.")
 
@@ -120,7 +120,7 @@ def set_up() -> None:
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     # A process killed while it wrote a cache entry leaves a broken one; JAX recompiles, and warns each time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "msm_jax" / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -129,7 +129,7 @@ def set_up() -> None:
 
 
 def prepare_backend(devices: int, threads: int) -> None:
-    """Fixes the CPU's device and thread counts; must precede the first use of a JAX device in the process.
+    """Calls `set_up`, then fixes the CPU's devices and threads; precedes the first use of a JAX device.
 
     Args:
         devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many
@@ -140,6 +140,7 @@ def prepare_backend(devices: int, threads: int) -> None:
     Raises:
         InputError: JAX has already started with fewer devices.
     """
+    set_up()
     if threads > 0:
         # XLA's CPU client sizes its pool by this variable when it is created, and by the number of cores
         # without it.

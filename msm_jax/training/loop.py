@@ -1,0 +1,230 @@
+"""The train loop: one for every phase, read from top to bottom.
+
+The host runs ahead of the devices: the metrics of a step are read while the next one runs. They are read at
+once only where the state is used for something else (held-out loss, a checkpoint), so that no state is saved
+that came from a loss or gradient that was not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from msm_jax.checkpoints import manifest, store
+from msm_jax.data import sources
+from msm_jax.data.loader import Batch, Loader
+from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.parallel import sharding
+from msm_jax.parallel.mesh import make_mesh
+from msm_jax.training import optimizer, origin, placement, run_files, step
+from msm_jax.training.config import PhaseConfig
+from msm_jax.training.recorder import Recorder, Report
+from msm_jax.training.run_files import PhaseResult
+from msm_jax.training.state import TrainState
+from msm_jax.training.stopping import StopRequest
+
+log = logging.getLogger(__name__)
+
+
+def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> PhaseResult:
+    """Runs a phase to its end in `workdir`, from the newest checkpoint there if there is one.
+
+    Writes config.json, manifest.json, metrics.jsonl, tensorboard/, checkpoints/ and, when the phase is done,
+    result.json; a phase that is done returns at once. The result does not depend on where it was
+    interrupted.
+
+    Args:
+        config: the phase. workdir: the directory of the run, on storage that all hosts share. report:
+        receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal.
+
+    Raises:
+        InputError: config, data, tokenizer or checkpoint are wrong or do not fit each other.
+        WorkError: loss or gradient not finite, a full disk, not enough device memory.
+        Preempted: SIGTERM or Ctrl-C; a checkpoint was saved.
+    """
+    workdir = Path(workdir)
+    began = time.monotonic()
+    mesh = make_mesh(config.mesh)
+
+    # Is there anything left to do?
+    if store.latest(workdir) is not None:
+        run_files.check_same_run(config, workdir)
+        done = run_files.read_result(workdir)
+        if done is not None:
+            return done
+
+    # What the phase starts from: its own newest checkpoint, another's state or parameters, or nothing.
+    start = origin.find(config, workdir)
+    log.info("%s: %s", config.name, origin.describe(start))
+
+    # Data: every batch is a function of its step.
+    loader = Loader(
+        config.data, start.tokenizer, start.template, config.batch_rows, config.seed, workdir / "cache"
+    )
+    if start.kind == "resume" and start.info["data_fingerprint"] != loader.fingerprint:
+        raise InputError(
+            f"data changed since the checkpoint {start.checkpoint}; put it back, or use another workdir"
+        )
+    host, num_hosts = placement.share_of_rows(mesh, config.batch_rows)
+    holdout = {
+        name: loader.holdout_batches(name, config.eval_batches)
+        for name, source in config.data.sources.items()
+        if config.eval_every and source.holdout > 0
+    }
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_out_of_memory(config))
+        stack.enter_context(jax.set_mesh(mesh))
+
+        # State, sharded over the mesh.
+        schedule = optimizer.schedule(config.optimizer, config.steps)
+        adamw = optimizer.make_optimizer(config.optimizer, config.steps)
+        state = origin.restore(start, adamw, mesh, config.seed)
+
+        # Compile. Held-out loss compiles when it is first asked for.
+        train_step: Any = step.make_train_step(start.model, adamw, schedule, mesh, config.micro_batches)
+        eval_step = step.make_eval_step(start.model, mesh)
+        compiled = train_step.lower(_abstract(state), _abstract_batch(config, mesh)).compile()
+        log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
+
+        # Records: config and manifest first, so that a run that is killed can be told from another.
+        if jax.process_index() == 0:
+            run_files.begin(config, workdir, _manifest(config, start, loader, mesh), start)
+        writer = store.Writer(workdir, config.keep_checkpoints)
+        stack.callback(writer.close)
+        recorder = stack.enter_context(Recorder(config, workdir, start, mesh, began, report))
+        batches = loader.iterate(start.start_step, host=host, num_hosts=num_hosts)
+        stop = stack.enter_context(StopRequest())
+
+        def check() -> None:
+            """Waits for the step under way; ends the run where its loss or gradient is not finite."""
+            bad = recorder.read_pending()
+            if bad is not None:
+                writer.wait()
+                raise _not_finite(*bad, loader, workdir)
+
+        def save(finished: int) -> None:
+            check()
+            if not bool(_all_finite(state.params)):
+                writer.wait()
+                raise _not_finite(finished, "a parameter", loader, workdir)
+            recorder.flush()
+            info = origin.checkpoint_info(start, config, finished, loader.fingerprint, recorder.totals())
+            tree = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+            writer.save(finished, tree, info, start.assets)
+            recorder.restart_clock()
+
+        # Loop.
+        for finished in range(start.start_step + 1, config.steps + 1):
+            asked = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            state, step_metrics = compiled(state, placement.place(batch, mesh))
+            check()
+            recorder.pend(finished, step_metrics, batch, waited)
+
+            last = finished == config.steps
+            if holdout and (last or finished % config.eval_every == 0):
+                check()
+                recorder.held_out(finished, _held_out_loss(eval_step, state, holdout, mesh))
+            if last or (config.checkpoint_every and finished % config.checkpoint_every == 0):
+                save(finished)
+            if stop.reached(finished) and not last:
+                save(finished)
+                writer.wait()
+                raise Preempted(
+                    f"{config.name} stopped after step {finished} of {config.steps}, saved as "
+                    f"{store.latest(workdir)}; run the same command again to continue"
+                )
+
+        # Finish: the phase is done when its last checkpoint is committed and its result is written.
+        writer.wait()
+        result = recorder.result(workdir)
+        if jax.process_index() == 0:
+            run_files.write_result(workdir, result)
+        return result
+
+
+def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> WorkError:
+    names = loader.documents_of(finished - 1)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    good = store.latest(workdir)
+    return WorkError(
+        f"{what} is not finite after step {finished}; {len(names)} documents in its batch: {shown}; "
+        f"last good checkpoint: {good or 'none'}"
+    )
+
+
+def _held_out_loss(
+    eval_step: Callable[..., tuple[jax.Array, jax.Array]],
+    state: TrainState,
+    holdout: Mapping[str, list[Batch]],
+    mesh: Mesh,
+) -> dict[str, float | None]:
+    """Mean loss per loss token of each source's held-out batches; None where it is not a finite number."""
+    losses: dict[str, float | None] = {}
+    for name, batches in holdout.items():
+        sums = [eval_step(state.params, placement.place_whole(batch, mesh)) for batch in batches]
+        total, count = np.sum(jax.device_get(sums), axis=0)
+        losses[name] = float(total / count) if count and math.isfinite(total) else None
+    return losses
+
+
+def _abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _abstract_batch(config: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    shape, where = (config.batch_rows, config.data.seq_len), sharding.batch_sharding(mesh)
+    dtypes = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+        for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
+    }
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+@contextlib.contextmanager
+def _out_of_memory(config: PhaseConfig) -> Iterator[None]:
+    """Turns XLA's report of exhausted device memory into one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise WorkError(
+            f"{config.name} does not fit in device memory; raise micro_batches or the mesh, lower batch_rows "
+            "or data.seq_len, or remat the layers"
+        ) from error
+
+
+def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: Mesh) -> manifest.Manifest:
+    files = {file for source in config.data.sources.values() for file in sources.resolve_paths(source.path)}
+    return manifest.Manifest(
+        phase=config.name,
+        parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
+        data=manifest.file_digests(sorted(files)),
+        data_fingerprint=loader.fingerprint,
+        tokenizer_sha256=start.tokenizer.sha256,
+        template_sha256=start.template.sha256,
+        versions=manifest.versions(),
+        mesh=dataclasses.asdict(config.mesh),
+        seed=config.seed,
+        device_kind=mesh.devices.flat[0].device_kind,
+        threads=config.threads,
+    )

@@ -1,0 +1,231 @@
+"""What a run records of each step: `metrics.jsonl`, TensorBoard, and a line of progress.
+
+Conventions. `tokens` are inputs that are not padding, `slots` includes padding, `loss_tokens` carry loss.
+Model FLOPs count matrix products of the forward pass three times (`transformer.forward_flops_per_token`),
+for tokens that are not padding, with attention over what each token may see in its own segment;
+recomputation is not counted. `mfu` divides them by the peak of the devices in bfloat16, whatever the compute
+dtype, and is null where the peak is not known (CPU). `seconds` of a step is the time from the end of the
+step before it, so that held-out loss and saving do not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from msm_jax.errors import WorkError
+
+log = logging.getLogger(__name__)
+
+# Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets; keys are prefixes of
+# `Device.device_kind`, the longest wins.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "Tesla T4": 65e12,
+    "Tesla V100": 125e12,
+}
+
+_FLUSH_SECONDS = 2.0
+_LINE_SECONDS = 10.0
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense bfloat16 FLOP/s of one device, or None where it is not known."""
+    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+class MetricsFile:
+    """Appends records to `metrics.jsonl`, some at a time; drops those beyond the restored step.
+
+    Raises:
+        WorkError: (every method) the file cannot be written.
+    """
+
+    def __init__(self, path: Path, restored_step: int) -> None:
+        self._path = path
+        self._lines: list[str] = []
+        self._flushed = time.monotonic()
+        with writing(path):
+            if path.exists():
+                os.truncate(path, _size_until(path, restored_step))
+            self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds one record; it reaches the file within seconds."""
+        self._lines.append(json.dumps(record))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending."""
+        self._flushed = time.monotonic()
+        text = "".join(f"{line}\n" for line in self._lines)
+        self._lines.clear()
+        with writing(self._path):
+            self._file.write(text)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        with contextlib.closing(self._file):
+            self.flush()
+
+
+def _size_until(path: Path, step: int) -> int:
+    """Bytes of the leading records whose step is at most `step`; a line cut short by a kill ends them too."""
+    size = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                keep = line.endswith(b"\n") and json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):
+                keep = False
+            if not keep:
+                break
+            size += len(line)
+    return size
+
+
+class TensorBoard:
+    """The same numbers for TensorBoard, under RUN/tensorboard.
+
+    Events are written by the caller's thread, one per record: `SummaryWriter` has a thread that dies of a
+    full disk and leaves the caller waiting for ever.
+
+    Raises:
+        WorkError: (every method) the file cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, restored_step: int) -> None:
+        self._directory = run_dir / "tensorboard"
+        with writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._events = EventsWriter(str(self._directory / "events"), f".{restored_step}")
+            if restored_step:
+                # Tells TensorBoard to drop what an earlier part of the run wrote beyond this step.
+                start = SessionLog(status=SessionLog.START)
+                self._events.write_event(
+                    Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
+                )
+        self._flushed = time.monotonic()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes the numbers of a record of `metrics.jsonl`."""
+        values = []
+        for name, value in record.items():
+            if isinstance(value, Mapping):
+                values += [(f"{name}/{key}", number) for key, number in value.items()]
+            elif name != "step":
+                values.append((f"train/{name}", value))
+        summary = Summary(
+            value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values if value is not None]
+        )
+        with writing(self._directory):
+            self._events.write_event(Event(wall_time=time.time(), step=record["step"], summary=summary))
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._flushed = time.monotonic()
+                self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        with writing(self._directory):
+            self._events.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into a WorkError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+class ProgressLine:
+    """Shows how far a phase is: to `report` if given, else a live line on a terminal, else log lines."""
+
+    def __init__(
+        self, name: str, start: int, steps: int, report: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        self._name, self._steps, self._report = name, steps, report
+        self._start, self._began, self._shown = start, time.monotonic(), 0.0
+        self._live: Progress | None = None
+        if report is None and sys.stderr.isatty():
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._live.add_task(name, total=steps, completed=start, rate="")
+            self._live.start()
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """Shows a record of `metrics.jsonl`."""
+        step, loss, rate = record["step"], record["loss"], record["tokens_per_second"]
+        elapsed = time.monotonic() - self._began
+        left = elapsed / max(1, step - self._start) * (self._steps - step)
+        if self._report is not None:
+            self._report(
+                {
+                    "step": step,
+                    "steps": self._steps,
+                    "loss": loss,
+                    "tokens_per_second": rate,
+                    "eta_seconds": left,
+                }
+            )
+        elif self._live is not None:
+            self._live.update(self._task, completed=step, rate=f"loss {loss:.3f}  {rate:,.0f} tokens/s")
+        elif elapsed - self._shown > _LINE_SECONDS or step == self._steps:
+            self._shown = elapsed
+            log.info(
+                "%s step %d of %d, loss %.3f, %s tokens/s, %.0f s left",
+                self._name,
+                step,
+                self._steps,
+                loss,
+                f"{rate:,.0f}",
+                left,
+            )
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def visible_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:
+    """Mean number of tokens that a token which is not padding attends to, itself included."""
+    real = segment_ids_BT != 0
+    return float((positions_BT[real] + 1).mean()) if real.any() else 0.0

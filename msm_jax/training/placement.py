@@ -1,0 +1,51 @@
+"""Batches from the host onto the mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from msm_jax.data.loader import Batch
+from msm_jax.parallel import sharding
+
+
+def _arrays(batch: Batch) -> dict[str, np.ndarray]:
+    return {name: array for name, array in batch._asdict().items() if name != "source_ids"}
+
+
+def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """A host's rows of a batch as its part of global arrays."""
+    where = sharding.batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(_arrays(batch), where)
+    return {
+        name: jax.make_array_from_process_local_data(where, array) for name, array in _arrays(batch).items()
+    }
+
+
+def place_whole(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch of which every host has all rows as global arrays."""
+    where = sharding.batch_sharding(mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+    return {name: place(array) for name, array in _arrays(batch).items()}
+
+
+def share_of_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
+    """(i, n): this host reads the i-th of n equal parts of a batch.
+
+    Hosts that differ along the tensor axis alone read the same part.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    device: Any
+    for device, (index,) in sharding.batch_sharding(mesh).devices_indices_map((rows,)).items():
+        first, end, _ = index.indices(rows)
+        low, high = spans.get(device.process_index, (first, end))
+        spans[device.process_index] = (min(low, first), max(high, end))
+    parts = sorted(set(spans.values()))
+    return parts.index(spans[jax.process_index()]), len(parts)

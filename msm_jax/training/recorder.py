@@ -1,0 +1,148 @@
+"""From the metrics of a step on the devices to the records of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from msm_jax.data.loader import Batch
+from msm_jax.models import transformer
+from msm_jax.training import metrics, origin, step
+from msm_jax.training.config import PhaseConfig
+from msm_jax.training.run_files import PhaseResult
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Recorder:
+    """Reads the metrics of each step once it is known to be over, checks them, and writes them down.
+
+    Only the first host writes; every host checks.
+    """
+
+    def __init__(
+        self,
+        config: PhaseConfig,
+        workdir: Path,
+        start: origin.Origin,
+        mesh: Mesh,
+        began: float,
+        report: Report | None,
+    ) -> None:
+        self._config, self._start = config, start
+        self._devices, self._began = mesh.size, began
+        peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
+        self._peak = peak and peak * mesh.size
+        before = start.info.get("totals", {}) if start.kind == "resume" else {}
+        self._totals = {"tokens": 0, "loss_tokens": 0, "flops": 0.0, "wall_seconds": 0.0, "step_seconds": 0.0}
+        self._totals |= before
+        self._wall_before = self._totals["wall_seconds"]
+        self._pending: tuple[int, step.Metrics, float, float] | None = None
+        self._open = contextlib.ExitStack()
+        self._file: metrics.MetricsFile | None = None
+        self._board: metrics.TensorBoard | None = None
+        self._line: metrics.ProgressLine | None = None
+        if jax.process_index() == 0:
+            self._file = metrics.MetricsFile(workdir / "metrics.jsonl", start.start_step)
+            self._open.callback(self._file.close)
+            self._board = metrics.TensorBoard(workdir, start.start_step)
+            self._open.callback(self._board.close)
+            self._line = metrics.ProgressLine(config.name, start.start_step, config.steps, report)
+            self._open.callback(self._line.close)
+        self.restart_clock()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def restart_clock(self) -> None:
+        """What lies between here and the last step is no part of the next step's time."""
+        self._clock = time.monotonic()
+
+    def pend(self, finished: int, step_metrics: step.Metrics, batch: Batch, waited: float) -> None:
+        """Keeps the metrics of a step that has been dispatched, to be read later."""
+        context = metrics.visible_context(batch.positions, batch.segment_ids)
+        self._pending = (finished, step_metrics, context, waited)
+
+    def read_pending(self) -> tuple[int, str] | None:
+        """Waits for the step that was kept last and records it.
+
+        Returns:
+            None, or (step, what) where its loss or gradient is not finite; such a step is not recorded.
+        """
+        if self._pending is None:
+            return None
+        finished, on_device, context, waited = self._pending
+        self._pending = None
+        values = {name: value.item() for name, value in jax.device_get(on_device).items()}
+        seconds = time.monotonic() - self._clock
+        self.restart_clock()
+        for name, what in (("loss", "the loss"), ("grad_norm", "the gradient norm")):
+            if not math.isfinite(values[name]):
+                return finished, what
+        per_token = 3 * transformer.forward_flops_per_token(self._start.model, context)
+        flops = per_token * values["tokens"]
+        self._totals["tokens"] += values["tokens"]
+        self._totals["loss_tokens"] += values["loss_tokens"]
+        self._totals["flops"] += flops
+        self._totals["step_seconds"] += seconds
+        if self._file is None or self._board is None or self._line is None:
+            return None
+        record = {
+            "step": finished,
+            "loss": values["loss"],
+            "tokens": values["tokens"],
+            "slots": self._config.batch_rows * self._config.data.seq_len,
+            "loss_tokens": values["loss_tokens"],
+            "grad_norm": values["grad_norm"],
+            "learning_rate": values["learning_rate"],
+            "tokens_per_second": values["tokens"] / seconds,
+            "flops_per_second": flops / seconds,
+            "mfu": flops / seconds / self._peak if self._peak else None,
+            "data_wait": min(1.0, waited / seconds),
+            "seconds": seconds,
+        }
+        self._file.write(record)
+        if finished % self._config.log_every == 0 or finished == self._config.steps:
+            self._board.write(record)
+            self._line.show(record)
+        return None
+
+    def held_out(self, finished: int, losses: Mapping[str, float | None]) -> None:
+        """Records held-out loss per source."""
+        if self._file is not None and self._board is not None:
+            record = {"step": finished, "holdout_loss": losses}
+            self._file.write(record)
+            self._board.write(record)
+        self.restart_clock()
+
+    def totals(self) -> dict[str, float]:
+        """Sums over the whole phase, earlier parts of it included."""
+        self._totals["wall_seconds"] = self._wall_before + time.monotonic() - self._began
+        return dict(self._totals)
+
+    def result(self, workdir: Path) -> PhaseResult:
+        """What the phase came to."""
+        totals = self.totals()
+        return PhaseResult(
+            checkpoint=workdir / "checkpoints" / str(self._config.steps),
+            steps=self._config.steps - self._start.first_step,
+            tokens=int(totals["tokens"]),
+            flops=totals["flops"],
+            wall_seconds=totals["wall_seconds"],
+            device_seconds=totals["step_seconds"] * self._devices,
+        )
+
+    def flush(self) -> None:
+        """Puts all records so far into the file."""
+        if self._file is not None:
+            self._file.flush()

@@ -1,0 +1,105 @@
+"""The small files of a run: config.json and manifest.json at its start, result.json at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msm_jax.checkpoints import manifest
+from msm_jax.errors import InputError
+from msm_jax.training.config import PhaseConfig
+from msm_jax.training.origin import Origin
+
+_RESULT = "result.json"
+
+# What may change while a run goes on: how it is spread and how often it reports. Data, tokenizer and
+# template are checked by content, not by path.
+_MAY_CHANGE = (
+    "mesh",
+    "micro_batches",
+    "threads",
+    "log_every",
+    "eval_every",
+    "eval_batches",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data.cache_dir",
+    "tokenizer",
+    "chat_template",
+)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What a phase came to, over all its parts where it was interrupted.
+
+    `steps` are the optimizer steps of this phase, `tokens` those read without padding, `flops` model FLOPs.
+    `wall_seconds` includes set-up and compilation; `device_seconds` is the time in steps times the number of
+    devices.
+    """
+
+    checkpoint: Path
+    steps: int
+    tokens: int
+    flops: float
+    wall_seconds: float
+    device_seconds: float
+
+
+def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: Origin) -> None:
+    """Writes config.json and manifest.json; where the run goes on, records in the manifest what is new."""
+    manifest.write_json(workdir / "config.json", dataclasses.asdict(config))
+    if start.kind == "resume":
+        manifest.record_continuation(workdir, start.start_step, record)
+    else:
+        (workdir / _RESULT).unlink(missing_ok=True)
+        manifest.write(workdir, record)
+
+
+def check_same_run(config: PhaseConfig, workdir: Path) -> None:
+    """Refuses to go on with a run under another config.
+
+    Raises:
+        InputError: a field that decides the result differs from config.json.
+    """
+    then = dict(_flat(manifest.read_json(workdir / "config.json")))
+    now = dict(_flat(dataclasses.asdict(config)))
+    for name in sorted(then.keys() & now.keys()):
+        free = any(name == field or name.startswith(f"{field}.") for field in _MAY_CHANGE)
+        is_path = name.startswith("data.sources.") and name.endswith(".path")
+        if then[name] != now[name] and not free and not is_path:
+            raise InputError(
+                f"config.{name} is {now[name]!r}, but {then[name]!r} in the run in {workdir}; "
+                "use another workdir"
+            )
+
+
+def write_result(workdir: Path, result: PhaseResult) -> None:
+    """Writes result.json, which makes the run done."""
+    # The checkpoint is named by its step, so that the run can be moved.
+    fields = dataclasses.asdict(result) | {"checkpoint": result.checkpoint.name}
+    manifest.write_json(workdir / _RESULT, fields)
+
+
+def read_result(workdir: Path) -> PhaseResult | None:
+    """The result of a run that is done, or None."""
+    path = workdir / _RESULT
+    if not path.exists():
+        return None
+    fields = manifest.read_json(path)
+    return PhaseResult(**{**fields, "checkpoint": workdir / "checkpoints" / fields["checkpoint"]})
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and leaves of nested mappings; tuples as JSON has them."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (tuple, list)):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{name}[{i}]")
+    else:
+        yield name, value
