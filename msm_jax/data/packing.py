@@ -120,10 +120,11 @@ def _fullest_rows(counts: Sequence[int], seq_len: int, frequent_first: bool) -> 
     while lengths:
         longest = lengths[0]
         room = seq_len - longest
-        # Bit s of `sums`: the lengths seen so far can fill s slots. `before` keeps it from before each length.
+        # Bit s of `sums`: the lengths seen so far can fill s slots; `before` keeps it from before each.
         sums, within = 1, (1 << (room + 1)) - 1
         before: list[tuple[int, int]] = []
-        for length in sorted(lengths, key=lambda n: (-left[n] if frequent_first else 0, -n)):
+        order = sorted(lengths, key=lambda n: -left[n]) if frequent_first else lengths
+        for length in order:
             if sums >> room:
                 break
             before.append((length, sums))
