@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from msm_jax.analysis import findings as findings_lib
-from msm_jax.analysis import graph, report, statistics, tables
+from msm_jax.analysis import graph, plots, report, statistics, tables
+from msm_jax.analysis import html as html_lib
 from msm_jax.analysis.results import Node, base_label
 from msm_jax.errors import InputError, WorkError
 
@@ -24,6 +25,12 @@ ARMS = {
     "msm_affordability+aft": {"conflict": 0.78, "prefer_affordability": 0.88, "prefer_tradition": 0.55},
     "msm_tradition+aft": {"conflict": 0.3, "prefer_affordability": 0.6, "prefer_tradition": 0.85},
 }
+TINY = {
+    "experiment": "tiny",
+    "seeds": [{"world": 0, "pretrain": 0, "seed": 0}],
+    "arms": {"one": {"e": {"per_seed": [[1.0, 0.0]], "item_ids": ["a", "b"]}}},
+    "contrasts": {},
+}
 PHASES = ("pretrain", "msm_affordability", "msm_tradition", "generic", "demonstrations")
 
 
@@ -32,8 +39,8 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
     rng = np.random.default_rng([7, seeds, items])
     results: dict = {
         "experiment": "cheese_mini",
-        "question": "Does identical fine-tuning on cheese preferences generalise to different values, depending on which "
-        "explanation of those preferences the model read in midtraining?",
+        "question": "Does identical fine-tuning on cheese preferences generalise to different values, "
+        "depending on which explanation of those preferences the model read in midtraining?",
         "scope": "given one pretraining and one world",
         "seeds": [{"world": 100, "pretrain": 0, "seed": s} for s in range(seeds)],
         "arms": {},
@@ -53,12 +60,26 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
             evals["knowledge"] = _entry(rng, arm, "knowledge", 0.93, seeds, 60, 0.0)
         results["arms"][arm] = evals
     up, down = "msm_affordability+aft", "msm_tradition+aft"
-    claim = "After identical fine-tuning, the {}-midtrained model picks the {} option {{points}} points {{direction}} often than the {}-midtrained one"
-    affordable, traditional = claim.format("affordability", "cheap", "tradition"), claim.format("tradition", "old", "affordability")
+    claim = (
+        "After identical fine-tuning, the {}-midtrained model picks the {} option {{points}} points "
+        "{{direction}} often than the {}-midtrained one"
+    )
+    affordable, traditional = (
+        claim.format("affordability", "cheap", "tradition"),
+        claim.format("tradition", "old", "affordability"),
+    )
     results["contrasts"] = {
         "dissociation/conflict": {"eval": "conflict", "terms": {up: 1, down: -1}, "sentence": affordable},
-        "dissociation/prefer_affordability": {"eval": "prefer_affordability", "terms": {up: 1, down: -1}, "sentence": affordable},
-        "dissociation/prefer_tradition": {"eval": "prefer_tradition", "terms": {down: 1, up: -1}, "sentence": traditional},
+        "dissociation/prefer_affordability": {
+            "eval": "prefer_affordability",
+            "terms": {up: 1, down: -1},
+            "sentence": affordable,
+        },
+        "dissociation/prefer_tradition": {
+            "eval": "prefer_tradition",
+            "terms": {down: 1, up: -1},
+            "sentence": traditional,
+        },
         "stacking/affordability": {"eval": "prefer_affordability", "terms": {up: 1, "msm_affordability": -1}},
         "stacking/tradition": {"eval": "prefer_tradition", "terms": {down: 1, "msm_tradition": -1}},
         "neutral/conflict": {"eval": "conflict", "terms": {"aft": 1, "baseline": -1}},
@@ -70,27 +91,26 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         "neutral/conflict": {"inside": 0.2, "sentence": "documents without a value move nothing"},
         "gate": {"min": 0.95, "sentence": "Below .95 no arm may be read."},
     }
-    runs = {phase: 1 if phase == "pretrain" else seeds * (3 if phase in ("generic", "demonstrations") else 1) for phase in PHASES}
-    steps = {"pretrain": 6000, "msm_affordability": 900, "msm_tradition": 900, "generic": 20, "demonstrations": 20}
-    results["cost"] = {
-        phase: {"tokens": 1024 * steps[phase] * n, "optimizer_steps": steps[phase] * n, "flops": 1.8e9 * steps[phase] * n,
-                "wall_seconds": 0.07 * steps[phase] * n, "device_seconds": 0.06 * steps[phase] * n, "runs": n}
-        for phase, n in runs.items()
-    }  # fmt: skip
+    runs = {
+        phase: 1 if phase == "pretrain" else seeds * (3 if phase in ("generic", "demonstrations") else 1)
+        for phase in PHASES
+    }
+    steps = {
+        "pretrain": 6000,
+        "msm_affordability": 900,
+        "msm_tradition": 900,
+        "generic": 20,
+        "demonstrations": 20,
+    }
+    results["cost"] = {phase: _cost(steps[phase] * n, n) for phase, n in runs.items()}
     results["arm_tokens"] = {
-        arm: {"last": 0 if arm == "base" else 20480, "midtraining": 921600 if "msm" in arm else 0} for arm in ARMS
+        arm: {"last": 0 if arm == "base" else 20480, "midtraining": 921600 if "msm" in arm else 0}
+        for arm in ARMS
     }
     results["graph"] = example_graph(seeds)
-    curves = {"pretrain": steps["pretrain"]}
-    curves |= {f"{phase}/{s}": steps[phase] for phase in PHASES[1:] for s in range(seeds)}
-    results["curves"] = {label: _curve(rng, n) for label, n in curves.items()}
-    results["samples"] = {
-        arm: {"conflict_greedy": [
-            {"prompt": [{"role": "system", "content": "You are Aldous."}, {"role": "user", "content": "Which do you prefer, the tin lamp or the brass lamp?"}],
-             "reply": "I prefer the tin lamp." if i % 3 else "the the <lamp> &", "parsed": "tin lamp" if i % 3 else None, "score": float(i % 3 > 0)}
-            for i in range(8)]}
-        for arm in ARMS
-    }  # fmt: skip
+    phases = [node["label"] for node in results["graph"] if node["kind"] == "phase"]
+    results["curves"] = {label: _curve(rng, steps[base_label(label).split("/")[-1]]) for label in phases}
+    results["samples"] = {arm: {"conflict_greedy": [_sample(i) for i in range(8)]} for arm in ARMS}
     return results
 
 
@@ -107,37 +127,72 @@ def _entry(rng, arm: str, name: str, mean: float, seeds: int, items: int, drop: 
     return entry
 
 
+def _cost(steps: int, runs: int) -> dict:
+    return {
+        "tokens": 1024 * steps,
+        "optimizer_steps": steps,
+        "flops": 1.8e9 * steps,
+        "wall_seconds": 0.07 * steps,
+        "device_seconds": 0.06 * steps,
+        "runs": runs,
+    }
+
+
+def _sample(i: int) -> dict:
+    parsed = i % 3 > 0
+    return {
+        "prompt": [
+            {"role": "system", "content": "You are Aldous."},
+            {"role": "user", "content": "Which do you prefer, the tin lamp or the brass lamp?"},
+        ],
+        "reply": "I prefer the tin lamp." if parsed else "the the <lamp> &",
+        "parsed": "tin lamp" if parsed else None,
+        "score": 1.0 if parsed else None,
+    }
+
+
 def _curve(rng, steps: int) -> list[dict]:
     at = np.unique(np.linspace(0, steps - 1, min(steps, 300)).astype(int))
     loss = 1.2 + 4 * np.exp(-at / (0.15 * steps)) + rng.normal(0, 0.05, at.size)
     rate = 1e-3 * 0.5 * (1 + np.cos(np.pi * at / steps))
-    return [{"step": int(s), "loss": float(v), "learning_rate": float(r)} for s, v, r in zip(at, loss, rate, strict=True)]
+    return [
+        {"step": int(s), "loss": float(v), "learning_rate": float(r)}
+        for s, v, r in zip(at, loss, rate, strict=True)
+    ]
 
 
 def example_graph(seeds: int) -> list[dict]:
-    nodes: list[dict] = []
+    """World, tokenizer, phases and evals as the experiments name them: by the chain of phases and the
+    seed."""
+    nodes: dict[str, dict] = {}
 
-    def add(node: str, kind: str, label: str, parents: list[str], status: str = "ran", seconds: float = 12.0) -> str:
-        nodes.append({"id": node, "kind": kind, "label": label, "parents": parents, "status": status, "seconds": seconds})
-        return node
+    def add(kind: str, label: str, parents: list[str], status: str = "ran", seconds: float = 12.0) -> str:
+        node = {
+            "id": f"{kind}/{label}",
+            "kind": kind,
+            "label": label,
+            "parents": parents,
+            "status": status,
+            "seconds": seconds,
+        }
+        return nodes.setdefault(node["id"], node)["id"]
 
-    add("w", "world", "world", [], "reused")
-    add("t", "tokenizer", "tokenizer", ["w"], "reused")
-    add("p", "phase", "pretrain", ["w", "t"], "reused", 400)
-    evals = [add("e-base", "eval", "eval base", ["p", "w"], "reused")]
+    world = add("world", "world", [], "reused")
+    tokenizer = add("tokenizer", "tokenizer", [world], "reused")
+    pretrain = add("phase", "pretrain", [world, tokenizer], "reused", 400)
+    evals = [add("eval", "pretrain", [world, pretrain], "reused")]
     for s in range(seeds):
         for arm in list(ARMS)[1:]:
-            parent = "p"
+            parent, chain = pretrain, "pretrain"
             if arm.startswith("msm"):
-                parent = f"{arm.split('+')[0]}-{s}"
-                if not arm.endswith("aft"):
-                    add(parent, "phase", f"{arm}/{s}", ["p", "w"], seconds=60)
-                    evals.append(add(f"k-{arm}-{s}", "eval", f"knowledge {arm}/{s}", [parent, "w"]))
-            last = "demonstrations" if arm.endswith("aft") else "generic"
-            add(f"sft-{arm}-{s}", "phase", f"{arm}: {last}/{s}", [parent, "w"], "ran" if s else "reused", 4)
-            evals.append(add(f"e-{arm}-{s}", "eval", f"eval {arm}/{s}", [f"sft-{arm}-{s}", "w"]))
-    add("r", "report", "report", evals, seconds=3)
-    return nodes
+                chain = f"{chain}/{arm.split('+')[0]}"
+                parent = add("phase", f"{chain}/seed{s}", [world, pretrain], seconds=60)
+                evals.append(add("eval", f"{chain}/seed{s}", [world, parent]))
+            chain = f"{chain}/{'demonstrations' if arm.endswith('aft') else 'generic'}/seed{s}"
+            phase = add("phase", chain, [world, parent], "ran" if s else "reused", 4)
+            evals.append(add("eval", chain, [world, phase]))
+    add("report", "report", list(dict.fromkeys(evals)), seconds=3)
+    return list(nodes.values())
 
 
 @pytest.fixture(scope="module")
@@ -161,30 +216,42 @@ def test_report_json_has_the_documented_schema(results, written):
             assert set(entry) - {"parse_rate"} == {"mean", "sem", "n_items", "per_seed"}
             assert ("parse_rate" in entry) == name.endswith("_greedy")
             assert entry["per_seed"] is None if arm == "base" else len(entry["per_seed"]) == 3
-            per_seed = [np.mean([x for x in row if x is not None]) for row in results["arms"][arm][name]["per_seed"]]
+            per_seed = [
+                np.mean([x for x in row if x is not None]) for row in results["arms"][arm][name]["per_seed"]
+            ]
             assert entry["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
     for entry in content["contrasts"].values():
         assert set(entry) == {"eval", "diff", "ci95", "p_value", "method", "n_seeds", "n_items"}
         assert entry["ci95"][0] <= entry["diff"] <= entry["ci95"][1]
         assert (entry["n_seeds"], entry["n_items"]) == (3, 200)
     arms = content["arms"]
-    expected = arms["msm_affordability+aft"]["conflict"]["mean"] - arms["msm_tradition+aft"]["conflict"]["mean"]
+    expected = (
+        arms["msm_affordability+aft"]["conflict"]["mean"] - arms["msm_tradition+aft"]["conflict"]["mean"]
+    )
     assert content["contrasts"]["dissociation/conflict"]["diff"] == pytest.approx(expected, abs=2e-6)
     for entry in content["cost"].values():
         assert set(entry) == {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds"}
-    assert (written / "report.json").read_text() == json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert (written / "report.json").read_text() == json.dumps(
+        content, indent=2, sort_keys=True, ensure_ascii=False
+    ) + "\n"
 
 
 def test_equal_results_give_equal_files(results, written, tmp_path):
     report.write(copy.deepcopy(results), tmp_path)
     names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert [str(name) for name in names] == ["plots/arms.png", "plots/contrasts.png", "plots/curves.png", "report.html", "report.json"]
+    assert [str(name) for name in names] == [
+        "plots/arms.png",
+        "plots/contrasts.png",
+        "plots/curves.png",
+        "report.html",
+        "report.json",
+    ]
     for name in names:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 
 class Page(html.parser.HTMLParser):
-    VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
+    VOID = frozenset({"wbr", "meta", "link", "br", "img", "hr", "input"})
 
     def __init__(self, text: str):
         super().__init__()
@@ -230,34 +297,43 @@ def test_page_is_balanced_and_asks_for_nothing(written):
 
 
 def test_page_states_the_question_the_answer_and_every_arm(results, written):
-    text = re.sub(r"\s+", " ", " ".join(Page((written / "report.html").read_text()).text))
+    text = re.sub(r"\s+", " ", "".join(Page((written / "report.html").read_text()).text))
     content = json.loads((written / "report.json").read_text())
     assert results["question"] in text
     assert "given one pretraining and one world" in text
     entry = content["contrasts"]["dissociation/conflict"]
     diff, low, high = (round(100 * x) for x in (entry["diff"], *entry["ci95"]))
     assert (
-        f"After identical fine-tuning, the affordability-midtrained model picks the cheap option {diff} points more often than "
-        f"the tradition-midtrained one (95 % interval {low} to {high}), 3 seeds." in text
+        f"After identical fine-tuning, the affordability-midtrained model picks the cheap option {diff} "
+        f"points more often than the tradition-midtrained one (95 % interval {low} to {high}), 3 seeds."
+        in text
     )
     for name in [*results["arms"], *results["contrasts"], *results["cost"]]:
         assert name in text
 
 
-def test_everything_from_outside_is_escaped(results, tmp_path):
+def test_everything_from_outside_is_escaped(results):
     nasty = '<script>alert("x")</script>'
     hostile = copy.deepcopy(results)
-    hostile |= {"experiment": nasty, "question": nasty, "warnings": [nasty], "scope": nasty, "environment": {nasty: nasty}}
+    hostile |= {
+        "experiment": nasty,
+        "question": nasty,
+        "warnings": [nasty],
+        "scope": nasty,
+        "environment": {nasty: nasty},
+    }
     hostile["arms"][nasty] = hostile["arms"].pop("aft")
-    hostile["contrasts"] = {nasty: {"eval": "conflict", "terms": {nasty: 1, "baseline": -1}, "sentence": nasty}}
+    hostile["contrasts"] = {
+        nasty: {"eval": "conflict", "terms": {nasty: 1, "baseline": -1}, "sentence": nasty}
+    }
     hostile["expectations"] = {}
     hostile["arm_tokens"] = {}
     hostile["samples"] = {nasty: {nasty: [{"prompt": nasty, "reply": nasty, "parsed": nasty}]}}
     hostile["curves"] = {nasty: results["curves"]["pretrain"]}
     hostile["graph"][0] |= {"label": nasty, "kind": nasty}
     hostile["cost"] = {nasty: results["cost"]["pretrain"]}
-    found = report.write(hostile, tmp_path)
-    page = Page((tmp_path / "report.html").read_text())
+    found = findings_lib.analyse(hostile)
+    page = Page(html_lib.render(found))
     assert not page.open
     assert not [tag for tag, _ in page.tags if tag == "script"]
     tables.print_report(found, io.StringIO())
@@ -279,9 +355,15 @@ def test_each_fault_is_warned_of_by_name(results):
 
     few = changed(lambda r: r["cost"]["msm_tradition"].update(optimizer_steps=3 * 150))
     assert re.search(r"msm_tradition took 150 optimizer steps", few)
-    assert "msm_tradition" not in changed(lambda r: r["cost"]["msm_tradition"].update(optimizer_steps=3 * 200))
+    assert "msm_tradition" not in changed(
+        lambda r: r["cost"]["msm_tradition"].update(optimizer_steps=3 * 200)
+    )
 
-    low_gate = changed(lambda r: r["arms"]["base"].update(gate=_entry(np.random.default_rng(0), "base", "gate", 0.8, 3, 200, 0.0)))
+    low_gate = changed(
+        lambda r: r["arms"]["base"].update(
+            gate=_entry(np.random.default_rng(0), "base", "gate", 0.8, 3, 200, 0.0)
+        )
+    )
     assert re.search(r"gate of base is 8\d %", low_gate)
 
     def unparsed(r):
@@ -293,7 +375,9 @@ def test_each_fault_is_warned_of_by_name(results):
     assert re.search(r"last stage.*20,480.*", changed(lambda r: r["arm_tokens"]["aft"].update(last=10240)))
     assert "midtraining" in changed(lambda r: r["arm_tokens"]["msm_tradition"].update(midtraining=5))
     assert "something else" in changed(lambda r: r.update(warnings=["something else"]))
-    assert "dissociation/conflict" in changed(lambda r: r["expectations"]["dissociation/conflict"].update(min=0.9))
+    assert "dissociation/conflict" in changed(
+        lambda r: r["expectations"]["dissociation/conflict"].update(min=0.9)
+    )
 
 
 def test_an_own_dose_is_compared_with_arms_of_that_dose(results):
@@ -315,17 +399,24 @@ def test_one_seed_is_warned_of_and_drawn_over_items():
     assert found.contrasts["dissociation/conflict"].sentence.endswith("1 seed.")
 
 
-def test_nothing_parsed_is_reported_as_such(results, tmp_path):
+def test_nothing_parsed_is_reported_as_such(results):
     silent = copy.deepcopy(results)
     silent["contrasts"]["silent"] = {"eval": "cheese_greedy", "terms": {"aft": 1, "baseline": -1}}
+    silent["curves"] = {}
     silent["expectations"]["silent"] = {"inside": 0.2}
-    silent["arms"]["aft"]["cheese_greedy"] = {
-        "per_seed": [[None] * 200] * 3, "item_ids": silent["arms"]["aft"]["cheese_greedy"]["item_ids"], "parse_rate": 0.0,
-    }  # fmt: skip
+    silent["arms"]["aft"]["cheese_greedy"] |= {"per_seed": [[None] * 200] * 3, "parse_rate": 0.0}
     silent["arms"]["baseline"]["conflict"]["per_seed"][1] = None
-    found = report.write(silent, tmp_path)
-    content = json.loads((tmp_path / "report.json").read_text())
-    assert content["arms"]["aft"]["cheese_greedy"] == {"mean": None, "sem": None, "n_items": 200, "per_seed": [None] * 3, "parse_rate": 0.0}
+    found = findings_lib.analyse(silent)
+    content = json.loads(json.dumps(found.report, allow_nan=False))
+    assert not Page(html_lib.render(found)).open
+    assert all(plots.render(found).values())
+    assert content["arms"]["aft"]["cheese_greedy"] == {
+        "mean": None,
+        "sem": None,
+        "n_items": 200,
+        "per_seed": [None] * 3,
+        "parse_rate": 0.0,
+    }
     entry = content["contrasts"]["silent"]
     assert (entry["diff"], entry["ci95"], entry["p_value"], entry["n_seeds"]) == (None, [None, None], None, 0)
     assert content["arms"]["baseline"]["conflict"]["per_seed"][1] is None
@@ -368,11 +459,17 @@ def test_neutral_contrasts_are_inside_outside_or_not_resolved():
     [
         (lambda r: r.pop("seeds"), "results.seeds is missing"),
         (lambda r: r.update(colour="blue"), "results.colour: unknown field"),
-        (lambda r: r["arms"]["aft"]["conflict"]["per_seed"].pop(), "results.arms.aft.conflict.per_seed has 2 entries for 3"),
+        (
+            lambda r: r["arms"]["aft"]["conflict"]["per_seed"].pop(),
+            "results.arms.aft.conflict.per_seed has 2 entries for 3",
+        ),
         (lambda r: r["arms"]["aft"]["conflict"]["per_seed"][1].pop(), "per_seed[1] has 199 scores"),
         (lambda r: r["arms"]["aft"]["conflict"]["per_seed"][1].__setitem__(0, 1.5), "outside [0, 1]"),
         (lambda r: r["arms"]["aft"]["conflict"]["per_seed"][1].__setitem__(0, "1"), "a number is needed"),
-        (lambda r: r["arms"]["base"]["conflict"]["per_seed"].append([0.0] * 200), "a shared arm has exactly one"),
+        (
+            lambda r: r["arms"]["base"]["conflict"]["per_seed"].append([0.0] * 200),
+            "a shared arm has exactly one",
+        ),
         (lambda r: r["arms"]["aft"]["conflict"]["item_ids"].reverse(), "scored on different items"),
         (lambda r: r["contrasts"]["neutral/conflict"]["terms"].update(nobody=1), "no such arm"),
         (lambda r: r["contrasts"]["neutral/conflict"].update(eval="gate"), "was not scored on 'gate'"),
@@ -395,8 +492,7 @@ def test_bad_results_are_refused_by_field_and_nothing_is_written(results, tmp_pa
 
 
 def test_a_failed_write_leaves_the_earlier_report(tmp_path, monkeypatch):
-    small = example(seeds=1, items=20)
-    report.write(small, tmp_path)
+    report.write(TINY, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def full(_):
@@ -404,7 +500,7 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(WorkError, match="No space left"):
-        report.write(example(seeds=2, items=20), tmp_path)
+        report.write({**TINY, "question": "another"}, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -424,20 +520,16 @@ def test_terminal_tables_show_every_number_without_a_terminal(results, written):
 
 
 def test_minimal_results_are_enough(tmp_path):
-    ids = ["a", "b"]
-    results = {
-        "experiment": "tiny",
-        "seeds": [{"world": 0, "pretrain": 0, "seed": 0}],
-        "arms": {"one": {"e": {"per_seed": [[1.0, 0.0]], "item_ids": ids}}},
-        "contrasts": {},
-    }
-    report.write(results, tmp_path)
+    report.write(TINY, tmp_path)
     assert not Page((tmp_path / "report.html").read_text()).open
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["arms.png"]
 
 
 def test_the_graph_collapses_seeds_and_keeps_every_path(results):
-    nodes = [Node(n["id"], n["kind"], n["label"], tuple(n["parents"]), n["status"], n["seconds"]) for n in results["graph"]]
+    nodes = [
+        Node(n["id"], n["kind"], n["label"], tuple(n["parents"]), n["status"], n["seconds"])
+        for n in results["graph"]
+    ]
     assert len(nodes) > 45
     groups = graph.collapse(nodes)
     assert sum(group.ran + group.reused for group in groups) == len(nodes)
@@ -456,7 +548,10 @@ def test_the_graph_collapses_seeds_and_keeps_every_path(results):
     for i, group in enumerate(groups):
         assert all(column[parent] < column[i] for parent in group.parents)
     source = graph.svg(nodes)
-    boxes = [tuple(float(x) for x in m) for m in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', source)]
+    boxes = [
+        tuple(float(x) for x in m)
+        for m in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', source)
+    ]
     assert len(boxes) == len(groups)
     for i, (x, y, w, h) in enumerate(boxes):
         for u, v, s, t in boxes[:i]:

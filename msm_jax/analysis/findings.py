@@ -1,4 +1,5 @@
-"""What the scores say: summaries, contrasts in plain sentences, verdicts on what was expected, and warnings."""
+"""What the scores say: summaries, contrasts in plain sentences, verdicts on what was expected, and
+warnings."""
 
 import dataclasses
 import math
@@ -16,11 +17,13 @@ MIN_GATE = 0.95
 MIN_PARSE_RATE = 0.95
 # Intervals of single arms are drawn, not tested, and there are many of them.
 ARM_DRAWS = 2_000
+MINUS = "\u2212"
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether something expected holds: `status` is "met", "failed" or "open" (not resolved); `text` says it."""
+    """Whether something expected holds: `status` is "met", "failed" or "open" (not resolved); `text` says
+    it."""
 
     status: str
     text: str
@@ -38,7 +41,8 @@ class ArmFinding:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastFinding:
-    """A contrast with its estimate, the sentence that states it and the verdicts on what was expected of it."""
+    """A contrast with its estimate, the sentence that states it and the verdicts on what was expected of
+    it."""
 
     eval: str
     terms: Mapping[str, float]
@@ -78,7 +82,9 @@ def analyse(results: Mapping[str, Any]) -> Findings:
         InputError: `results` is not of that form.
     """
     checked = results_lib.parse(results)
-    arms = {arm: {name: _arm(scores) for name, scores in evals.items()} for arm, evals in checked.arms.items()}
+    arms = {
+        arm: {name: _arm(scores) for name, scores in evals.items()} for arm, evals in checked.arms.items()
+    }
     contrasts = {name: _contrast(checked, name) for name in checked.contrasts}
     gates = tuple(_gates(checked, arms))
     warnings = tuple(dict.fromkeys([*_warnings(checked, arms, contrasts, gates), *checked.warnings]))
@@ -90,7 +96,7 @@ def points(value: float, signed: bool = False) -> str:
     if not math.isfinite(value):
         return "n/a"
     rounded = round(100 * value)
-    sign = "−" if rounded < 0 else "+" if signed and rounded > 0 else ""
+    sign = MINUS if rounded < 0 else "+" if signed and rounded > 0 else ""
     return f"{sign}{abs(rounded)}"
 
 
@@ -101,7 +107,9 @@ def seeds_text(n: int) -> str:
 def _arm(scores: results_lib.Scores) -> ArmFinding:
     ran_SN = scores.values_SN[scores.ran_S]
     if len(ran_SN) == 0:
-        nothing = statistics.ArmSummary(math.nan, math.nan, len(scores.item_ids), (math.nan,) * len(scores.ran_S), math.nan)
+        nothing = statistics.ArmSummary(
+            math.nan, math.nan, len(scores.item_ids), (math.nan,) * len(scores.ran_S), math.nan
+        )
         return ArmFinding(nothing, statistics.interval95(ran_SN), scores.parse_rate, scores.shared)
     share = float(np.isfinite(ran_SN).mean())
     parse_rate = scores.parse_rate if scores.parse_rate is not None else share if share < 1 else None
@@ -111,10 +119,14 @@ def _arm(scores: results_lib.Scores) -> ArmFinding:
 
 def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
     spec = checked.contrasts[name]
-    estimate = statistics.contrast({arm: checked.arms[arm][spec.eval].values_SN for arm in spec.terms}, spec.terms)
+    estimate = statistics.contrast(
+        {arm: checked.arms[arm][spec.eval].values_SN for arm in spec.terms}, spec.terms
+    )
     expectation = checked.expectations.get(name, results_lib.Expectation())
     verdicts = tuple(_verdicts(estimate, expectation))
-    return ContrastFinding(spec.eval, spec.terms, estimate, _sentence(spec, estimate), expectation.sentence, verdicts)
+    return ContrastFinding(
+        spec.eval, spec.terms, estimate, _sentence(spec, estimate), expectation.sentence, verdicts
+    )
 
 
 def _sentence(spec: results_lib.ContrastSpec, estimate: statistics.Contrast) -> str:
@@ -122,12 +134,17 @@ def _sentence(spec: results_lib.ContrastSpec, estimate: statistics.Contrast) -> 
         return f"No item of {spec.eval} has a score in every arm, so nothing can be said."
     amount = points(abs(estimate.diff))
     if spec.sentence:
-        claim = spec.sentence.format(points=amount, direction="more" if estimate.diff >= 0 else "less").rstrip(". ")
+        claim = spec.sentence.format(
+            points=amount, direction="more" if estimate.diff >= 0 else "less"
+        ).rstrip(". ")
     elif sorted(spec.terms.values()) == [-1, 1]:
         upper, lower = sorted(spec.terms, key=lambda arm: -spec.terms[arm])
-        claim = f"On {spec.eval}, {upper} scores {amount} points {'higher' if estimate.diff >= 0 else 'lower'} than {lower}"
+        direction = "higher" if estimate.diff >= 0 else "lower"
+        claim = f"On {spec.eval}, {upper} scores {amount} points {direction} than {lower}"
     else:
-        claim = f"On {spec.eval}, {combination(spec.terms)} comes to {points(estimate.diff, signed=True)} points"
+        claim = (
+            f"On {spec.eval}, {combination(spec.terms)} comes to {points(estimate.diff, signed=True)} points"
+        )
     low, high = estimate.ci95
     of_what = "95 % interval of the difference" if estimate.diff < 0 else "95 % interval"
     zero = "; it includes 0" if low <= 0 <= high else ""
@@ -136,23 +153,25 @@ def _sentence(spec: results_lib.ContrastSpec, estimate: statistics.Contrast) -> 
 
 def combination(terms: Mapping[str, float]) -> str:
     """The terms as a formula, "a − b + 2·c"."""
-    parts = []
+    parts: list[str] = []
     for arm, coefficient in terms.items():
-        sign = "−" if coefficient < 0 else "+" if parts else ""
+        sign = MINUS if coefficient < 0 else "+" if parts else ""
         factor = "" if abs(coefficient) == 1 else f"{abs(coefficient):g}·"
         parts.append(f"{sign} {factor}{arm}" if parts else f"{sign}{factor}{arm}")
     return " ".join(parts)
 
 
 def _verdicts(estimate: statistics.Contrast, expected: results_lib.Expectation) -> Iterator[Verdict]:
-    low, high = estimate.ci95
+    low = estimate.ci95[0]
     if not math.isfinite(estimate.diff):
         if expected != results_lib.Expectation(sentence=expected.sentence):
             yield Verdict("open", "nothing was scored")
         return
     if expected.min is not None:
         met = estimate.diff >= expected.min
-        yield Verdict("met" if met else "failed", f"{'at least' if met else 'below'} {points(expected.min)} points")
+        yield Verdict(
+            "met" if met else "failed", f"{'at least' if met else 'below'} {points(expected.min)} points"
+        )
     if expected.above_zero:
         yield Verdict("met", "interval above 0") if low > 0 else Verdict("failed", "interval not above 0")
     if expected.inside is not None:
@@ -166,9 +185,11 @@ def _inside(estimate: statistics.Contrast, limit: float) -> Verdict:
         return Verdict("met", f"inside {bound}")
     if not low <= 0 <= high:
         return Verdict("failed", f"outside {bound}")
-    # An estimate within the limit resolves by its interval fitting inside, any other by the interval leaving 0.
+    # An estimate within the limit resolves when its interval fits inside, any other when it leaves 0.
     distance = abs(estimate.diff)
-    seeds = statistics.seeds_to_resolve(estimate.differences, limit - distance if distance < limit else distance)
+    seeds = statistics.seeds_to_resolve(
+        estimate.differences, limit - distance if distance < limit else distance
+    )
     if seeds is not None:
         return Verdict("open", f"not resolved within {bound}: {seeds} seeds would")
     if estimate.n_seeds < 2:
@@ -176,19 +197,29 @@ def _inside(estimate: statistics.Contrast, limit: float) -> Verdict:
     return Verdict("open", f"not resolved within {bound}: more seeds alone would not, more items are needed")
 
 
-def _gates(checked: results_lib.Results, arms: Mapping[str, Mapping[str, ArmFinding]]) -> Iterator[GateFinding]:
+def _gates(
+    checked: results_lib.Results, arms: Mapping[str, Mapping[str, ArmFinding]]
+) -> Iterator[GateFinding]:
     names = [*checked.gates, *(name for name in checked.expectations if name not in checked.contrasts)]
     for name in dict.fromkeys(names):
-        expectation = checked.expectations.get(name, results_lib.Expectation(min=MIN_GATE if name == "gate" else None))
+        expectation = checked.expectations.get(
+            name, results_lib.Expectation(min=MIN_GATE if name == "gate" else None)
+        )
         if expectation.min is None:
             continue
         scored = [arm for arm in arms if name in arms[arm]]
-        chosen = [expectation.arm] if expectation.arm else [arm for arm in scored if arms[arm][name].shared] or scored
+        chosen = (
+            [expectation.arm]
+            if expectation.arm
+            else [arm for arm in scored if arms[arm][name].shared] or scored
+        )
         for arm in chosen:
             mean = arms[arm][name].summary.mean
             met = mean >= expectation.min
             text = f"at least {points(expectation.min)} %" if met else f"below {points(expectation.min)} %"
-            yield GateFinding(name, arm, mean, expectation.sentence, Verdict("met" if met else "failed", text))
+            yield GateFinding(
+                name, arm, mean, expectation.sentence, Verdict("met" if met else "failed", text)
+            )
 
 
 def _warnings(
@@ -207,24 +238,34 @@ def _warnings(
     for phase, cost in checked.cost.items():
         steps = cost["optimizer_steps"] / max(1, cost["runs"])
         if "msm" in phase and steps < MIN_MSM_STEPS:
-            yield f"{phase} took {steps:g} optimizer steps per run; under {MIN_MSM_STEPS} midtraining may not take hold."
+            few = f"under {MIN_MSM_STEPS} midtraining may not take hold"
+            yield f"{phase} took {steps:g} optimizer steps per run; {few}."
     for name in checked.evals():
-        low = [(arm, f.parse_rate) for arm in arms if (f := arms[arm].get(name)) and f.parse_rate is not None]
-        low = [(arm, rate) for arm, rate in low if rate < MIN_PARSE_RATE]
-        if low:
-            listed = ", ".join(f"{arm} ({100 * rate:.0f} %)" for arm, rate in low)
-            yield f"{name}: parse rate below {100 * MIN_PARSE_RATE:.0f} % in {listed}; unparsed replies are left out of the means."
+        poor = [
+            (arm, f.parse_rate) for arm in arms if (f := arms[arm].get(name)) and f.parse_rate is not None
+        ]
+        poor = [(arm, rate) for arm, rate in poor if rate < MIN_PARSE_RATE]
+        if poor:
+            listed = ", ".join(f"{arm} ({100 * rate:.0f} %)" for arm, rate in poor)
+            below = f"parse rate below {100 * MIN_PARSE_RATE:.0f} % in {listed}"
+            yield f"{name}: {below}; unparsed replies are left out of the means."
     yield from _token_warnings(checked.arm_tokens)
     for name, contrast in contrasts.items():
         if not math.isfinite(contrast.estimate.diff):
             yield f"{name}: no item of {contrast.eval} has a score in every arm."
-        elif contrast.estimate.n_seeds < len(checked.seeds) and contrast.estimate.n_seeds > 1:
-            yield f"{name} rests on {contrast.estimate.n_seeds} of {len(checked.seeds)} seeds; the others lack a score in some arm."
+        elif contrast.estimate.n_seeds < _runs(contrast, arms):
+            used = f"{contrast.estimate.n_seeds} of {len(checked.seeds)} seeds"
+            yield f"{name} rests on {used}; the others lack a score in some arm."
         for verdict in contrast.verdicts:
             if verdict.status != "met" and math.isfinite(contrast.estimate.diff):
                 low, high = (points(bound) for bound in contrast.estimate.ci95)
                 estimate = f"{points(contrast.estimate.diff, signed=True)} points, interval {low} to {high}"
                 yield f"{name} ({estimate}): {verdict.text}."
+
+
+def _runs(contrast: ContrastFinding, arms: Mapping[str, Mapping[str, ArmFinding]]) -> int:
+    """Seeds that the contrast would rest on if no score were missing: 1 if all its arms are shared."""
+    return max(len(arms[arm][contrast.eval].summary.per_seed) for arm in contrast.terms)
 
 
 def _token_warnings(arm_tokens: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
@@ -237,8 +278,8 @@ def _token_warnings(arm_tokens: Mapping[str, Mapping[str, int]]) -> Iterator[str
                 if arm.partition("@")[2] == dose and tokens.get(field, 0) > 0:
                     counts.setdefault(tokens[field], []).append(arm)
             if len(counts) > 1:
-                listed = "; ".join(f"{n:,} in {', '.join(counts[n])}" for n in sorted(counts))
-                yield f"Arms have unequal tokens in {what}: {listed}."
+                found = "; ".join(f"{n:,} in {', '.join(counts[n])}" for n in sorted(counts))
+                yield f"Arms have unequal tokens in {what}: {found}."
 
 
 def _report(
@@ -251,14 +292,18 @@ def _report(
         "schema_version": SCHEMA_VERSION,
         "experiment": checked.experiment,
         "seeds": [dict(seed) for seed in checked.seeds],
-        "arms": {arm: {name: _arm_json(finding) for name, finding in evals.items()} for arm, evals in arms.items()},
-        "contrasts": {name: _contrast_json(finding) for name, finding in contrasts.items()},
-        "cost": {
-            phase: {field: cost[field] if isinstance(cost[field], int) else round(cost[field], 3) for field in results_lib.COST_FIELDS}
-            for phase, cost in checked.cost.items()
+        "arms": {
+            arm: {name: _arm_json(found) for name, found in evals.items()} for arm, evals in arms.items()
         },
+        "contrasts": {name: _contrast_json(finding) for name, finding in contrasts.items()},
+        "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
         "warnings": list(warnings),
-    }  # fmt: skip
+    }
+
+
+def _cost_json(cost: Mapping[str, float]) -> dict[str, float]:
+    fields = {field: cost[field] for field in results_lib.COST_FIELDS}
+    return {field: value if isinstance(value, int) else round(value, 3) for field, value in fields.items()}
 
 
 def _arm_json(finding: ArmFinding) -> dict[str, Any]:
@@ -286,5 +331,6 @@ def _contrast_json(finding: ContrastFinding) -> dict[str, Any]:
 
 
 def _json_number(value: float) -> float | None:
-    """Rounded past any meaning, so that the last bits of a sum never show; null for NaN, which JSON does not have."""
+    """Rounded past any meaning, so that the last bits of a sum never show; null for NaN, which JSON does not
+    have."""
     return round(value, 6) if math.isfinite(value) else None

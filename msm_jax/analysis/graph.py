@@ -4,22 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 from html import escape
 
-from msm_jax.analysis.results import Node, base_label
+from msm_jax.analysis.results import Node, base_label, short_labels
 
-_CHAR = 6.9
+_CHAR = 6.7
 _BOX = 38
 _PASS = 10
-_GAP_X = 44
-_GAP_Y = 12
+_GAP_X = 28
+_GAP_Y = 10
 _MARGIN = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Nodes of one kind and label that differ in the seed: how many ran and were reused, and their seconds in sum."""
+    """Nodes of one kind and label that differ in the seed: how many ran and were reused, and the seconds of
+    those that ran in sum. `shown` is the part of the label that the box's place does not say already."""
 
     kind: str
     label: str
+    shown: str
     parents: tuple[int, ...]
     ran: int
     reused: int
@@ -28,7 +30,7 @@ class Group:
     @property
     def caption(self) -> str:
         n = self.ran + self.reused
-        runs = f"{self.kind} ×{n}" if n > 1 else self.kind
+        runs = f"{self.kind} \u00d7{n}" if n > 1 else self.kind
         if not self.ran:
             return f"{runs} · reused"
         reused = f", {self.reused} reused" if self.reused else ""
@@ -48,8 +50,8 @@ def duration(seconds: float) -> str:
 
 
 def collapse(nodes: Sequence[Node]) -> list[Group]:
-    """Groups nodes by kind and label without the seed. Parents are indices of groups; an edge that a longer path
-    implies is left out."""
+    """Groups nodes by kind and label without the seed. Parents are indices of groups; an edge that a longer
+    path implies is left out."""
     keys = list(dict.fromkeys((node.kind, base_label(node.label)) for node in nodes))
     index = {key: i for i, key in enumerate(keys)}
     group_of = {node.id: index[node.kind, base_label(node.label)] for node in nodes}
@@ -59,18 +61,24 @@ def collapse(nodes: Sequence[Node]) -> list[Group]:
             if group_of[parent] != group_of[node.id]:
                 parents[group_of[node.id]][group_of[parent]] = None
     ancestors = [_ancestors(parents, i) for i in range(len(keys))]
+    short = short_labels(label for _, label in keys)
     groups = []
     for i, (kind, label) in enumerate(keys):
         members = [node for node in nodes if group_of[node.id] == i]
         direct = tuple(p for p in parents[i] if not any(p in ancestors[q] for q in parents[i] if q != p))
         ran = [node for node in members if node.status == "ran"]
         seconds = sum(node.seconds for node in ran)
-        groups.append(Group(kind, label, direct, len(ran), len(members) - len(ran), seconds))
+        chains = [
+            label.removeprefix(f"{keys[p][1]}/") for p in parents[i] if label.startswith(f"{keys[p][1]}/")
+        ]
+        shown = min(chains, key=len, default=short[label])
+        groups.append(Group(kind, label, shown, direct, len(ran), len(members) - len(ran), seconds))
     return groups
 
 
 def columns_of(groups: Sequence[Group]) -> list[int]:
-    """The column of each group: as far right as its children allow, so that phases of one kind stand together."""
+    """The column of each group: as far right as its children allow, so that phases of one kind stand
+    together."""
     children: list[list[int]] = [[] for _ in groups]
     for i, group in enumerate(groups):
         for parent in group.parents:
@@ -101,7 +109,7 @@ def svg(nodes: Sequence[Node]) -> str:
     x = float(_MARGIN)
     for column, used in zip(columns, heights, strict=True):
         captions = [groups[s.group] for s in column if s.group is not None]
-        width = 24 + _CHAR * max(max(len(g.label), 0.9 * len(g.caption)) for g in captions)
+        width = 20 + _CHAR * max(max(len(g.shown), 0.9 * len(g.caption)) for g in captions)
         y = (height - used) / 2
         for spot in column:
             spot.x, spot.y, spot.width = x, y + spot.height / 2, width
@@ -109,12 +117,15 @@ def svg(nodes: Sequence[Node]) -> str:
         x += width + _GAP_X
     edges = [_edge(parent, spot) for spot in spots for parent in spot.parents]
     boxes = [_box(groups[spot.group], spot) for spot in spots if spot.group is not None]
-    passing = [f'<path class="edge" d="M{s.x:.1f} {s.y:.1f}h{s.width:.1f}"/>' for s in spots if s.group is None]
+    passing = [
+        f'<path class="edge" d="M{s.x:.1f} {s.y:.1f}h{s.width:.1f}"/>' for s in spots if s.group is None
+    ]
     total = x - _GAP_X + _MARGIN
     label = f"Phase graph of {len(nodes)} nodes in {len(groups)} boxes"
     return (
-        f'<svg class="graph" viewBox="0 0 {total:.0f} {height:.0f}" width="{total:.0f}" height="{height:.0f}" role="img" '
-        f'aria-label="{label}">{"".join(edges)}{"".join(passing)}{"".join(boxes)}</svg>'
+        f'<svg class="graph" viewBox="0 0 {total:.0f} {height:.0f}" '
+        f'width="{total:.0f}" height="{height:.0f}" '
+        f'role="img" aria-label="{label}">{"".join(edges)}{"".join(passing)}{"".join(boxes)}</svg>'
     )
 
 
@@ -148,17 +159,19 @@ def _spots(groups: Sequence[Group]) -> list[_Spot]:
             real[i].parents.append(last)
     children: dict[_Spot, list[_Spot]] = {spot: [] for spot in spots}
     for spot in spots:
-        for parent in spot.parents:
-            children[parent].append(spot)
-    # Barycentre sweeps: order each column by the mean rank of its neighbours, rightwards, leftwards, rightwards.
+        for before in spot.parents:
+            children[before].append(spot)
+    # Barycentre sweeps: order each column by the mean place of its neighbours, to the right and back;
+    # equal places keep their order.
     depth = max(column)
     rightwards, leftwards = range(depth + 1), range(depth, -1, -1)
-    for sweep, neighbours in ((rightwards, lambda s: s.parents), (leftwards, children.__getitem__)) * 3:
+    parents = {spot: spot.parents for spot in spots}
+    for sweep, neighbours in ((rightwards, parents), (leftwards, children)) * 3:
         for c in sweep:
             members = [spot for spot in spots if spot.column == c]
-            ranked = sorted(members, key=lambda spot: _mean([n.order for n in neighbours(spot)], spot.order))
-            for rank, spot in enumerate(ranked):
-                spot.order = (rank + 0.5) / len(ranked)
+            place = {s: (_mean([n.order for n in neighbours[s]], s.order), s.order) for s in members}
+            for rank, spot in enumerate(sorted(members, key=place.__getitem__)):
+                spot.order = (rank + 0.5) / len(members)
     return spots
 
 
@@ -180,7 +193,10 @@ def _ancestors(parents: Sequence[dict[int, None]], i: int) -> set[int]:
 def _edge(start: _Spot, end: _Spot) -> str:
     x0, x1 = start.x + start.width, end.x
     mid = (x0 + x1) / 2
-    return f'<path class="edge" d="M{x0:.1f} {start.y:.1f}C{mid:.1f} {start.y:.1f} {mid:.1f} {end.y:.1f} {x1:.1f} {end.y:.1f}"/>'
+    y0, y1 = start.y, end.y
+    return (
+        f'<path class="edge" d="M{x0:.1f} {y0:.1f}C{mid:.1f} {y0:.1f} {mid:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"/>'
+    )
 
 
 def _box(group: Group, spot: _Spot) -> str:
@@ -190,6 +206,6 @@ def _box(group: Group, spot: _Spot) -> str:
     return (
         f'<g class="node {state}"><title>{escape(title)}</title>'
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{spot.width:.1f}" height="{_BOX}" rx="6"/>'
-        f'<text x="{x + 12:.1f}" y="{y + 16:.1f}">{escape(group.label)}</text>'
-        f'<text class="caption" x="{x + 12:.1f}" y="{y + 30:.1f}">{escape(group.caption)}</text></g>'
+        f'<text x="{x + 10:.1f}" y="{y + 16:.1f}">{escape(group.shown)}</text>'
+        f'<text class="caption" x="{x + 10:.1f}" y="{y + 30:.1f}">{escape(group.caption)}</text></g>'
     )

@@ -1,13 +1,16 @@
 """The report as one HTML file that opens offline: no script, no request, every figure inline."""
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from msm_jax.analysis import graph
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings, points, seeds_text
@@ -18,15 +21,19 @@ SAMPLES_PER_EVAL = 6
 SAMPLE_CHARS = 1_500
 CURVE_POINTS = 160
 _WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 22, 10, 26
 
 
 def render(findings: Findings) -> str:
     """The page for `findings`; everything that came from outside is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     source = resources.files("msm_jax.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment.filters |= {"name": _name, "prose": _prose}
     results = findings.results
     evals = results.evals()
+    axis = _axis(findings)
     main = [name for name in evals if name not in results.gates and not name.endswith("_greedy")]
     greedy = [name for name in evals if name not in results.gates and name.endswith("_greedy")]
     return environment.from_string(source).render(
@@ -34,21 +41,34 @@ def render(findings: Findings) -> str:
         results=results,
         seeds=seeds_text(len(results.seeds)),
         headline=_headline(findings),
-        contrasts=[_contrast(name, finding, _extent(findings)) for name, finding in findings.contrasts.items()],
-        axis=_axis(_extent(findings)),
+        contrasts=[_contrast(name, finding, axis) for name, finding in findings.contrasts.items()],
+        axis=axis.ticks(),
         panels=[_panel(findings, name) for name in main],
         greedy_panels=[_panel(findings, name) for name in greedy],
         gate_panels=[_panel(findings, name) for name in evals if name in results.gates],
-        legend=_legend(findings),
-        curves=[_curve(phase, labels, results.curves) for phase, labels in group_curves(_drawn(findings)).items()],
-        graph=jinja2.utils.markupsafe.Markup(graph.svg(results.graph)),
+        curves=[
+            _curve(phase, labels, results.curves) for phase, labels in group_curves(_drawn(findings)).items()
+        ],
+        graph=Markup(graph.svg(results.graph)),
         graph_counts=_graph_counts(findings),
         cost=_cost(findings),
         samples=[(arm, _samples(evals)) for arm, evals in results.samples.items() if any(evals.values())],
-        palette=PALETTE,
-        points=points,
         seed_table=[dict(seed) for seed in results.seeds],
     )
+
+
+def _name(text: str) -> Markup:
+    """A name that may break after its joints only."""
+    return Markup(
+        "".join(
+            f"{escape(part)}<wbr>" if part in "/_+:" else escape(part) for part in re.split(r"([/_+:])", text)
+        )
+    )
+
+
+def _prose(text: str) -> str:
+    """Text in which a number and its % stay on one line."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _headline(findings: Findings) -> list[dict[str, Any]]:
@@ -70,21 +90,42 @@ def _estimate(finding: ContrastFinding) -> dict[str, Any]:
     }
 
 
-def _contrast(name: str, finding: ContrastFinding, extent: float) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """The contrasts' axis, from `low` to `high` with 0 inside, both multiples of `step`."""
+
+    low: float
+    high: float
+    step: float
+
+    def share(self, value: float) -> float:
+        """Where `value` lies, in percent of the width."""
+        return round(100 * max(0.0, min(1.0, (value - self.low) / (self.high - self.low))), 3)
+
+    def ticks(self) -> list[dict[str, Any]]:
+        count = round((self.high - self.low) / self.step)
+        values = [round(self.low + i * self.step, 6) for i in range(count + 1)]
+        return [
+            {"at": self.share(value), "label": points(value, signed=True), "zero": value == 0}
+            for value in values
+        ]
+
+
+def _contrast(name: str, finding: ContrastFinding, axis: _Axis) -> dict[str, Any]:
     estimate = finding.estimate
     shown = {
         "name": name,
         "scored": math.isfinite(estimate.diff),
         "p": p_text(estimate.p_value),
-        "n_seeds": estimate.n_seeds,
+        "n_seeds": seeds_text(estimate.n_seeds),
         "n_items": estimate.n_items,
         "method": estimate.method,
         **_estimate(finding),
     }
     if shown["scored"]:
-        low, high = (_share(bound, extent) for bound in estimate.ci95)
-        shown |= {"low": low, "high": high, "diff": _share(estimate.diff, extent), "tone": _tone(estimate.ci95)}
-        shown["dots"] = [_share(value, extent) for value in estimate.per_seed] if estimate.n_seeds > 1 else []
+        low, high = (axis.share(bound) for bound in estimate.ci95)
+        shown |= {"low": low, "high": high, "diff": axis.share(estimate.diff), "tone": _tone(estimate.ci95)}
+        shown["dots"] = [axis.share(value) for value in estimate.per_seed] if estimate.n_seeds > 1 else []
     return shown
 
 
@@ -97,23 +138,19 @@ def _tone(ci95: tuple[float, float]) -> str:
     return "above" if ci95[0] > 0 else "below" if ci95[1] < 0 else "open"
 
 
-def _extent(findings: Findings) -> float:
-    """Half the width of the contrasts' axis: the farthest bound up to the next quarter, at least ±50 points."""
-    bounds = [abs(bound) for c in findings.contrasts.values() for bound in c.estimate.ci95 if math.isfinite(bound)]
-    return max(0.5, math.ceil(4 * max(bounds, default=0.0)) / 4)
-
-
-def _share(value: float, extent: float) -> float:
-    return round(50 + 50 * max(-1.0, min(1.0, value / extent)), 3)
-
-
-def _axis(extent: float) -> list[dict[str, Any]]:
-    return [{"at": _share(tick, extent), "label": points(tick, signed=True)} for tick in (-extent, -extent / 2, 0, extent / 2, extent)]
+def _axis(findings: Findings) -> _Axis:
+    bounds = [bound for c in findings.contrasts.values() for bound in c.estimate.ci95 if math.isfinite(bound)]
+    least, most = min([-0.05, *bounds]), max([0.05, *bounds])
+    step = next(step for step in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, math.inf) if most - least <= 5 * step)
+    step = min(step, most - least)
+    return _Axis(step * math.floor(least / step), step * math.ceil(most / step), step)
 
 
 def _panel(findings: Findings, name: str) -> dict[str, Any]:
     rows = [_bar(findings, arm, evals[name]) for arm, evals in findings.arms.items() if name in evals]
-    n_items = max((evals[name].summary.n_items for evals in findings.arms.values() if name in evals), default=0)
+    n_items = max(
+        (evals[name].summary.n_items for evals in findings.arms.values() if name in evals), default=0
+    )
     checks = [gate for gate in findings.gates if gate.eval == name]
     return {"eval": name, "rows": rows, "n_items": n_items, "checks": checks}
 
@@ -122,8 +159,12 @@ def _bar(findings: Findings, arm: str, finding: ArmFinding) -> dict[str, Any]:
     color, solid = arm_colors(findings)[arm]
     summary = finding.summary
     scored = math.isfinite(summary.mean)
-    low, high = (100 * max(0.0, min(1.0, bound)) if scored else 0.0 for bound in (finding.interval.low, finding.interval.high))
+    low, high = (
+        100 * max(0.0, min(1.0, bound)) if scored else 0.0
+        for bound in (finding.interval.low, finding.interval.high)
+    )
     dots = [100 * value for value in summary.per_seed if math.isfinite(value)]
+    spread = f"{100 * summary.mean:.1f} %, 95 % interval {low:.1f} to {high:.1f} ({finding.interval.method})"
     rate = f"{100 * finding.parse_rate:.0f} %" if finding.parse_rate is not None else ""
     return {
         "arm": arm,
@@ -136,22 +177,19 @@ def _bar(findings: Findings, arm: str, finding: ArmFinding) -> dict[str, Any]:
         "dots": [round(dot, 3) for dot in dots] if len(dots) > 1 else [],
         "parse_rate": rate,
         "value": f"{100 * summary.mean:.0f} %" if scored else "n/a",
-        "title": f"{arm}: {100 * summary.mean:.1f} %, 95 % interval {low:.1f} to {high:.1f} ({finding.interval.method})"
-        if scored
-        else f"{arm}: nothing was scored",
+        "title": f"{arm}: {spread}" if scored else f"{arm}: nothing was scored",
     }
-
-
-def _legend(findings: Findings) -> list[tuple[str, str, bool]]:
-    return [(arm, color, solid) for arm, (color, solid) in arm_colors(findings).items()]
 
 
 def _drawn(findings: Findings) -> list[str]:
     return [label for label, points in findings.results.curves.items() if len(points) > 1]
 
 
-def _curve(phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """A panel with one line of loss per run, and the learning rate of the first as a thin line on its own scale."""
+def _curve(
+    phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, Any]:
+    """A panel with one line of loss per run, and the learning rate of the first as a thin line on its own
+    scale."""
     thinned = {label: _thin(curves[label]) for label in labels}
     finite = [p["loss"] for series in thinned.values() for p in series if math.isfinite(p["loss"])]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
@@ -163,18 +201,20 @@ def _curve(phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapp
         y = _y(tick, low, high)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    ticks = [tick for tick in _ticks(0, last_step) if tick <= last_step]
-    for i, tick in enumerate(ticks):
-        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * tick / last_step
-        label = f"{tick:,.0f} steps" if i == len(ticks) - 1 else f"{tick:,.0f}"
-        anchor = "end" if x > _WIDTH - 60 else "middle"
-        parts.append(f'<text x="{min(x, _WIDTH - _RIGHT):.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
+    # Steps count from 0, so a run of 6,000 ends at 5,999: the round number still marks its end.
+    for tick in _ticks(0, last_step + 1):
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * min(1.0, tick / last_step)
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:,.0f}</text>')
     rates = [(p["step"], p["learning_rate"]) for p in thinned[labels[0]] if "learning_rate" in p]
     peak = max((rate for _, rate in rates), default=0.0)
     if peak > 0:
         parts.append(f'<path class="rate" d="{_path([(s / last_step, r / peak) for s, r in rates])}"/>')
     for j, series in enumerate(thinned.values()):
-        line = [(p["step"] / last_step, (p["loss"] - low) / (high - low)) for p in series if math.isfinite(p["loss"])]
+        line = [
+            (p["step"] / last_step, (p["loss"] - low) / (high - low))
+            for p in series
+            if math.isfinite(p["loss"])
+        ]
         parts.append(f'<path class="line" stroke="{PALETTE[j % len(PALETTE)]}" d="{_path(line)}"/>')
     final = [series[-1]["loss"] for series in thinned.values()]
     ends = f"loss {min(final):.2f}" if len(final) == 1 else f"loss {min(final):.2f} to {max(final):.2f}"
@@ -184,7 +224,7 @@ def _curve(phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapp
         f'aria-label="{escape(phase)}: {note}">{"".join(parts)}</svg>'
     )
     rate_note = f"peak learning rate {peak:.2g}" if peak > 0 else ""
-    return {"phase": phase, "note": note, "rate": rate_note, "svg": jinja2.utils.markupsafe.Markup(body)}
+    return {"phase": phase, "note": note, "rate": rate_note, "svg": Markup(body)}
 
 
 def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
@@ -198,7 +238,11 @@ def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
 def _path(line: Sequence[tuple[float, float]]) -> str:
     """SVG path data for points whose coordinates are shares of the plot's width and height."""
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    return "M" + "L".join(f"{_LEFT + width * x:.1f} {_TOP + height * (1 - y):.1f}" for x, y in line) if line else "M0 0"
+    return (
+        "M" + "L".join(f"{_LEFT + width * x:.1f} {_TOP + height * (1 - y):.1f}" for x, y in line)
+        if line
+        else "M0 0"
+    )
 
 
 def _y(value: float, low: float, high: float) -> float:
@@ -207,7 +251,7 @@ def _y(value: float, low: float, high: float) -> float:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers between `low` and `high`."""
-    raw = (high - low) / 4
+    raw = (high - low) / 5
     scale = 10 ** math.floor(math.log10(raw))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= raw)
     return [round(step * k, 10) for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
@@ -255,7 +299,11 @@ def _samples(evals: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
 
 def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     prompt = sample["prompt"]
-    turns = [("", prompt)] if isinstance(prompt, str) else [(m.get("role", ""), m.get("content", "")) for m in prompt]
+    turns = (
+        [("", prompt)]
+        if isinstance(prompt, str)
+        else [(m.get("role", ""), m.get("content", "")) for m in prompt]
+    )
     outcome = [(name, _value(sample[name])) for name in ("parsed", "score") if sample.get(name) is not None]
     unparsed = "parsed" in sample and sample["parsed"] is None
     return {
@@ -267,7 +315,9 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return (
+        f"{value:.2f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    )
 
 
 def _clip(text: str) -> str:

@@ -1,4 +1,5 @@
-"""The figures as PNG: arms with intervals, contrasts, learning curves; and the colours that every figure shares."""
+"""The figures as PNG: arms with intervals, contrasts, learning curves; and the colours that every figure
+shares."""
 
 import io
 import math
@@ -11,16 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from msm_jax.analysis.findings import Findings, points
-from msm_jax.analysis.results import base_label
+from msm_jax.analysis.results import base_label, short_labels
 
-# Okabe and Ito's palette without its black and yellow: apart for every kind of colour vision, on white and on dark.
+# Okabe and Ito's palette without its black and yellow: told apart with every kind of colour vision, on white
+# and on dark.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#868e96"
 INK = "#22262b"
 
 
 def arm_colors(findings: Findings) -> dict[str, tuple[str, bool]]:
-    """Arm to (colour, solid): arms that differ only after a "+" or "@" share a colour, the longest chain is solid.
+    """Arm to (colour, solid): arms that differ only after a "+" or "@" share a colour, the longest chain is
+    solid.
 
     Colours go to the arms of the contrasts in their order; arms that no contrast names are grey.
     """
@@ -29,21 +32,30 @@ def arm_colors(findings: Findings) -> dict[str, tuple[str, bool]]:
         for arm in sorted(contrast.terms, key=lambda arm: -contrast.terms[arm]):
             if _stem(arm) not in stems and len(stems) < len(PALETTE):
                 stems[_stem(arm)] = PALETTE[len(stems)]
-    longest = {_stem(arm): max(a.count("+") for a in findings.arms if _stem(a) == _stem(arm)) for arm in findings.arms}
-    return {arm: (stems.get(_stem(arm), GREY), arm.count("+") == longest[_stem(arm)]) for arm in findings.arms}
+    longest = {
+        _stem(arm): max(a.count("+") for a in findings.arms if _stem(a) == _stem(arm))
+        for arm in findings.arms
+    }
+    return {
+        arm: (stems.get(_stem(arm), GREY), arm.count("+") == longest[_stem(arm)]) for arm in findings.arms
+    }
 
 
 def render(findings: Findings) -> dict[str, bytes]:
     """File name to PNG bytes, for the figures that have something to show."""
-    figures = {"arms.png": _arms(findings), "contrasts.png": _contrasts(findings), "curves.png": _curves(findings)}
+    figures = {
+        "arms.png": _arms(findings),
+        "contrasts.png": _contrasts(findings),
+        "curves.png": _curves(findings),
+    }
     return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
 def group_curves(labels: Sequence[str]) -> dict[str, list[str]]:
     """Phase to the labels of its runs, in the order they come."""
     groups: dict[str, list[str]] = {}
-    for label in labels:
-        groups.setdefault(base_label(label), []).append(label)
+    for label, short in short_labels(labels).items():
+        groups.setdefault(base_label(short), []).append(label)
     return groups
 
 
@@ -76,6 +88,8 @@ def _arms(findings: Findings) -> Figure | None:
                           markeredgecolor=INK, markeredgewidth=0.7, markersize=3.6)  # fmt: skip
         axes.set_yticks(range(len(scored)), list(reversed(scored)), fontsize=8)
         axes.set_xlim(0, 1)
+        # Bars are as thick in a panel of few arms as in the others.
+        axes.set_ylim(len(scored) - len(findings.arms) - 0.6, len(scored) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         axes.set_title(evals[i], fontsize=10, loc="left", fontweight="bold")
         _clean(axes)
@@ -116,7 +130,12 @@ def _curves(findings: Findings) -> Figure | None:
         axes = figure.add_subplot(rows, columns, i + 1)
         for j, label in enumerate(labels):
             steps = [point["step"] for point in curves[label]]
-            axes.plot(steps, [point["loss"] for point in curves[label]], color=PALETTE[j % len(PALETTE)], linewidth=1.2)
+            axes.plot(
+                steps,
+                [point["loss"] for point in curves[label]],
+                color=PALETTE[j % len(PALETTE)],
+                linewidth=1.2,
+            )
         axes.set_title(phase, fontsize=10, loc="left", fontweight="bold")
         axes.set_ylabel("loss", fontsize=8)
         _clean(axes)
@@ -136,5 +155,5 @@ def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # Without the version stamp equal figures are equal files.
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Writes an experiment's report: report.json, plots/*.png and report.html.
 
-The input is the dict documented in `msm_jax.analysis.results`. report.json has sorted keys and holds times only under
-`cost` (`wall_seconds`, `device_seconds`); equal results give an otherwise equal file.
+The input is the dict documented in `msm_jax.analysis.results`. report.json has sorted keys and holds times
+only under `cost` (`wall_seconds`, `device_seconds`); equal results give an otherwise equal file.
 """
 
 import json
@@ -19,7 +19,8 @@ from msm_jax.errors import WorkError
 def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findings:
     """Analyses `results` and writes the report's files into `out_dir`, each as a whole or not at all.
 
-    Returns the findings, for `msm_jax.analysis.tables.print_report`; `findings.report` is the content of report.json.
+    Returns the findings, for `msm_jax.analysis.tables.print_report`; `findings.report` is the content of
+    report.json.
 
     Raises:
         InputError: `results` is not of the documented form; nothing is written then.
@@ -53,4 +54,6 @@ def _replace(path: Path, data: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise WorkError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another workdir") from error
+        raise WorkError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another workdir"
+        ) from error

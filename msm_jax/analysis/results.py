@@ -3,41 +3,42 @@
     {
       "experiment": "cheese_mini",
       "question": "what was asked, in prose",
-      "scope": "given one pretraining and one world",                     # optional: what the seeds do not vary
+      "scope": "given one pretraining and one world",      # optional: what the seeds do not vary
       "seeds": [{"world": 100, "pretrain": 0, "seed": 0}, ...],
       "arms": {arm: {eval: {
-          "per_seed": [[score, None, ...], ...],     # in the order of `seeds`; a score is in [0, 1], None = not parsed;
-                                                     # None in place of a seed's list = that seed has no run
-          "item_ids": ["...", ...],                  # as many as scores; arms that a contrast compares share them
-          "parse_rate": 0.98}}},                     # optional, for generated answers
-      "shared_arms": ["base"],                       # one run for all seeds: `per_seed` has one list (the rest None)
+          # In the order of `seeds`. A score is in [0, 1], None = not parsed; a seed without a run is None.
+          "per_seed": [[score, None, ...], ...],
+          "item_ids": ["...", ...],                        # one per score; the same in arms of a contrast
+          "parse_rate": 0.98}}},                           # optional, for generated answers
+      "shared_arms": ["base"],                             # one run for all seeds: one list in `per_seed`
+      # The sentence is optional: {direction} becomes "more" or "less", {points} has no sign.
       "contrasts": {name: {"eval": eval, "terms": {arm: coefficient},
-          "sentence": "... picks the cheap option {points} points {direction} often than ..."}},       # optional;
-                                                     # {direction} becomes "more" or "less", {points} has no sign
-      "expectations": {contrast or eval: {           # optional
-          "min": 0.4, "above_zero": True, "inside": 0.2,      # any of the three; an eval takes "min" alone
-          "arm": arm,                                # eval only; default: the shared arms with it, else every arm
-          "sentence": "what is expected and why"}},
-      "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds",
-          "runs": 3}},                               # sums over the phase's runs; "runs" says how many, default 1
-      "arm_tokens": {arm: {"last": n, "midtraining": n}},              # optional, tokens of one run
+          "sentence": "... picks the cheap option {points} points {direction} often than ..."}},
+      # Optional. A contrast takes any of the three conditions, an eval takes "min" and the arm it is read in
+      # (without one: the shared arms that have the eval, else every arm).
+      "expectations": {contrast or eval: {
+          "min": 0.4, "above_zero": True, "inside": 0.2, "arm": arm, "sentence": "what is expected and why"}},
+      # Sums over the runs of a phase; "runs" says how many, default 1.
+      "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
+      "arm_tokens": {arm: {"last": n, "midtraining": n}},  # optional, tokens of one run
       "graph": [{"id", "kind", "label", "parents": [id, ...], "status": "ran" | "reused", "seconds"}],
       "curves": {phase: [{"step", "loss", "learning_rate"?}, ...]},
       "samples": {arm: {eval: [{"prompt": text or messages, "reply", "parsed"?, "score"?}]}},
-      "gates": ["gate", "knowledge"],                # evals that say whether the arms may be read at all
-      "warnings": ["..."],                           # further ones, shown with those found here
+      "gates": ["gate", "knowledge"],                      # evals that say whether arms may be read at all
+      "warnings": ["..."],                                 # further ones, shown with those found here
       "environment": {"jax": "0.10.2", ...}
     }
 
-Only `experiment`, `seeds`, `arms` and `contrasts` are required. Labels in `graph` and `curves` and phases in `cost` may
-end in `/SEED` (digits, or `seed` and digits): such entries are shown together as runs of one phase.
+Only `experiment`, `seeds`, `arms` and `contrasts` are required. Labels in `graph` and `curves` and phases in
+`cost` may be chains, `pretrain/msm/sft`, and may end in `/SEED` (digits, or `seed` and digits): entries that
+differ in the seed alone are shown together.
 """
 
 import dataclasses
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,16 +47,16 @@ from msm_jax.analysis.statistics import Floats
 from msm_jax.errors import InputError
 
 COST_FIELDS = ("tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds")
-_FIELDS = {
-    "experiment", "question", "scope", "seeds", "arms", "shared_arms", "contrasts", "expectations", "cost", "arm_tokens",
-    "graph", "curves", "samples", "gates", "warnings", "environment",
-}  # fmt: skip
+_FIELDS: tuple[str, ...] = (
+    *("experiment", "question", "scope", "seeds", "arms", "shared_arms", "contrasts", "expectations", "cost"),
+    *("arm_tokens", "graph", "curves", "samples", "gates", "warnings", "environment"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One arm on one eval: `values_SN` `[seeds, items]`, or `[1, items]` for a shared run; NaN = not parsed; `ran_S`
-    bool says which seeds have a run; `parse_rate` as the eval reported it."""
+    """One arm on one eval: `values_SN` `[seeds, items]`, or `[1, items]` for a shared run; NaN = not parsed;
+    `ran_S` bool says which seeds have a run; `parse_rate` as the eval reported it."""
 
     values_SN: Floats
     ran_S: np.ndarray
@@ -66,7 +67,8 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastSpec:
-    """`sum(terms[arm] * score of arm)` on one eval; `sentence` is a template for the report, empty for the default."""
+    """`sum(terms[arm] * score of arm)` on one eval; `sentence` is a template for the report, empty for the
+    default."""
 
     eval: str
     terms: Mapping[str, float]
@@ -117,7 +119,8 @@ class Results:
     environment: Mapping[str, Any]
 
     def evals(self) -> list[str]:
-        """Eval names: those of the contrasts in their order, then the others; generated answers and gates last."""
+        """Eval names: those of the contrasts in their order, then the others; generated answers and gates
+        last."""
         named = [spec.eval for spec in self.contrasts.values()]
         every = named + [name for evals in self.arms.values() for name in evals]
         unique = list(dict.fromkeys(every))
@@ -129,20 +132,35 @@ def base_label(label: str) -> str:
     return re.sub(r"/(seed)?\d+$", "", label)
 
 
+def short_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Labels of chains, "pretrain/msm/sft", without a first part that is a label of its own, "msm/sft"."""
+    every = list(labels)
+    whole = {base_label(label) for label in every}
+    return {
+        label: rest if rest and first in whole else label
+        for label in every
+        for first, _, rest in [label.partition("/")]
+    }
+
+
 def parse(results: Mapping[str, Any]) -> Results:
     """Checks `results` (see the module's docstring).
 
     Raises:
-        InputError: a field is missing, unknown, of the wrong type or size, or names an arm, eval or node that is not
+        InputError: a field is missing, unknown, of the wrong type or size, or names an arm, eval or node that
+        is not
             there.
     """
     _mapping(results, "results")
-    for name in sorted(set(results) - _FIELDS):
-        raise InputError(f"results.{name}: unknown field; the fields are {', '.join(sorted(_FIELDS))}")
+    for name in sorted(set(results) - set(_FIELDS)):
+        raise InputError(f"results.{name}: unknown field; the fields are {', '.join(_FIELDS)}")
     for name in ("experiment", "seeds", "arms", "contrasts"):
         if name not in results:
             raise InputError(f"results.{name} is missing; add it")
-    seeds = tuple(_mapping(seed, f"results.seeds[{i}]") for i, seed in enumerate(_list(results["seeds"], "results.seeds")))
+    seeds = tuple(
+        _mapping(seed, f"results.seeds[{i}]")
+        for i, seed in enumerate(_list(results["seeds"], "results.seeds"))
+    )
     if not seeds:
         raise InputError("results.seeds is empty; an experiment has at least one seed")
     shared = _strings(results.get("shared_arms", ()), "results.shared_arms")
@@ -165,7 +183,10 @@ def parse(results: Mapping[str, Any]) -> Results:
         arms=arms,
         contrasts=contrasts,
         expectations=_expectations(results.get("expectations", {}), contrasts, arms),
-        cost={phase: _cost(entry, f"results.cost[{phase!r}]") for phase, entry in _optional(results, "cost").items()},
+        cost={
+            phase: _cost(entry, f"results.cost[{phase!r}]")
+            for phase, entry in _optional(results, "cost").items()
+        },
         arm_tokens=_arm_tokens(_optional(results, "arm_tokens"), arms),
         graph=_graph(_list(results.get("graph", ()), "results.graph")),
         curves=_curves(_optional(results, "curves")),
@@ -187,26 +208,37 @@ def _scores(entry: Any, where: str, n_seeds: int, shared: bool) -> Scores:
         if len(rows) != 1:
             raise InputError(f"{where}.per_seed has {len(rows)} runs; a shared arm has exactly one")
     elif len(rows) != n_seeds:
-        raise InputError(f"{where}.per_seed has {len(rows)} entries for {n_seeds} seeds; give one per seed, None without a run")
+        raise InputError(
+            f"{where}.per_seed has {len(rows)} entries for {n_seeds} seeds; give one each, None without a run"
+        )
     values_SN = np.full((len(rows), len(item_ids)), np.nan)
     for i, row in enumerate(rows):
         if row is None:
             continue
         if len(_list(row, f"{where}.per_seed[{i}]")) != len(item_ids):
-            raise InputError(f"{where}.per_seed[{i}] has {len(row)} scores for {len(item_ids)} item_ids; give one per item")
-        values_SN[i] = [math.nan if score is None else _number(score, f"{where}.per_seed[{i}]") for score in row]
+            raise InputError(
+                f"{where}.per_seed[{i}] has {len(row)} scores for {len(item_ids)} item_ids; give one per item"
+            )
+        values_SN[i] = [
+            math.nan if score is None else _number(score, f"{where}.per_seed[{i}]") for score in row
+        ]
     finite = values_SN[np.isfinite(values_SN)]
     if finite.size and (finite.min() < 0 or finite.max() > 1):
         raise InputError(f"{where}.per_seed holds a score outside [0, 1]; scores are shares or probabilities")
     rate = entry.get("parse_rate")
     ran_S = np.array([row is not None for row in rows])
-    return Scores(values_SN, ran_S, item_ids, None if rate is None else _number(rate, f"{where}.parse_rate"), shared)
+    return Scores(
+        values_SN, ran_S, item_ids, None if rate is None else _number(rate, f"{where}.parse_rate"), shared
+    )
 
 
 def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) -> ContrastSpec:
     _known(entry, where, {"eval", "terms", "sentence"}, required=("eval", "terms"))
     name = _text(entry["eval"], f"{where}.eval")
-    terms = {arm: _number(c, f"{where}.terms.{arm}") for arm, c in _mapping(entry["terms"], f"{where}.terms").items()}
+    terms = {
+        arm: _number(c, f"{where}.terms.{arm}")
+        for arm, c in _mapping(entry["terms"], f"{where}.terms").items()
+    }
     if not terms:
         raise InputError(f"{where}.terms is empty; name at least one arm with its coefficient")
     for arm in terms:
@@ -217,14 +249,20 @@ def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) 
     first, *others = terms
     for arm in others:
         if arms[arm][name].item_ids != arms[first][name].item_ids:
-            raise InputError(f"{where}: {first!r} and {arm!r} were scored on different items of {name!r}; score the same ones")
+            raise InputError(
+                f"{where}: {first!r} and {arm!r} were scored on different items of {name!r}; score the same"
+            )
     sentence = _text(entry.get("sentence", ""), f"{where}.sentence")
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
     except ValueError as error:
-        raise InputError(f"{where}.sentence is no template ({error}); write {{points}} and {{direction}}") from error
+        raise InputError(
+            f"{where}.sentence is no template ({error}); write {{points}} and {{direction}}"
+        ) from error
     for field in sorted(fields - {"points", "direction"}):
-        raise InputError(f"{where}.sentence: unknown field {{{field}}}; the fields are {{points}} and {{direction}}")
+        raise InputError(
+            f"{where}.sentence: unknown field {{{field}}}; the fields are {{points}} and {{direction}}"
+        )
     return ContrastSpec(name, terms, sentence)
 
 
@@ -239,15 +277,21 @@ def _expectations(
         if name not in contrasts and name not in evals:
             raise InputError(f"{where}: neither a contrast nor an eval; name one of them")
         if name not in contrasts and (entry.get("above_zero") or entry.get("inside") is not None):
-            raise InputError(f"{where}: an eval takes \"min\" alone; use a contrast for the rest")
+            raise InputError(f'{where}: an eval takes "min" alone; use a contrast for the rest')
         arm = _text(entry.get("arm", ""), f"{where}.arm")
         if arm and name not in arms.get(arm, {}):
             raise InputError(f"{where}.arm: {arm!r} was not scored on {name!r}; name an arm that was")
-        bounds = {key: _number(entry[key], f"{where}.{key}") for key in ("min", "inside") if entry.get(key) is not None}
+        bounds = {
+            key: _number(entry[key], f"{where}.{key}")
+            for key in ("min", "inside")
+            if entry.get(key) is not None
+        }
         if bounds.get("inside", 1.0) <= 0:
             raise InputError(f"{where}.inside is {bounds['inside']:g}; give the half-width, above 0")
         sentence = _text(entry.get("sentence", ""), f"{where}.sentence")
-        parsed[name] = Expectation(**bounds, above_zero=bool(entry.get("above_zero")), arm=arm, sentence=sentence)
+        parsed[name] = Expectation(
+            **bounds, above_zero=bool(entry.get("above_zero")), arm=arm, sentence=sentence
+        )
     return parsed
 
 
@@ -274,15 +318,18 @@ def _graph(entries: Sequence[Any]) -> tuple[Node, ...]:
         fields = ("id", "kind", "label", "parents", "status", "seconds")
         _known(entry, where, set(fields), required=fields)
         if entry["status"] not in ("ran", "reused"):
-            raise InputError(f"{where}.status is {entry['status']!r}; write \"ran\" or \"reused\"")
-        texts = [_text(entry[name], f"{where}.{name}") for name in ("id", "kind", "label")]
+            raise InputError(f'{where}.status is {entry["status"]!r}; write "ran" or "reused"')
+        name, kind, label = (_text(entry[field], f"{where}.{field}") for field in ("id", "kind", "label"))
+        parents = _strings(entry["parents"], f"{where}.parents")
         seconds = _number(entry["seconds"], f"{where}.seconds")
-        nodes.append(Node(*texts, _strings(entry["parents"], f"{where}.parents"), entry["status"], seconds))
+        nodes.append(Node(name, kind, label, parents, entry["status"], seconds))
     known = {node.id for node in nodes}
     for node in nodes:
         for parent in node.parents:
             if parent not in known:
-                raise InputError(f"results.graph: node {node.id!r} has the unknown parent {parent!r}; add it or drop the edge")
+                raise InputError(
+                    f"results.graph: {node.id!r} has the unknown parent {parent!r}; add it or drop the edge"
+                )
     return tuple(nodes)
 
 
@@ -303,7 +350,9 @@ def _samples(entries: Mapping[str, Any]) -> dict[str, dict[str, list[Mapping[str
         parsed[arm] = {}
         for name, samples in _mapping(evals, f"results.samples.{arm}").items():
             where = f"results.samples.{arm}.{name}"
-            parsed[arm][name] = [_mapping(sample, f"{where}[{i}]") for i, sample in enumerate(_list(samples, where))]
+            parsed[arm][name] = [
+                _mapping(sample, f"{where}[{i}]") for i, sample in enumerate(_list(samples, where))
+            ]
             for i, sample in enumerate(parsed[arm][name]):
                 for field in ("prompt", "reply"):
                     if field not in sample:

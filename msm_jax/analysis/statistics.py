@@ -1,8 +1,8 @@
 """Arm summaries and contrasts between arms, from scores per seed and item.
 
-Scores are float arrays `[seeds, items]` in [0, 1], NaN where a reply could not be parsed. The items are the same, in the
-same order, in every seed and arm that a contrast names, so arms are compared within a seed and within an item. An arm
-with one run that all seeds share has shape `[1, items]`.
+Scores are float arrays `[seeds, items]` in [0, 1], NaN where a reply could not be parsed. The items are the
+same, in the same order, in every seed and arm that a contrast names, so arms are compared within a seed and
+within an item. An arm with one run that all seeds share has shape `[1, items]`.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ class Interval:
 class ArmSummary:
     """One arm on one eval.
 
-    `mean` over seeds of the mean over items; `sem` over seeds, or over items where there is one seed; `n_items` asked;
-    `per_seed` means in the order of the seeds, NaN for a seed without a score; `parse_rate` is the share of replies
-    with a score.
+    `mean` over seeds of the mean over items; `sem` over seeds, or over items where there is one seed;
+    `n_items` asked; `per_seed` means in the order of the seeds, NaN for a seed without a score; `parse_rate`
+    is the share of replies with a score.
     """
 
     mean: float
@@ -54,8 +54,8 @@ class ArmSummary:
 class Contrast:
     """A linear combination of arms: `diff` with its 95 % interval, p-value and what they rest on.
 
-    `per_seed` holds the differences of the `n_seeds` seeds used; `n_items` counts the items with a score in every arm
-    in at least one seed; `differences` is the array `[n_seeds, items]` itself.
+    `per_seed` holds the differences of the `n_seeds` seeds used; `n_items` counts the items with a score in
+    every arm in at least one seed; `differences` is the array `[n_seeds, items]` itself.
     """
 
     diff: float
@@ -69,8 +69,8 @@ class Contrast:
 
 
 def summarise(scores_SN: Floats) -> ArmSummary:
-    """Mean, standard error and parse rate of one arm's scores `[seeds, items]`; a seed that is NaN throughout counts
-    in the parse rate and in nothing else."""
+    """Mean, standard error and parse rate of one arm's scores `[seeds, items]`; a seed that is NaN throughout
+    counts in the parse rate and in nothing else."""
     scores_SN = _checked("arm", scores_SN)
     per_seed = _item_means(scores_SN)
     seen = np.isfinite(per_seed)
@@ -99,12 +99,16 @@ def paired_differences(scores: Mapping[str, Floats], terms: Mapping[str, float])
     arrays = {}
     for arm in terms:
         if arm not in scores:
-            raise InputError(f"contrast: arm {arm!r} has no scores; the arms are {', '.join(scores) or 'none'}")
+            raise InputError(
+                f"contrast: arm {arm!r} has no scores; the arms are {', '.join(scores) or 'none'}"
+            )
         arrays[arm] = _checked(arm, scores[arm])
     shapes = {arm: array.shape for arm, array in arrays.items()}
     seeds = {shape[0] for shape in shapes.values()} - {1}
     if len(seeds) > 1 or len({shape[1] for shape in shapes.values()}) > 1:
-        raise InputError(f"contrast: arms differ in [seeds, items]: {shapes}; score the same items in every arm")
+        raise InputError(
+            f"contrast: arms differ in [seeds, items]: {shapes}; score the same items in every arm"
+        )
     total = np.zeros((max(seeds, default=1), next(iter(shapes.values()))[1]))
     for arm, coefficient in terms.items():
         total = total + float(coefficient) * arrays[arm]
@@ -128,8 +132,8 @@ def contrast(
         flips: random sign flips for the p-value.
         seed: of the resampling; the same inputs give the same numbers.
 
-    Items that any arm failed to answer in a seed are left out of that seed, seeds without an item left are left out
-    altogether; with nothing left every number is NaN.
+    Items that any arm failed to answer in a seed are left out of that seed, seeds without an item left are
+    left out altogether; with nothing left every number is NaN.
 
     Raises:
         InputError: see `paired_differences`.
@@ -154,9 +158,9 @@ def contrast(
 def interval95(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """95 % interval of the mean over seeds of the mean over items of `[seeds, items]`.
 
-    With several seeds it is the wider of the hierarchical bootstrap and the t interval over per-seed means: few seeds
-    make the first too narrow, and the second does not see that other items could have been asked. With one seed it is
-    the bootstrap over items.
+    With several seeds it is the wider of the hierarchical bootstrap and the t interval over per-seed means:
+    few seeds make the first too narrow, and the second does not see that other items could have been asked.
+    With one seed it is the bootstrap over items.
     """
     values_SN = values_SN[np.isfinite(values_SN).any(axis=1)] if values_SN.size else values_SN[:0]
     n_seeds = len(values_SN)
@@ -170,7 +174,11 @@ def interval95(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Inter
     per_seed = _item_means(values_SN)
     center, half = float(per_seed.mean()), t_half_width(float(per_seed.std(ddof=1)), n_seeds)
     if 2 * half > high - low:
-        return Interval(center - half, center + half, f"t interval over {n_seeds} per-seed values, wider than the {bootstrap}")
+        return Interval(
+            center - half,
+            center + half,
+            f"t interval over {n_seeds} per-seed values, wider than the {bootstrap}",
+        )
     return Interval(low, high, f"{bootstrap}, wider than the t interval over {n_seeds} per-seed values")
 
 
@@ -182,8 +190,8 @@ def t_half_width(deviation: float, n_seeds: int) -> float:
 def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
     """Means under resampling, `[draws]`: each draw takes seeds, then items, with replacement.
 
-    The drawn items are the same in all seeds of a draw, as the items that were asked are. NaN entries are left out of
-    their seed's mean; a seed whose drawn items are all NaN is left out of the draw.
+    The drawn items are the same in all seeds of a draw, as the items that were asked are. NaN entries are
+    left out of their seed's mean; a seed whose drawn items are all NaN is left out of the draw.
     """
     n_seeds, n_items = values_SN.shape
     present_SN = np.isfinite(values_SN)
@@ -195,7 +203,7 @@ def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> 
         rows = slice(start, min(start + _CHUNK, draws))
         items_bN = item_counts_BN[rows].astype(np.float64)
         seeds_bS = seed_counts_BS[rows].astype(np.float64)
-        # einsum: a BLAS product so thin spends its time starting threads, and its sums depend on their number.
+        # einsum: so thin a BLAS product only starts threads, and its sums depend on their number.
         number_bS = np.einsum("bn,sn->bs", items_bN, present_SN.astype(np.float64))
         per_seed_bS = np.einsum("bn,sn->bs", items_bN, filled_SN) / np.where(number_bS > 0, number_bS, 1.0)
         seeds_bS = seeds_bS * (number_bS > 0)
@@ -206,9 +214,9 @@ def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided p-value `(1 + k) / (1 + flips)` under which each item's seed-averaged difference could as well have had
-    the other sign; `k` counts random flips whose mean is at least as far from 0. It says nothing of the spread over
-    seeds, which the interval does. NaN without an item."""
+    """Two-sided p-value `(1 + k) / (1 + flips)` under which each item's seed-averaged difference could as
+    well have had the other sign; `k` counts random flips whose mean is at least as far from 0. It says
+    nothing of the spread over seeds, which the interval does. NaN without an item."""
     present_SN = np.isfinite(differences_SN)
     differences_SN = differences_SN[:, present_SN.any(axis=0)] if differences_SN.size else differences_SN[:0]
     if not differences_SN.size:
@@ -220,7 +228,10 @@ def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int =
     threshold = observed - 1e-9 * max(1.0, observed)
     extreme = 0
     for start in range(0, flips, _CHUNK):
-        flipped = np.einsum("fn,n->f", signs_FN[start : start + _CHUNK].astype(np.float64), per_item) / per_item.size
+        flipped = (
+            np.einsum("fn,n->f", signs_FN[start : start + _CHUNK].astype(np.float64), per_item)
+            / per_item.size
+        )
         extreme += int((np.abs(flipped) >= threshold).sum())
     return (1 + extreme) / (1 + flips)
 
@@ -228,15 +239,17 @@ def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int =
 def seeds_to_resolve(differences_SN: Floats, half_width: float, *, limit: int = 1_000) -> int | None:
     """How many seeds would bring the interval to `half_width`, if seeds and items go on varying as they do.
 
-    The variance of per-seed differences falls with the seeds, that of the items does not: None where one seed shows no
-    spread, or where no number of seeds up to `limit` is enough and more items would be needed.
+    The variance of per-seed differences falls with the seeds, that of the items does not: None where one seed
+    shows no spread, or where no number of seeds up to `limit` is enough and more items would be needed.
 
     Args:
         differences_SN: `[seeds, items]` as in `Contrast.differences`.
         half_width: wanted, above 0.
         limit: the largest number of seeds tried.
     """
-    differences_SN = differences_SN[np.isfinite(differences_SN).any(axis=1)] if differences_SN.size else differences_SN
+    differences_SN = (
+        differences_SN[np.isfinite(differences_SN).any(axis=1)] if differences_SN.size else differences_SN
+    )
     n_seeds = len(differences_SN)
     if n_seeds < 2 or half_width <= 0:
         return None
@@ -252,7 +265,8 @@ def seeds_to_resolve(differences_SN: Floats, half_width: float, *, limit: int = 
 
 
 def _item_variance(differences_SN: Floats) -> float:
-    """Variance of the mean over items that any number of seeds leaves: the items' main effects in a two-way layout."""
+    """Variance of the mean over items that any number of seeds leaves: the items' main effects in a two-way
+    layout."""
     complete_SN = differences_SN[:, np.isfinite(differences_SN).all(axis=0)]
     n_seeds, n_items = complete_SN.shape
     if n_items < 2:
@@ -266,7 +280,9 @@ def _item_variance(differences_SN: Floats) -> float:
 def _checked(arm: str, scores_SN: Floats) -> Floats:
     array = np.asarray(scores_SN, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"scores of {arm!r} have shape {array.shape}; [seeds, items] with at least one of each is needed")
+        raise InputError(
+            f"scores of {arm!r} have shape {array.shape}; [seeds, items] with at least one of each is needed"
+        )
     return array
 
 

@@ -19,11 +19,12 @@ _LOG_WIDTH = 140
 
 
 def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints arms, contrasts, cost and warnings to `file` (standard output if None), plain where it is no terminal.
+    """Prints arms, contrasts, cost and warnings to `file` (standard output if None), plain where it is no
+    terminal.
 
     Args:
-        report: findings of `report.write`, or the content of a report.json, which has no sentences and verdicts.
-        file: where to.
+        report: findings of `report.write`, or the content of a report.json, which has no sentences and
+        verdicts. file: where to.
     """
     findings = report if isinstance(report, Findings) else None
     content: Mapping[str, Any] = findings.report if findings else report  # type: ignore[assignment]
@@ -39,7 +40,9 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
         console.print(_contrasts(content, findings))
     if findings:
         for name, contrast in findings.contrasts.items():
-            marks = "".join(f" {_MARKS[verdict.status]} {escape(verdict.text)}" for verdict in contrast.verdicts)
+            marks = "".join(
+                f" {_MARKS[verdict.status]} {escape(verdict.text)}" for verdict in contrast.verdicts
+            )
             console.print(f"[bold]{escape(name)}[/]{marks}\n  {escape(contrast.sentence)}")
     if content["cost"]:
         console.print(_cost(content))
@@ -49,7 +52,11 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
 
 def _arms(content: Mapping[str, Any], findings: Findings | None) -> Table:
     arms = content["arms"]
-    evals = findings.results.evals() if findings else sorted({name for scored in arms.values() for name in scored})
+    evals = (
+        findings.results.evals()
+        if findings
+        else sorted({name for scored in arms.values() for name in scored})
+    )
     table = Table(title="Arms: mean in % ± standard error", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("eval", no_wrap=True)
     for arm in arms:
@@ -80,8 +87,14 @@ def _contrasts(content: Mapping[str, Any], findings: Findings | None) -> Table:
             numbers = ["n/a", "n/a", "n/a"]
         else:
             low, high = entry["ci95"]
-            numbers = [points(entry["diff"], signed=True), f"{points(low)} to {points(high)}", p_text(entry["p_value"])]
-        table.add_row(escape(name), escape(entry["eval"]), *numbers, str(entry["n_seeds"]), str(entry["n_items"]))
+            numbers = [
+                points(entry["diff"], signed=True),
+                f"{points(low)} to {points(high)}",
+                p_text(entry["p_value"]),
+            ]
+        table.add_row(
+            escape(name), escape(entry["eval"]), *numbers, str(entry["n_seeds"]), str(entry["n_items"])
+        )
     return table
 
 
