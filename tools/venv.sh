@@ -49,5 +49,5 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$dir/bin/python" -c 
 fi
 echo "setting up $dir with Python $version from $requirements"
 "$found" -m venv --clear "$dir"
-"$dir/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --prefer-binary -r "$requirements"
+"$dir/bin/python" -m pip install -qq --no-input --disable-pip-version-check --prefer-binary -r "$requirements"
 printf '%s\n' "$wanted" >"$stamp"
