@@ -45,7 +45,7 @@ parity: venv ref
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m parity $(PYTEST)
 
 lint: venv
-	$(PY) -m ruff check .
+	$(PY) -m ruff check --output-format=concise .
 	$(PY) -m mypy $(CODE)
 
 bench: venv ref
