@@ -3,6 +3,7 @@
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -136,9 +137,9 @@ def test_tokens_per_word(tiny_tokenizer: Tokenizer) -> None:
     assert tokenizers.tokens_per_word(tiny_tokenizer, ["  "]) == 0.0
 
 
-def _model(path: Path, **changes: object) -> None:
+def _model(path: Path, **changes: Any) -> None:
     with path.open("wb") as model:
-        options: dict[str, object] = {"vocab_size": 280, "bos_id": 1, "byte_fallback": True, **changes}
+        options: dict[str, Any] = {"vocab_size": 280, "bos_id": 1, "byte_fallback": True, **changes}
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(["a b c d e f"] * 9),
             model_writer=model,

@@ -85,25 +85,24 @@ class Tokenizer:
         return {MODEL_FILE: self._model}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without begin or end token; markers in it are encoded as ordinary text."""
-        return self.encode_batch([text])[0]
+        """The ids of `text`, without begin or end token; markers in it are encoded as ordinary text.
+
+        Raises:
+          InputError: the text holds half of a surrogate pair.
+        """
+        return self._joined([self._sp.encode(part) for part in _parts(text)])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        for text in texts:
-            try:
-                text.encode()
-            except UnicodeEncodeError as e:
-                half = ascii(text[e.start])
-                raise InputError(f"text holds half of a surrogate pair, {half}; remove it") from None
-        parts = iter(self._sp.encode([part for text in texts for part in text.split(_SPACE)], num_threads=-1))
-        out = []
-        for text in texts:
-            ids = next(parts)
-            for _ in range(text.count(_SPACE)):
-                ids = ids + self._space_ids + next(parts)
-            out.append(ids)
-        return out
+        parts = [_parts(text) for text in texts]
+        encoded = iter(self._sp.encode([part for of_text in parts for part in of_text], num_threads=-1))
+        return [self._joined([next(encoded) for _ in of_text]) for of_text in parts]
+
+    def _joined(self, parts: list[list[int]]) -> list[int]:
+        ids = parts[0]
+        for part in parts[1:]:
+            ids = ids + self._space_ids + part
+        return ids
 
     def decode(self, ids: Iterable[int], *, specials: bool = False, continues: bool = False) -> str:
         """The text of `ids`.
@@ -205,6 +204,15 @@ def files_sha256(files: Mapping[str, bytes]) -> str:
     for name in sorted(files):
         total.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(files[name]).digest())
     return total.hexdigest()
+
+
+def _parts(text: str) -> list[str]:
+    """The text cut at the character that SentencePiece takes for a space; each part is encoded on its own."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise InputError(f"text holds half of a surrogate pair, {text[e.start]!a}; remove it") from None
+    return text.split(_SPACE)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
