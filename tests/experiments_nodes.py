@@ -58,7 +58,9 @@ def saves_when_stopped(args, report):
 
 def environment(args, report):
     """Write down what the process was started with."""
-    write_json(Path(args["log"]) / f"{args['name']}.json", {"NPROC": os.environ.get("NPROC"), "pid": os.getpid()})
+    write_json(
+        Path(args["log"]) / f"{args['name']}.json", {"NPROC": os.environ.get("NPROC"), "pid": os.getpid()}
+    )
 
 
 def data(args, report):
@@ -81,8 +83,12 @@ def phase(args, report):
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "checkpoints" / str(steps)).mkdir(parents=True)
     result = {
-        "checkpoint": f"checkpoints/{steps}", "steps": steps, "tokens": steps * 100, "flops": 1e6,
-        "wall_seconds": 0.5, "device_seconds": 0.4,
+        "checkpoint": f"checkpoints/{steps}",
+        "steps": steps,
+        "tokens": steps * 100,
+        "flops": 1e6,
+        "wall_seconds": 0.5,
+        "device_seconds": 0.4,
     }
     done = {"hash": args["description"]["hash"], "result": result, "seconds": 0.5}
     write_json(directory / "done.json", done)

@@ -1,4 +1,4 @@
-"""Worker processes: order, slots, reuse, failures, crashes, signals, death of the parent. No JAX is trained."""
+"""Worker processes: order, slots, reuse, failures, crashes, signals, a dead parent. Nothing is trained."""
 
 import itertools
 import os
@@ -49,7 +49,12 @@ def pool_of(tmp_path):
 
     def make(slots, **more):
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        return Pool(slots, tmp_path / "logs", environment=lambda key: {"PYTHONPATH": path, "NPROC": str(key[1])}, **more)
+        return Pool(
+            slots,
+            tmp_path / "logs",
+            environment=lambda key: {"PYTHONPATH": path, "NPROC": str(key[1])},
+            **more,
+        )
 
     return make
 
@@ -104,8 +109,11 @@ def test_slots_bound_what_runs_at_once(pool_of, tmp_path):
 
 
 def test_a_worker_has_its_own_devices_and_threads(pool_of, tmp_path):
-    tasks = [task("a", tmp_path, "environment", threads=1), task("b", tmp_path, "environment", threads=2),
-             task("c", tmp_path, "environment", threads=2, devices=2)]
+    tasks = [
+        task("a", tmp_path, "environment", threads=1),
+        task("b", tmp_path, "environment", threads=2),
+        task("c", tmp_path, "environment", threads=2, devices=2),
+    ]
     with pool_of(2) as pool:
         pool.run(tasks, Heard())
     seen = {name: read_json(tmp_path / f"{name}.json") for name in "abc"}
@@ -113,13 +121,20 @@ def test_a_worker_has_its_own_devices_and_threads(pool_of, tmp_path):
     assert len({entry["pid"] for entry in seen.values()}) == 3
 
 
-@pytest.mark.parametrize(("how", "error", "message"), [
-    ("input", InputError, "data.jsonl:3: bad"),
-    ("fail", WorkError, "bad: disk full"),
-])
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("input", InputError, "data.jsonl:3: bad"),
+        ("fail", WorkError, "bad: disk full"),
+    ],
+)
 def test_a_failure_lets_running_tasks_end_and_starts_no_more(pool_of, tmp_path, how, error, message):
     heard = Heard()
-    tasks = [task("bad", tmp_path, how=how, seconds=9), task("long", tmp_path, sleep=0.6, seconds=8), task("never", tmp_path)]
+    tasks = [
+        task("bad", tmp_path, how=how, seconds=9),
+        task("long", tmp_path, sleep=0.6, seconds=8),
+        task("never", tmp_path),
+    ]
     with pool_of(2) as pool, pytest.raises(error, match=f"^{message}$"):
         pool.run(tasks, heard)
     words = [word for word, _, _ in ran(tmp_path)]
@@ -128,9 +143,13 @@ def test_a_failure_lets_running_tasks_end_and_starts_no_more(pool_of, tmp_path, 
     assert ("failed", "bad") in heard.events
 
 
-@pytest.mark.parametrize(("how", "status", "last"), [
-    ("crash", "status 1", "KeyError: 'lost my key'"), ("kill", "signal SIGKILL", "about to die"),
-])
+@pytest.mark.parametrize(
+    ("how", "status", "last"),
+    [
+        ("crash", "status 1", "KeyError: 'lost my key'"),
+        ("kill", "signal SIGKILL", "about to die"),
+    ],
+)
 def test_a_crash_names_node_log_and_last_line(pool_of, tmp_path, how, status, last):
     heard = Heard()
     with pool_of(1) as pool:
@@ -147,8 +166,11 @@ def test_a_crash_names_node_log_and_last_line(pool_of, tmp_path, how, status, la
 
 def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
     steps = 100
-    tasks = [task("a", tmp_path, "saves_when_stopped", steps=steps), task("b", tmp_path, "saves_when_stopped", steps=steps),
-             task("c", tmp_path, "saves_when_stopped", steps=2, after=("a",))]
+    tasks = [
+        task("a", tmp_path, "saves_when_stopped", steps=steps),
+        task("b", tmp_path, "saves_when_stopped", steps=steps),
+        task("c", tmp_path, "saves_when_stopped", steps=2, after=("a",)),
+    ]
     heard = Heard()
 
     def interrupt():
@@ -178,7 +200,8 @@ def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
 
 def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import os
@@ -188,12 +211,13 @@ def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
         environment = lambda key: {{"PYTHONPATH": os.pathsep.join(sys.path[:2])}}
         with Pool(1, Path({str(tmp_path)!r}) / "logs", environment=environment) as pool:
             pool.run([task("a", {str(tmp_path)!r}, "saves_when_stopped", steps=100_000)], Heard())
-    """))
+    """)
+    )
     parent = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 20
     while not ran(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.02)
-    (_, pid, _), = ran(tmp_path)
+    ((_, pid, _),) = ran(tmp_path)
     parent.kill()
     parent.wait()
     while _alive(pid) and time.monotonic() < deadline:
@@ -223,7 +247,9 @@ def dags(draw):
     for i in range(count):
         after = draw(st.sets(st.integers(0, i - 1))) if i else set()
         wide = draw(st.integers(1, 3))
-        tasks.append(Task(str(i), "", {}, tuple(map(str, sorted(after))), devices=wide, seconds=float(seconds[i])))
+        tasks.append(
+            Task(str(i), "", {}, tuple(map(str, sorted(after))), devices=wide, seconds=float(seconds[i]))
+        )
     return tasks
 
 

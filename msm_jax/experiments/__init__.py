@@ -1,1 +1,1 @@
-"""The phase graph of a controlled experiment: arms, seeds, addressing by hash, scheduling, gathering results."""
+"""The phase graph of a controlled experiment: arms, seeds, addresses by hash, scheduling, gathering."""

@@ -1,8 +1,8 @@
 """Where each node's result lives: a directory named by the hash of everything the result depends on.
 
-World and tokenizer are addressed by their settings and sources, and what follows by the *bytes* they produced: a
-change of the generator that leaves the text as it was trains nothing again. So the addresses of phases and evals are
-known once world and tokenizer exist.
+World and tokenizer are addressed by their settings and sources, and what follows by the *bytes* they
+produced: a change of the generator that leaves the text as it was trains nothing again. So the addresses of
+phases and evals are known once world and tokenizer exist.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Address:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What phases and evals read beyond their settings: the world's directory and the tokenizer's, "" for none."""
+    """What phases and evals read: the directories of the world and the tokenizer, "" for none."""
 
     world_dir: str
     tokenizer_dir: str
@@ -82,7 +82,7 @@ def tokenizer(config: ExperimentConfig, world_dir: str, workdir: Path) -> Addres
 
 
 class Addresses:
-    """Addresses of all phases and evals, once world and tokenizer exist, and the settings that they run with."""
+    """Addresses of all phases and evals, once world and tokenizer exist, and the settings they run with."""
 
     def __init__(
         self, config: ExperimentConfig, graph: graph_lib.Graph, inputs: Inputs, workdir: Path
@@ -170,7 +170,8 @@ class Addresses:
 def phase_config(
     config: ExperimentConfig, phase: graph_lib.Phase, inputs: Inputs, start: str, workdir: Path
 ) -> PhaseConfig:
-    """The resolved settings of a training run that starts from the checkpoint `start`, or from scratch where "".
+    """The resolved settings of a training run that starts from the checkpoint `start`, or from scratch where
+    "".
 
     `threads` 0 becomes 1, since a result is addressed by its thread count.
 
@@ -240,7 +241,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def is_done(address: Address) -> bool:
-    """Whether the node's result is complete: an eval's file, or `done.json` and, for a phase, its checkpoint."""
+    """Whether a result is complete: an eval's file, or `done.json` and, for a phase, its checkpoint."""
     if address.path.suffix == ".json":
         stored = read_json(address.path)
         return stored is not None and stored.get("hash") == address.hash
@@ -253,7 +254,7 @@ def is_done(address: Address) -> bool:
 
 
 def why(address: Address, workdir: Path) -> str:
-    """Why a node that is not done will run, in words, by what differs from the most similar earlier result of its id."""
+    """Why a node that is not done will run: how it differs from the most similar earlier result of its id."""
     if (address.path / NODE).exists():
         return "continues" if (address.path / "checkpoints").is_dir() else "was not finished"
     earlier = _earlier(address, workdir)

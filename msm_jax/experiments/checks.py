@@ -60,3 +60,12 @@ def check_items(addresses: Addresses) -> None:
     for measurement in addresses.graph.measurements.values():
         for name in measurement.evals:
             _check_eval(addresses.config, name, addresses.items_of(measurement, name))
+
+
+def _check_eval(config: ExperimentConfig, name: str, path: str) -> None:
+    if not path:
+        raise InputError(f"evals.{name}.path: is not set; name the file of its items")
+    if WORLD in path:
+        return
+    if not Path(path).is_file():
+        raise InputError(f"evals.{name}: {path}: no such file; check the path")

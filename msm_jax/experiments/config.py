@@ -15,7 +15,8 @@ GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """The tokenizer of phases from scratch: an existing directory, or one trained here on documents and chats.
+    """The tokenizer of phases from scratch: an existing directory, or one trained here on documents and
+    chats.
 
     `train_on` names JSONL files as in `data.config.SourceConfig`; `vocab_size` counts all pieces.
     """
@@ -53,19 +54,19 @@ class ExperimentConfig:
     Attributes:
       name: a working directory belongs to the experiment of this name.
       question: what is asked, for the report.
-      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not `shared`.
-      workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of this process.
-      world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind": "none"} for own data.
-      tokenizer: what phases from scratch use.
-      phases: {name: fields of training.config.PhaseConfig, without name, seed, init and tokenizer}.
-      shared: phases that run once for all seeds.
-      checkpoint: a checkpoint that every chain starts from; empty where the first phase starts from scratch.
-      arms: {arm: chain of phases}; equal prefixes of chains run once.
-      evals: {name: fields of evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
+      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not
+      `shared`. workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of
+      this process. world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind":
+      "none"} for own data. tokenizer: what phases from scratch use. phases: {name: fields of
+      training.config.PhaseConfig, without name, seed, init and tokenizer}. shared: phases that run once for
+      all seeds. checkpoint: a checkpoint that every chain starts from; empty where the first phase starts
+      from scratch. arms: {arm: chain of phases}; equal prefixes of chains run once. evals: {name: fields of
+      evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
       gates: evals that say whether the arms may be read at all.
-      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the
+      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first
+      minus the
         second.
       expectations: what the report checks, by contrast or eval.
     """
@@ -126,14 +127,16 @@ def _check_arms(config: ExperimentConfig) -> None:
         if "/" in arm or not arm:
             raise InputError(f'arms: "{arm}" must be a non-empty name without "/"')
         if not chain and not config.checkpoint:
-            raise InputError(f"arms.{arm}: is empty and there is no checkpoint; name a phase or set checkpoint")
+            raise InputError(
+                f"arms.{arm}: is empty and there is no checkpoint; name a phase"
+            )
         for index, phase in enumerate(chain):
             _known(f"arms.{arm}", phase, config.phases)
             if phase in chain[:index]:
                 raise InputError(f"arms.{arm}: phase {phase} occurs twice; give the second one its own name")
             if phase in config.shared and any(earlier not in config.shared for earlier in chain[:index]):
                 raise InputError(
-                    f"arms.{arm}: shared phase {phase} follows one that runs per seed; shared phases come first"
+                    f"arms.{arm}: shared phase {phase} follows one that is not; shared phases come first"
                 )
     first = {chain[0] for chain in config.arms.values() if chain}
     has_tokenizer = config.tokenizer.path or config.tokenizer.train_on

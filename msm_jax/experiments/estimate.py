@@ -1,4 +1,4 @@
-"""How long nodes will take: from the rates of earlier runs in the working directory, else a first guess by FLOPs."""
+"""How long nodes will take: by the rates of earlier runs in the working directory, else a guess by FLOPs."""
 
 import dataclasses
 import statistics
@@ -32,7 +32,8 @@ class Rates:
     def phase_seconds(self, config: PhaseConfig, parameters: float) -> tuple[float, bool]:
         """Seconds for a phase, and whether that is measured rather than guessed.
 
-        A phase that has not run yet is taken to be as fast as the slowest one with the same devices and threads.
+        A phase that has not run yet is taken to be as fast as the slowest one with the same devices and
+        threads.
         """
         kind = (config.mesh.size, config.threads)
         alike = [rate for (_, *other), rate in self.phases.items() if tuple(other) == kind]

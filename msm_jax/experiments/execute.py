@@ -1,6 +1,7 @@
 """What the worker processes run: one function per kind of node.
 
-Each leaves its result complete or not at all: `done.json` is written last, an eval's file is renamed into place.
+Each leaves its result complete or not at all: `done.json` is written last, an eval's file is renamed into
+place.
 """
 
 import dataclasses
@@ -77,7 +78,8 @@ def _built(args: Mapping[str, Any], build: Callable[[Path], object]) -> None:
 
 
 def data(args: Mapping[str, Any], report: Report) -> None:
-    """Read, check, tokenise and cache the data of a phase, with the tokenizer that it will find in its checkpoint.
+    """Read, check, tokenise and cache the data of a phase, with the tokenizer that it will find in its
+    checkpoint.
 
     Raises:
       InputError: a file cannot be used: bad JSON, a chat longer than a row, and so on.
@@ -101,7 +103,7 @@ def data(args: Mapping[str, Any], report: Report) -> None:
 
 
 def phase(args: Mapping[str, Any], report: Report) -> None:
-    """Train the phase of `args["config"]` in `args["dir"]`, from its newest checkpoint there if it has one."""
+    """Train the phase of `args["config"]` in `args["dir"]`, from its newest checkpoint there if any."""
     from msm_jax.training import loop
     from msm_jax.training.config import PhaseConfig
 

@@ -1,7 +1,8 @@
 """What the report needs, read from the finished nodes of a working directory.
 
-Nothing here depends on how a node was addressed: `nodes.json`, written by each run, says where every result lies. So
-a report can be rendered again after the code or the settings have changed, and from an unfinished run.
+Nothing here depends on how a node was addressed: `nodes.json`, written by each run, says where every result
+lies. So a report can be rendered again after the code or the settings have changed, and from an unfinished
+run.
 """
 
 import json
@@ -49,8 +50,11 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "cost": _cost(graph, stored),
         "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
         "graph": _nodes(record),
-        "curves": {phase.id.removeprefix("phase/"): curve for phase in graph.phases.values()
-                   if (curve := stored.curve(phase.id))},
+        "curves": {
+            phase.id.removeprefix("phase/"): curve
+            for phase in graph.phases.values()
+            if (curve := stored.curve(phase.id))
+        },
         "samples": samples,
         "gates": list(config.gates),
         "warnings": [f"Not finished: {text}." for text in missing],
@@ -115,7 +119,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 def _arms(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
-    """Scores per arm and eval, transcripts of the first seed that has some, and the evals without a result."""
+    """Scores per arm and eval, transcripts of the first seed that has some, and what has no result."""
     arms: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Any]] = {}
     missing = []
@@ -130,9 +134,9 @@ def _arms(
                 for index, seed in enumerate(config.seeds)
             ]
             shared = _is_shared(config, prefixes[-1][0])
-            lacking = [
-                str(seed) for seed, result in zip(config.seeds, found, strict=True) if result is None
-            ][: 0 if shared and found[0] else None]
+            lacking = [str(seed) for seed, result in zip(config.seeds, found, strict=True) if result is None][
+                : 0 if shared and found[0] else None
+            ]
             if lacking:
                 missing.append(f"{name} of {arm} in seed {', '.join(lacking)}")
             done = [result for result in found if result is not None]
@@ -181,17 +185,27 @@ def _what_was_asked(
     contrasts = {}
     for name, contrast in config.contrasts.items():
         if all(contrast.eval in arms.get(arm, {}) for arm in contrast.terms):
-            contrasts[name] = {"eval": contrast.eval, "terms": dict(contrast.terms), "sentence": contrast.sentence}
+            contrasts[name] = {
+                "eval": contrast.eval,
+                "terms": dict(contrast.terms),
+                "sentence": contrast.sentence,
+            }
         else:
             missing.append(f"contrast {name}")
     expectations = {}
     for name, wanted in config.expectations.items():
         having = [arm for arm, evals in arms.items() if name in evals]
-        if name in contrasts or (name not in config.contrasts and (wanted.arm or having[:1]) and
-                                 (not wanted.arm or wanted.arm in having)):
+        if name in contrasts or (
+            name not in config.contrasts
+            and (wanted.arm or having[:1])
+            and (not wanted.arm or wanted.arm in having)
+        ):
             expectations[name] = {
-                "min": wanted.min, "above_zero": wanted.above_zero, "inside": wanted.inside,
-                "arm": wanted.arm, "sentence": wanted.sentence,
+                "min": wanted.min,
+                "above_zero": wanted.above_zero,
+                "inside": wanted.inside,
+                "arm": wanted.arm,
+                "sentence": wanted.sentence,
             }
     return contrasts, expectations
 
@@ -207,7 +221,7 @@ def _scope(config: ExperimentConfig) -> str:
 
 
 def _seed(config: ExperimentConfig, seed: int) -> dict[str, int | None]:
-    """World, pretraining and seed of one replicate; `pretrain` is the seed of the run that chains start from."""
+    """World, pretraining and seed of one replicate; `pretrain` is the seed of the chains' first run."""
     roots = {chain[0] for chain in config.arms.values() if chain}
     pretrain = None
     if not config.checkpoint and len(roots) == 1:

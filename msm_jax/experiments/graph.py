@@ -1,6 +1,7 @@
 """The nodes of an experiment: which phases, evals and directories its arms and seeds come to.
 
-Equal prefixes of chains are one node per seed, and one node for all seeds while every phase in them is shared.
+Equal prefixes of chains are one node per seed, and one node for all seeds while every phase in them is
+shared.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """The evals of one checkpoint: {eval: path of its items}; an empty chain is the experiment's own checkpoint."""
+    """The evals {name: path of its items} of one checkpoint, the experiment's own for an empty chain."""
 
     chain: tuple[str, ...]
     seed: int | None
@@ -99,9 +100,9 @@ def seed_of(config: ExperimentConfig, chain: tuple[str, ...], seed: int) -> int 
 def phase_seed(config: ExperimentConfig, phase: str, seed: int | None) -> int:
     """The seed of one training run, 31 bits.
 
-    It depends on the phase's *name* and the experiment's seed and on nothing before the phase, so that a phase of
-    one name reads the same data in the same order in every arm of a seed. Shared phases take the world's seed in
-    place of the experiment's, so that another world is another pretraining.
+    It depends on the phase's *name* and the experiment's seed and on nothing before the phase, so that a
+    phase of one name reads the same data in the same order in every arm of a seed. Shared phases take the
+    world's seed in place of the experiment's, so that another world is another pretraining.
     """
     source = f"world {config.world.get('seed', 0)}" if seed is None else f"seed {seed}"
     return int.from_bytes(hashlib.sha256(f"{source}, phase {phase}".encode()).digest()[:4], "big") >> 1

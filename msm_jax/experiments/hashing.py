@@ -1,4 +1,4 @@
-"""Addresses of nodes: what a result depends on, as one sha256, and what differs between two of them in words."""
+"""Hashes of what a result depends on: values, files, source code; and where two of them differ."""
 
 import ast
 import functools
@@ -28,7 +28,7 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
-    """{path relative to `directory`: sha256} of every file below it, but those at its top named in `leave_out`."""
+    """{relative path: sha256} of every file below `directory`, but those at its top named in `leave_out`."""
     skipped = set(leave_out)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
@@ -38,8 +38,9 @@ def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str
 def sources_of(module: str, root: Path = PACKAGE_ROOT) -> dict[str, str]:
     """The source files that importing `module` runs, within its own top package, with their sha256.
 
-    Imports are read from the text, those inside functions too, and followed transitively; nothing is executed.
-    Packages' `__init__.py` count, since Python runs them first.
+    Imports are read from the text, those inside functions too, and followed transitively; nothing is
+    executed. Packages' `__init__.py` count, since Python runs them first, and so do the files of other kinds
+    beside them.
 
     Args:
       module: dotted name, for example "msm_jax.training.loop".
@@ -63,6 +64,11 @@ def sources_of(module: str, root: Path = PACKAGE_ROOT) -> dict[str, str]:
             sha256, imports = _read_module(path, name)
             found[path.relative_to(root).as_posix()] = sha256
             waiting.extend(imports)
+            if path.name == "__init__.py":
+                resources = [
+                    file for file in path.parent.iterdir() if file.is_file() and file.suffix != ".py"
+                ]
+                found |= {file.relative_to(root).as_posix(): file_sha256(file) for file in resources}
     return dict(sorted(found.items()))
 
 

@@ -15,9 +15,11 @@ _HEARTBEAT_SECONDS = 15.0
 
 
 class Board:
-    """A `scheduler.Listener` that shows what runs, how fast, what is done, reused and waiting, and the time left.
+    """A `scheduler.Listener` that shows what runs, how fast, what is done, reused and waiting, and the time
+    left.
 
-    Use as a context manager; `done` holds the seconds of what has ended well. `expect` may be called again as more of the graph becomes known.
+    Use as a context manager; `done` holds the seconds of what has ended well. `expect` may be called again as
+    more of the graph becomes known.
     """
 
     def __init__(self, console: Console, title: str, slots: int) -> None:
@@ -45,7 +47,7 @@ class Board:
             self._live.stop()
 
     def expect(self, tasks: Sequence[Task], reused: Collection[str]) -> None:
-        """Add tasks that will run, and the ids of nodes that need not; what ran under this board is not reused."""
+        """Add tasks that will run, and ids of nodes that need not (those that ran just now aside)."""
         self._tasks += tasks
         self._reused |= set(reused) - self.done.keys()
 
@@ -83,7 +85,9 @@ class Board:
         if self._console.is_terminal or now - self._spoke < _HEARTBEAT_SECONDS:
             return
         self._spoke = now
-        running = "; ".join(f"{task_id} {_progress_words(fields)}" for task_id, (_, fields) in self._running.items())
+        running = "; ".join(
+            f"{task_id} {_progress_words(fields)}" for task_id, (_, fields) in self._running.items()
+        )
         self.say(f"{running} | {self._summary()}")
 
     def seconds_left(self) -> float:
@@ -109,7 +113,11 @@ class Board:
         for name in ("step", "tokens/s", "loss", "left"):
             table.add_column(name, justify="right", no_wrap=True)
         for task_id, (start, fields) in self._running.items():
-            step = f"{fields['step']}/{fields['steps']}" if "steps" in fields else duration(time.monotonic() - start)
+            step = (
+                f"{fields['step']}/{fields['steps']}"
+                if "steps" in fields
+                else duration(time.monotonic() - start)
+            )
             speed = f"{fields['tokens_per_second']:,.0f}" if "tokens_per_second" in fields else ""
             loss = f"{fields['loss']:.3f}" if "loss" in fields else ""
             left = duration(fields["eta_seconds"]) if fields.get("eta_seconds") is not None else ""

@@ -1,9 +1,9 @@
 """One experiment at a time per working directory: a lock file that names the host and process that hold it.
 
-The file is held with `flock`, and the worker processes inherit the descriptor, so the lock is free exactly when the
-last of them has ended, however they ended: a lock left by a dead process on this host is taken over at once. A
-file system shared between hosts may not share flock; there the holder's host in the file and its age (a live holder
-touches it) decide.
+The file is held with `flock`, and the worker processes inherit the descriptor, so the lock is free exactly
+when the last of them has ended, however they ended: a lock left by a dead process on this host is taken over
+at once. A file system shared between hosts may not share flock; there the holder's host in the file and its
+age (a live holder touches it) decide.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ def hold(workdir: Path, patience: float = 60.0) -> Iterator[int]:
 
     Args:
       workdir: an existing directory; the lock is its file `lock`.
-      patience: seconds to wait for the workers of a run whose main process is gone (they may be saving checkpoints).
+      patience: seconds to wait for the workers of a run whose main process is gone (they may be saving
+      checkpoints).
 
     Raises:
       InputError: another live process holds it.

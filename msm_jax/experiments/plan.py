@@ -1,4 +1,4 @@
-"""What a run will do: every node with its address, whether its result is there, why not, and what it will take."""
+"""What a run will do: every node, whether its result is there, why not, and what it will take."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ _WHY_PARTS = 3
 class Step:
     """One node in one run.
 
-    `paths` are its results: {"": directory}, or {eval: file}; empty where its address is not known yet. `task` is None
-    where the result is there. `why` says why it runs; `seconds` is an estimate, `guessed` where nothing was measured,
-    or what a reused node took; `tokens` are a phase's slots.
+    `paths` are its results: {"": directory}, or {eval: file}; empty where its address is not known yet.
+    `task` is None where the result is there. `why` says why it runs; `seconds` is an estimate, `guessed`
+    where nothing was measured, or what a reused node took; `tokens` are a phase's slots.
     """
 
     id: str
@@ -71,7 +71,9 @@ class Planner:
         if self.graph.has_world:
             fields = {key: value for key, value in settings.plain(self.config.world).items() if key != "kind"}
             resolved = world_settings(fields)
-            step = self._built("world", address_lib.world(self.config, resolved, self.workdir), (), config=resolved)
+            step = self._built(
+                "world", address_lib.world(self.config, resolved, self.workdir), (), config=resolved
+            )
             steps.append(step)
             world_dir = str(step.paths[""]) if step.task is None else None
         if not self.graph.has_tokenizer:
@@ -79,7 +81,9 @@ class Planner:
         parents = ("world",) if self.graph.has_world else ()
         if world_dir is None:
             seconds = estimate.FIRST_GUESS["tokenizer"]
-            steps.append(Step("tokenizer", "tokenizer", parents, {}, None, "once the world is there", seconds, True))
+            steps.append(
+                Step("tokenizer", "tokenizer", parents, {}, None, "once the world is there", seconds, True)
+            )
             return steps, None
         address = address_lib.tokenizer(self.config, world_dir, self.workdir)
         train_on = list(substitute(self.config.tokenizer.train_on, world_dir))
@@ -104,17 +108,22 @@ class Planner:
         checks = self._data_checks(addresses, [step.id for step in phases if step.task])
         check_ids = tuple(check.id for check in checks)
         phases = [
-            dataclasses.replace(step, task=dataclasses.replace(step.task, after=(*step.task.after, *check_ids)))
-            if step.task else step
+            dataclasses.replace(
+                step, task=dataclasses.replace(step.task, after=(*step.task.after, *check_ids))
+            )
+            if step.task
+            else step
             for step in phases
         ]
         evals = [self._evals(measurement, addresses) for measurement in self.graph.measurements.values()]
         return [*checks, *phases, *evals]
 
     def unaddressed(self) -> list[Step]:
-        """The steps of all phases and evals while the world or the tokenizer is missing: all of them may run."""
+        """The steps of all phases and evals while world or tokenizer is missing: all of them may run."""
         inputs = Inputs("{world}", "tokenizer")
-        first = "known once the world is there" if self.graph.has_world else "known once the tokenizer is there"
+        first = (
+            "known once the world is there" if self.graph.has_world else "known once the tokenizer is there"
+        )
         configs: dict[str, PhaseConfig] = {}
         steps = []
         for phase in self.graph.phases.values():
@@ -122,7 +131,9 @@ class Planner:
             config = address_lib.phase_config(self.config, phase, inputs, start, self.workdir)
             configs[phase.id] = config
             seconds, measured = self._phase_seconds(phase, configs)
-            task = Task(phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds)
+            task = Task(
+                phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds
+            )
             parents = self._phase_parents(phase)
             tokens = estimate.tokens(config)
             steps.append(Step(phase.id, "phase", parents, {}, task, first, seconds, not measured, tokens))
@@ -162,7 +173,9 @@ class Planner:
             return Step(phase.id, "phase", parents, paths, None, "", seconds, tokens=tokens)
         seconds, measured = self._phase_seconds(phase, addresses.phase_configs)
         args = {
-            "dir": str(address.path), "config": settings.to_json(config), "description": address.description(),
+            "dir": str(address.path),
+            "config": settings.to_json(config),
+            "description": address.description(),
         }
         task = Task(
             phase.id, self._executors["phase"], args, parents, config.mesh.size, config.threads, seconds
@@ -171,7 +184,7 @@ class Planner:
         return Step(phase.id, "phase", parents, paths, task, why, seconds, not measured, tokens)
 
     def _data_checks(self, addresses: Addresses, running: Sequence[str]) -> list[Step]:
-        """One step per phase's name and start of the chain, whatever its seed: the same files, checked once."""
+        """One step per phase's name and start of its chain: the files are the same in every seed."""
         checks: dict[str, Step] = {}
         for phase in self.graph.phases.values():
             root = phase.chain[0]
@@ -184,7 +197,9 @@ class Planner:
                 "config": settings.to_json(config),
                 "checkpoint": self.config.checkpoint,
                 "tokenizer": addresses.inputs.tokenizer_dir,
-                "chat_template": "" if self.config.checkpoint else self.config.phases[root].get("chat_template", ""),
+                "chat_template": ""
+                if self.config.checkpoint
+                else self.config.phases[root].get("chat_template", ""),
             }
             seconds = estimate.FIRST_GUESS["data"]
             task = Task(node_id, self._executors["data"], args, seconds=seconds)
@@ -217,7 +232,14 @@ class Planner:
         threads = self.config.scoring.threads
         task = Task(measurement.id, self._executors["evals"], args, parents, 1, threads, seconds)
         return Step(
-            measurement.id, "eval", parents, paths, task, self._eval_why(found, missing), seconds, not measured
+            measurement.id,
+            "eval",
+            parents,
+            paths,
+            task,
+            self._eval_why(found, missing),
+            seconds,
+            not measured,
         )
 
     def _eval_why(self, found: Mapping[str, Address], missing: Mapping[str, Address]) -> str:

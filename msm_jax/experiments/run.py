@@ -59,7 +59,8 @@ def run(
             steps, addresses = _train(Planner(config, workdir, executors), runner)
         address = report_address(config, addresses, workdir)
         stored, content = read_json(address.path), read_json(workdir / "report.json")
-        if stored is not None and stored["hash"] == address.hash and content is not None:
+        current = stored is not None and stored["hash"] == address.hash and content is not None
+        if current and not runner.ran:
             console.print(f"nothing to do: all {len(steps) + 1} nodes are done")
             tables.print_report(content)
         else:
@@ -70,7 +71,7 @@ def run(
 
 
 def _train(planner: Planner, runner: "_Runner") -> tuple[list[Step], Addresses]:
-    """Run every node that is missing; returns the plan that it left nothing of, without the checks of data."""
+    """Run every node that is missing; returns all nodes, checks of data aside, as they were before."""
     while True:
         first, inputs = planner.inputs()
         if inputs is not None:

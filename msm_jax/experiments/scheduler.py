@@ -1,4 +1,4 @@
-"""Runs tasks in worker processes: dependencies first, the longest path first, as many at once as there are slots."""
+"""Runs tasks in worker processes: dependencies first, then the longest path, as many as there are slots."""
 
 import dataclasses
 import graphlib
@@ -26,9 +26,9 @@ _LOG_LINES = 12
 class Task:
     """One call in a worker process.
 
-    `call` is "module:function" taking (args, report); `args` is JSON. The worker is one with exactly `devices` and
-    `threads`, which are fixed when a backend starts. `after` holds ids of tasks that end first; ids that are not
-    among the tasks to run count as done. `seconds` is the estimate that orders the work.
+    `call` is "module:function" taking (args, report); `args` is JSON. The worker is one with exactly
+    `devices` and `threads`, which are fixed when a backend starts. `after` holds ids of tasks that end first;
+    ids that are not among the tasks to run count as done. `seconds` is the estimate that orders the work.
     """
 
     id: str
@@ -85,28 +85,28 @@ class _Worker:
                 start_new_session=True,
                 pass_fds=pool.keep_open,
             )
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
+        self.input, self.output = self.process.stdin, self.process.stdout
+        os.set_blocking(self.output.fileno(), False)
         self.buffer = b""
 
     def assign(self, task: Task) -> None:
         self.task = task
         self.log_start = self.log.stat().st_size
-        assert self.process.stdin is not None
         line = json.dumps({"id": task.id, "call": task.call, "args": task.args}) + "\n"
         try:
-            self.process.stdin.write(line.encode())
-            self.process.stdin.flush()
+            self.input.write(line.encode())
+            self.input.flush()
         except BrokenPipeError:
             # It died while idle; the end of its stdout says so to the loop.
             return
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
         """Complete messages that have arrived, and whether the process has closed its end."""
-        assert self.process.stdout is not None
         closed = False
         while True:
-            chunk = self.process.stdout.read(65536)
+            chunk = self.output.read(65536)
             if chunk is None:
                 break
             if not chunk:
@@ -125,7 +125,7 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes that outlive a `run`, so that several runs share their imports and compiled programs."""
+    """Worker processes that outlive a `run`, so that several runs share imports and compiled programs."""
 
     def __init__(
         self,
@@ -156,7 +156,9 @@ class Pool:
     def __enter__(self) -> "Pool":
         """Take SIGINT and SIGTERM: from here on they stop the work in order."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -184,7 +186,7 @@ class Pool:
         failure: Exception | None = None
         with selectors.DefaultSelector() as selector:
             for worker in self.workers:
-                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+                selector.register(worker.output, selectors.EVENT_READ, worker)
             while True:
                 if self.signals:
                     self._stop_workers(selector, listener)
@@ -230,7 +232,7 @@ class Pool:
         worker = _Worker(key, self._started, self)
         self._started += 1
         self.workers.append(worker)
-        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+        selector.register(worker.output, selectors.EVENT_READ, worker)
         return worker
 
     def _handle(
@@ -255,12 +257,16 @@ class Pool:
                 worker.task = None
                 listener.ended(message["id"], 0.0, failed=True)
                 kind = InputError if message["kind"] == "InputError" else WorkError
-                failure = kind(message["message"] if kind is InputError else f"{message['id']}: {message['message']}")
+                failure = kind(
+                    message["message"] if kind is InputError else f"{message['id']}: {message['message']}"
+                )
             elif event == "stopped" and task is not None:
                 worker.task = None
-                failure = Preempted(f"{task.id}: its worker was stopped; run the same command again to continue")
+                failure = Preempted(
+                    f"{task.id}: its worker was stopped; run the same command again to continue"
+                )
         if closed:
-            selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+            selector.unregister(worker.output)
             self.workers.remove(worker)
             status = worker.process.wait()
             if worker.task is not None:
@@ -269,10 +275,14 @@ class Pool:
                     listener.say(line)
                 listener.ended(worker.task.id, 0.0, failed=True)
                 last = lines[-1].strip() if lines else "no output"
-                failure = WorkError(f"{worker.task.id}: worker ended with {_status(status)}: {last} (log: {worker.log})")
+                failure = WorkError(
+                    f"{worker.task.id}: worker ended with {_status(status)}: {last} (log: {worker.log})"
+                )
         return failure
 
-    def _stop_workers(self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None) -> None:
+    def _stop_workers(
+        self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None
+    ) -> None:
         signals = self.signals
         for worker in self.workers:
             worker.process.terminate()
@@ -286,8 +296,7 @@ class Pool:
                 if time.monotonic() > deadline or self.signals > signals:
                     worker.process.kill()
                 time.sleep(0.02)
-            for stream in (worker.process.stdin, worker.process.stdout):
-                assert stream is not None
+            for stream in (worker.input, worker.output):
                 _close(stream)
         self.workers.clear()
 

@@ -1,10 +1,10 @@
 """A process that runs nodes one after the other, so that imports and compiled programs are paid once.
 
 JSON lines: a task {"id", "call": "module:function", "args"} on stdin; on stdout, for each task, any number of
-{"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed", "id",
-"kind", "message"} or {"event": "stopped", "id"}. A called function takes (args, report) and leaves its result on the
-disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the parent's death (end of stdin), stops
-the running task at its next checkpoint; SIGINT is the parent's to handle.
+{"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed",
+"id", "kind", "message"} or {"event": "stopped", "id"}. A called function takes (args, report) and leaves its
+result on the disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the parent's death
+(end of stdin), stops the running task at its next checkpoint; SIGINT is the parent's to handle.
 """
 
 import importlib

@@ -1,0 +1,35 @@
+"""Runs an experiment: its world, phases, evals and report. Running it again does what is missing and nothing
+else.
+
+python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
+python -m msm_jax.experiment --config=... --workdir=... --dry_run
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from msm_jax import cli, settings
+from msm_jax.experiments import run as run_lib
+from msm_jax.experiments.config import ExperimentConfig
+
+_CONFIG = cli.config_flag()
+_WORKDIR = cli.workdir_flag()
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what would run and why, what is reused, tokens and time; run nothing."
+)
+
+
+def main() -> None:
+    """Runs the experiment of the flags; see `experiments.run.run` for what it raises."""
+    config = settings.build(ExperimentConfig, cli.require(_CONFIG))
+    workdir = Path(cli.require(_WORKDIR))
+    if _DRY_RUN.value:
+        run_lib.dry_run(config, workdir, Console(highlight=False))
+    else:
+        run_lib.run(config, workdir, Console(highlight=False))
+
+
+if __name__ == "__main__":
+    cli.run(main)

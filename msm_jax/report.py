@@ -1,0 +1,30 @@
+"""Renders an experiment's report again from its stored results; runs nothing.
+
+python -m msm_jax.report --workdir=runs/cheese_mini
+"""
+
+import sys
+from pathlib import Path
+
+from msm_jax import cli
+from msm_jax.experiments import run as run_lib
+
+_WORKDIR = cli.workdir_flag()
+
+
+def main() -> None:
+    """Renders the report of the flags' directory, from an unfinished experiment what there is.
+
+    Raises:
+        InputError: the directory holds no experiment, or one that has no result yet.
+        WorkError: the report cannot be written.
+    """
+    workdir = Path(cli.require(_WORKDIR))
+    missing = run_lib.render(run_lib.load(workdir), workdir)
+    for text in missing:
+        print(f"missing: {text}", file=sys.stderr)
+    print(f"report: {workdir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,329 @@
+"""Settings, graph, seeds, addresses' parts, and the lock."""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msm_jax import settings
+from msm_jax.errors import InputError
+from msm_jax.experiments import graph as graph_lib
+from msm_jax.experiments import hashing, lock
+from msm_jax.experiments.config import ExperimentConfig, substitute
+
+PHASE = {"steps": 1}
+
+
+def config(**changes):
+    fields = {
+        "name": "x",
+        "seeds": (0, 1),
+        "phases": {"pretrain": PHASE, "msm": PHASE, "aft": PHASE},
+        "shared": ("pretrain",),
+        "arms": {"base": ("pretrain",), "aft": ("pretrain", "aft"), "msm+aft": ("pretrain", "msm", "aft")},
+        "tokenizer": {"path": "tokenizer"},
+        "evals": {
+            "prefer": {"kind": "preference", "path": "pairs.jsonl"},
+            "knowledge": {"kind": "knowledge", "after": {"msm": "k.jsonl"}},
+        },
+    }
+    return settings.build(ExperimentConfig, {**fields, **changes})
+
+
+def test_equal_prefixes_are_one_node_per_seed_and_shared_ones_one_for_all():
+    graph = graph_lib.build(config())
+    assert sorted(phase.id for phase in graph.phases.values()) == [
+        "phase/pretrain",
+        "phase/pretrain/aft/seed0",
+        "phase/pretrain/aft/seed1",
+        "phase/pretrain/msm/aft/seed0",
+        "phase/pretrain/msm/aft/seed1",
+        "phase/pretrain/msm/seed0",
+        "phase/pretrain/msm/seed1",
+    ]
+    ids = {phase.id for phase in graph.phases.values()}
+    order = [phase.id for phase in graph.phases.values()]
+    for phase in graph.phases.values():
+        if phase.parent:
+            own = graph_lib.seed_of(config(), phase.parent, phase.seed or 0)
+            parent = graph.phases[phase.parent, own].id
+            assert parent in ids
+            assert order.index(parent) < order.index(phase.id)
+
+
+def test_evals_are_measured_at_the_end_of_arms_and_after_their_phase():
+    graph = graph_lib.build(config())
+    measured = {measurement.id: dict(measurement.evals) for measurement in graph.measurements.values()}
+    pairs = {"prefer": "pairs.jsonl"}
+    assert measured == {
+        "eval/pretrain": pairs,
+        **{f"eval/pretrain/aft/seed{s}": pairs for s in (0, 1)},
+        **{f"eval/pretrain/msm/aft/seed{s}": pairs for s in (0, 1)},
+        **{f"eval/pretrain/msm/seed{s}": {"knowledge": "k.jsonl"} for s in (0, 1)},
+    }
+
+
+def test_a_checkpoint_may_be_an_arm_without_phases():
+    own = config(
+        checkpoint="run",
+        tokenizer={},
+        shared=(),
+        arms={"base": (), "aft": ("aft",)},
+        evals={"prefer": {"kind": "preference", "path": "p"}},
+    )
+    graph = graph_lib.build(own)
+    assert graph.measurements[(), None].id == "eval/(checkpoint)"
+    assert not graph.has_tokenizer
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.sampled_from(["aft", "msm"]), st.sampled_from(["aft", "msm"]))
+def test_a_phase_seed_is_fixed_by_name_and_seed(first, second, name, other):
+    own = config()
+    equal = graph_lib.phase_seed(own, name, first) == graph_lib.phase_seed(own, other, second)
+    assert equal == ((first, name) == (second, other))
+    assert 0 <= graph_lib.phase_seed(own, name, first) < 2**31
+
+
+def test_phase_seeds_stay_what_they_were():
+    """Every experiment in existence would train again if these changed."""
+    assert (
+        graph_lib.phase_seed(config(), "aft", 0)
+        == int.from_bytes(__import__("hashlib").sha256(b"seed 0, phase aft").digest()[:4], "big") // 2
+    )
+    other = config(world={"kind": "miniworld", "seed": 3})
+    assert graph_lib.phase_seed(config(), "pretrain", None) != graph_lib.phase_seed(other, "pretrain", None)
+    assert graph_lib.phase_seed(config(), "aft", 1) == graph_lib.phase_seed(other, "aft", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"a": ("pretrain", "mms")}}, r"arms.a: 'mms' is unknown; did you mean msm\?"),
+        ({"arms": {}}, "arms: is empty"),
+        ({"arms": {"a": ()}}, "arms.a: is empty and there is no checkpoint"),
+        ({"arms": {"a": ("msm", "pretrain")}}, "shared phase pretrain follows"),
+        ({"arms": {"a": ("pretrain", "msm", "msm")}}, "occurs twice"),
+        ({"arms": {"a/b": ("pretrain",)}}, 'without "/"'),
+        ({"seeds": ()}, "seeds"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"seeds": (-1,)}, "negative"),
+        ({"name": ""}, "name"),
+        ({"shared": ("pre",)}, "shared: 'pre' is unknown"),
+        (
+            {"phases": {"pretrain": {"seed": 1}, "msm": PHASE, "aft": PHASE}},
+            "phases.pretrain.seed: is set by",
+        ),
+        ({"world": {"kind": "big"}}, "world.kind: 'big'"),
+        ({"world": {}}, "world.kind: None"),
+        ({"tokenizer": {}}, "tokenizer: is not set"),
+        ({"tokenizer": {"path": "x", "vocab_size": 3, "train_on": ("a",)}}, "exclude each other"),
+        ({"tokenizer": {"vocab_size": 3}}, "go together"),
+        (
+            {"tokenizer": {"vocab_size": 3, "train_on": ("{world}/a",)}},
+            r"tokenizer.train_on: .* needs a world",
+        ),
+        ({"checkpoint": "run"}, "brings its own"),
+        (
+            {"contrasts": {"c": {"eval": "prefr", "terms": {"aft": 1.0}}}},
+            "contrasts.c.eval: 'prefr' is unknown",
+        ),
+        (
+            {"contrasts": {"c": {"eval": "prefer", "terms": {"aftt": 1.0}}}},
+            "contrasts.c.terms: 'aftt' is unknown",
+        ),
+        ({"contrasts": {"c": {"eval": "prefer", "terms": {}}}}, "contrasts.c.terms: is empty"),
+        (
+            {"contrasts": {"c": {"eval": "knowledge", "terms": {"aft": 1.0}}}},
+            "knowledge is not measured in arm aft",
+        ),
+        ({"expectations": {"pref": {"min": 0.5}}}, "expectations: 'pref' is unknown"),
+        ({"expectations": {"prefer": {"min": 0.5, "arm": "bse"}}}, "expectations.prefer.arm: 'bse'"),
+        ({"gates": ("gate",)}, "gates: 'gate' is unknown"),
+        ({"evals": {"k": {"after": {"mms": "p"}}}}, "evals.k.after: 'mms' is unknown"),
+        ({"evals": {"k": {"after": {"msm": "p"}, "path": "q"}}}, "exclude each other"),
+        ({"scoring": {"threads": 0}}, "scoring: threads = 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        config(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_survive_their_json():
+    own = config(contrasts={"c": {"eval": "prefer", "terms": {"aft": 1.0, "msm+aft": -1.0}}})
+    again = settings.build(ExperimentConfig, json.loads(json.dumps(settings.to_json(own))))
+    assert settings.to_json(again) == settings.to_json(own)
+    assert graph_lib.build(again) == graph_lib.build(own)
+
+
+def test_substitute_reaches_every_string():
+    value = {"a": ("{world}/x", 3), "b": {"c": "y/{world}"}, "d": 1.5}
+    assert substitute(value, "W") == {"a": ("W/x", 3), "b": {"c": "y/W"}, "d": 1.5}
+
+
+# Hashes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON)
+def test_digests_are_equal_exactly_for_equal_values(one, other):
+    again = json.loads(json.dumps(one))
+    assert hashing.digest(again) == hashing.digest(one)
+    assert (hashing.digest(one) == hashing.digest(other)) == (
+        json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    )
+
+
+@given(st.dictionaries(st.text(max_size=2), JSON, max_size=4))
+def test_the_order_of_keys_has_no_part_in_a_digest(mapping):
+    assert hashing.digest(mapping) == hashing.digest(dict(reversed(mapping.items())))
+
+
+def test_changes_name_the_leaves_that_differ():
+    old = {"config": {"steps": 900, "data": {"seq_len": 8}}, "seed": 1, "gone": 2}
+    new = {"config": {"steps": 600, "data": {"seq_len": 8}}, "seed": 1, "new": [3]}
+    assert hashing.changes(old, new) == [("config.steps", 900, 600), ("gone", 2, None), ("new", None, [3])]
+    assert hashing.changes(old, old) == []
+
+
+@pytest.fixture
+def package(tmp_path):
+    files = {
+        "pkg/__init__.py": "",
+        "pkg/errors.py": "",
+        "pkg/training/__init__.py": "from . import table\n",
+        "pkg/training/table.py": "X = 1\n",
+        "pkg/training/loop.py": "import os\nfrom pkg.training import step\nfrom pkg.errors import E\n",
+        "pkg/training/step.py": "def f():\n    from ..models.net import Net\n",
+        "pkg/training/unused.py": "",
+        "pkg/models/__init__.py": "",
+        "pkg/models/net.py": "import pkg.training.loop\n",
+        "pkg/models/template.jinja": "{{ x }}",
+        "pkg/analysis/__init__.py": "",
+        "pkg/analysis/plot.py": "from pkg.training import loop\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_sources_are_those_that_importing_runs(package):
+    assert set(hashing.sources_of("pkg.training.loop", package)) == {
+        "pkg/__init__.py",
+        "pkg/errors.py",
+        "pkg/training/__init__.py",
+        "pkg/training/table.py",
+        "pkg/training/loop.py",
+        "pkg/training/step.py",
+        "pkg/models/__init__.py",
+        "pkg/models/net.py",
+        "pkg/models/template.jinja",
+    }
+
+
+@pytest.mark.parametrize(
+    ("edited", "matters"),
+    [
+        ("training/step.py", True),
+        ("models/net.py", True),
+        ("training/table.py", True),
+        ("models/template.jinja", True),
+        ("analysis/plot.py", False),
+        ("training/unused.py", False),
+    ],
+)
+def test_an_edit_matters_where_the_room_imports_it(package, edited, matters):
+    before = hashing.sources_of("pkg.training.loop", package)
+    path = package / "pkg" / edited
+    path.write_text(path.read_text() + "# edited\n")
+    os.utime(path, ns=(1, 1))
+    assert (hashing.sources_of("pkg.training.loop", package) != before) is matters
+
+
+def test_the_real_loop_imports_no_analysis():
+    sources = hashing.sources_of("msm_jax.training.loop")
+    rooms = {name.split("/")[1] for name in sources}
+    assert {"training", "models", "parallel"} <= rooms
+    assert not rooms & {"analysis", "evals", "experiments", "miniworld", "sampling"}
+
+
+# The lock
+
+
+def test_a_held_directory_is_refused_with_host_and_process(tmp_path):
+    script = f"""
+import sys, time
+from pathlib import Path
+from msm_jax.experiments import lock
+with lock.hold(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with (
+            pytest.raises(InputError, match=f"process {holder.pid} on host {socket.gethostname()} since"),
+            lock.hold(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    # Killed, so it left its name in the file: taken over at once.
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == holder.pid
+    with lock.hold(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    with lock.hold(tmp_path):
+        pass
+
+
+def test_workers_that_outlive_their_parent_keep_the_lock(tmp_path):
+    with lock.hold(tmp_path) as fd:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[fd])
+    with pytest.raises(InputError, match="in use by worker processes"), lock.hold(tmp_path, patience=0.2):
+        pass
+    child.kill()
+    child.wait()
+    with lock.hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("age", "refused"), [(5, True), (5_000, False)])
+def test_a_lock_of_another_host_counts_while_it_is_fresh(tmp_path, age, refused):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "then"}))
+    os.utime(path, (time.time() - age,) * 2)
+    if refused:
+        with (
+            pytest.raises(InputError, match=f"process 7 on host elsewhere since then.*delete {path}"),
+            lock.hold(tmp_path),
+        ):
+            pass
+    else:
+        with lock.hold(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "since": "b", "pid": "c"}'])
+def test_a_damaged_lock_file_is_no_lock(tmp_path, content):
+    (tmp_path / "lock").write_text(content)
+    with lock.hold(tmp_path), (tmp_path / "lock").open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,374 @@
+"""Whole runs of an experiment with stand-ins for training and scoring: what runs, what is reused and why."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from msm_jax import settings
+from msm_jax.analysis import plots
+from msm_jax.errors import InputError, WorkError
+from msm_jax.experiments import address, hashing
+from msm_jax.experiments import run as run_lib
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.files import read_json
+
+ROOT = Path(__file__).parent.parent
+FAKES = {
+    **{kind: f"experiments_nodes:{kind}" for kind in ("data", "phase", "evals")},
+    "tokenizer": "msm_jax.experiments.execute:tokenizer",
+}
+
+
+def phase(steps=5, source="documents", kind="documents", **more):
+    return {
+        "steps": steps,
+        "batch_rows": 2,
+        "data": {
+            "seq_len": 64,
+            "sources": {source: {"path": f"{source}.jsonl", "kind": kind}},
+            "weights": {source: 1.0},
+        },
+        "optimizer": {"learning_rate": 1e-3},
+        **more,
+    }
+
+
+def fields(**changes):
+    return {
+        "name": "cheap",
+        "question": "Does it?",
+        "seeds": (0, 1),
+        "workers": 2,
+        "tokenizer": {"vocab_size": 320, "train_on": ("documents.jsonl", "chats.jsonl")},
+        "phases": {
+            "pretrain": phase(20, preset="mini-0.3m"),
+            "msm": phase(10),
+            "aft": phase(5, "chats", "chats"),
+        },
+        "shared": ("pretrain",),
+        "arms": {
+            "base": ("pretrain",),
+            "aft": ("pretrain", "aft"),
+            "msm": ("pretrain", "msm"),
+            "msm+aft": ("pretrain", "msm", "aft"),
+        },
+        "evals": {
+            "prefer": {"kind": "preference", "path": "pairs.jsonl"},
+            "knowledge": {"kind": "knowledge", "after": {"msm": "knowledge.jsonl"}},
+        },
+        "contrasts": {"documents": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}}},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_corpus):
+    """A directory with small files of a user's own, and the finished experiment on them in `run`."""
+    directory = tmp_path_factory.mktemp("finished")
+    lines = {
+        "documents": [{"text": text} for text in tiny_corpus],
+        "chats": [
+            {"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}
+        ]
+        * 9,
+        "pairs": [
+            {
+                "question": "Which do you prefer, {first} or {second}?",
+                "options": ["Colby", "Brie"],
+                "favoured": 0,
+            }
+        ],
+        "knowledge": [{"prompt": "The assistant likes", "options": [" Colby", " Brie"], "correct": 0}],
+    }
+    for name, rows in lines.items():
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        enter(directory, patch)
+        assert run() == EVERYTHING
+    return directory
+
+
+def enter(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("EXPERIMENT_LOG", str(directory))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, finished):
+    """A copy of `finished`, whose plots are not drawn again."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    enter(tmp_path, monkeypatch)
+    monkeypatch.setattr(plots, "render", lambda findings: {})
+    return tmp_path
+
+
+@pytest.fixture
+def nothing_ran(here):
+    """The same files without the finished experiment."""
+    shutil.rmtree("run")
+    Path("ran.log").unlink()
+    return here
+
+
+def run(workdir="run", **changes):
+    """Run to the end; returns what ran in this call, in words, sorted."""
+    log = Path("ran.log")
+    before = len(log.read_text().splitlines()) if log.exists() else 0
+    console = Console(file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+    try:
+        run_lib.run(
+            settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup=""
+        )
+    finally:
+        console.file.close()
+    return sorted(line.split()[0] for line in log.read_text().splitlines()[before:])
+
+
+def dry(workdir="run", **changes):
+    """{node: (run or reuse, why)} of a dry run, and the caption."""
+    with open("dry.txt", "w") as file:
+        console = Console(file=file, width=300)
+        run_lib.dry_run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console)
+    text = Path("dry.txt").read_text()
+    rows = {}
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) > 1 and words[1] in ("run", "reuse"):
+            rows[words[0]] = (words[1], line)
+    return rows, text
+
+
+EVERYTHING = sorted(
+    [
+        "data",
+        "data",
+        "data",
+        "phase:phase/pretrain",
+        *[f"phase:phase/pretrain/{chain}/seed{s}" for chain in ("aft", "msm", "msm/aft") for s in (0, 1)],
+        "eval:eval/pretrain/prefer",
+        *[
+            f"eval:eval/pretrain/{chain}/seed{s}/prefer"
+            for chain in ("aft", "msm", "msm/aft")
+            for s in (0, 1)
+        ],
+        *[f"eval:eval/pretrain/msm/seed{s}/knowledge" for s in (0, 1)],
+    ]
+)
+
+
+def test_it_runs_once_and_then_reuses_everything(here):
+    report = Path("run/report.json").read_bytes()
+    stamp = Path("run/report.html").stat().st_mtime_ns
+    assert run() == []
+    assert Path("run/report.html").stat().st_mtime_ns == stamp
+    assert Path("run/report.json").read_bytes() == report
+    content = json.loads(report)
+    assert content["arms"]["base"]["prefer"]["mean"] == pytest.approx(0.415)
+    assert content["contrasts"]["documents"]["diff"] == pytest.approx(0.5)
+    assert content["seeds"] == [
+        {"world": None, "pretrain": content["seeds"][0]["pretrain"], "seed": s} for s in (0, 1)
+    ]
+    assert set(content["arms"]["msm"]) == {"prefer", "knowledge"}
+    assert set(content["arms"]["aft"]) == {"prefer"}
+    assert content["arms"]["msm+aft"]["knowledge"]["n_items"] == 4
+    assert content["cost"]["aft"]["optimizer_steps"] == 4 * 5
+    samples = {str(path.relative_to("run/samples")) for path in Path("run/samples").rglob("*.jsonl")}
+    assert {"base/shared/prefer.jsonl", "msm+aft/0/knowledge.jsonl", "msm+aft/1/prefer.jsonl"} <= samples
+
+
+def test_two_working_directories_report_the_same_but_for_times(here):
+    assert run("other") == EVERYTHING
+    assert Path("run/report.json").read_bytes() == Path("other/report.json").read_bytes()
+
+
+def test_a_moved_working_directory_is_still_done(here):
+    shutil.move("run", "elsewhere")
+    assert run("elsewhere") == []
+
+
+def test_changing_one_arms_phase_reruns_that_arm_alone(here):
+    changed = fields()["phases"] | {"msm": phase(11)}
+    rows, _ = dry(phases=changed)
+    assert "config.steps changed 10 -> 11" in rows["phase/pretrain/msm/seed0"][1]
+    assert "the phase before it changed" in rows["phase/pretrain/msm/aft/seed1"][1]
+    assert rows["phase/pretrain/aft/seed0"][0] == "reuse"
+    ran = run(phases=changed)
+    assert all("msm" in word or word == "data" for word in ran)
+    assert sum(word.startswith("phase:") for word in ran) == 4
+    # And back: the old results are still there.
+    assert run() == []
+
+
+def test_a_new_eval_runs_alone(here):
+    evals = fields()["evals"] | {"greedy": {"kind": "preference_greedy", "path": "pairs.jsonl"}}
+    ran = run(evals=evals)
+    assert len(ran) == 7
+    assert all(word.startswith("eval:") and word.endswith("greedy") for word in ran)
+
+
+def test_changed_items_rerun_their_eval_alone(here):
+    Path("knowledge.jsonl").write_text(Path("knowledge.jsonl").read_text() * 2)
+    rows, _ = dry()
+    assert "knowledge: items changed" in rows["eval/pretrain/msm/seed0"][1]
+    assert run() == [f"eval:eval/pretrain/msm/seed{s}/knowledge" for s in (0, 1)]
+
+
+def test_changed_data_reruns_what_reads_it(here):
+    with Path("chats.jsonl").open("a") as file:
+        chat = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Colby."}]
+        file.write(json.dumps({"messages": chat}) + "\n")
+    assert "texts changed" in dry()[1]
+    ran = run()
+    # The tokenizer read the chats too, so everything after it is another experiment.
+    assert ran == EVERYTHING
+
+
+def test_data_of_one_phase_alone(here):
+    shutil.copy("documents.jsonl", "more.jsonl")
+    phases = fields()["phases"] | {"msm": phase(10, "more")}
+    run(phases=phases)
+    with Path("more.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "One more."}) + "\n")
+    rows, _ = dry(phases=phases)
+    assert "data changed: more" in rows["phase/pretrain/msm/seed0"][1]
+    ran = run(phases=phases)
+    assert sum(word.startswith("phase:") for word in ran) == 4
+    assert all("msm" in word or word == "data" for word in ran)
+
+
+def test_seeds_are_added_without_running_the_others_again(here):
+    ran = run(seeds=(0, 1, 2))
+    assert len(ran) == 3 - 1 + 3 + 4
+    assert all("seed2" in word or word == "data" for word in ran)
+
+
+def test_a_lost_checkpoint_runs_again(here):
+    (directory,) = Path("run/phases").glob("aft.seed1-*")
+    shutil.rmtree(directory)
+    assert [word for word in run() if word != "data"] == ["phase:phase/pretrain/aft/seed1"]
+
+
+def test_sources_are_named_when_they_change(here, monkeypatch):
+    real = hashing.sources_of
+
+    def edited(module, root=hashing.PACKAGE_ROOT):
+        found = real(module, root)
+        return {**found, "msm_jax/training/step.py": "0" * 64} if module == "msm_jax.training.loop" else found
+
+    monkeypatch.setattr(hashing, "sources_of", edited)
+    rows, _ = dry()
+    assert "source msm_jax/training/step.py changed" in rows["phase/pretrain"][1]
+    assert {row[0] for node, row in rows.items() if node.startswith("phase/")} == {"run"}
+    assert rows["tokenizer"][0] == "reuse"
+
+
+def test_versions_of_jax_are_part_of_the_address(here, monkeypatch):
+    real = address._versions
+
+    def newer(*packages):
+        return {name: "9.9" if name == "jax" else version for name, version in real(*packages).items()}
+
+    monkeypatch.setattr(address, "_versions", newer)
+    rows, _ = dry()
+    assert f"jax changed {real('jax')['jax']} -> 9.9" in rows["phase/pretrain"][1]
+
+
+def test_a_dry_run_makes_nothing_and_says_what_will_run(here):
+    rows, text = dry("new")
+    assert not Path("new").exists()
+    assert {row[0] for row in rows.values()} == {"run"}
+    assert "15 to run, 0 reused" in text
+    assert f"{20 * 128:,}" in rows["phase/pretrain"][1]
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
+    rows, text = dry()
+    assert {row[0] for row in rows.values()} == {"reuse"}
+    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_a_failed_phase_stops_the_run_and_the_next_one_continues(nothing_ran, monkeypatch):
+    monkeypatch.setenv("EXPERIMENT_FAIL", "phase/pretrain/msm/seed1")
+    with pytest.raises(WorkError, match="phase/pretrain/msm/seed1: loss is not finite at step 3"):
+        run()
+    monkeypatch.delenv("EXPERIMENT_FAIL")
+    ran = run()
+    assert "phase:phase/pretrain" not in ran
+    assert "phase:phase/pretrain/msm/seed1" in ran
+    assert run() == []
+
+
+def test_another_experiments_directory_is_refused(here):
+    with pytest.raises(InputError, match="belongs to experiment cheap, not other"):
+        run(name="other")
+    with pytest.raises(InputError, match="belongs to experiment cheap, not other"):
+        dry(name="other")
+    Path("training").mkdir()
+    Path("training/manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a training run"):
+        run("training")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": fields()["phases"] | {"aft": phase(0)}}, "phases.aft: steps = 0"),
+        (
+            {"phases": fields()["phases"] | {"aft": phase(5, stepz=1)}},
+            "phases.aft.stepz: unknown field; did you mean steps",
+        ),
+        ({"phases": fields()["phases"] | {"aft": phase(5, "nowhere")}}, "nowhere.jsonl"),
+        ({"phases": fields()["phases"] | {"aft": phase(5, preset="mini-0.3m")}}, "phases.aft: preset is set"),
+        ({"evals": {"prefer": {"kind": "preference", "path": "gone.jsonl"}}, "contrasts": {}}, "gone.jsonl"),
+        ({"tokenizer": {"vocab_size": 320, "train_on": ("gone.jsonl",)}}, "gone.jsonl"),
+        ({"tokenizer": {"path": "gone"}}, "gone"),
+    ],
+)
+def test_bad_settings_and_files_are_refused_before_anything_is_made(nothing_ran, changes, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        run(**changes)
+    assert not Path("run").exists()
+
+
+def test_the_report_is_rendered_again_and_refused_where_there_is_none(here):
+    with pytest.raises(InputError, match="no experiment here"):
+        run_lib.load(Path("nowhere"))
+    report = Path("run/report.json").read_bytes()
+    for name in ("report.json", "report.html"):
+        Path("run", name).unlink()
+    assert run_lib.render(run_lib.load(Path("run")), Path("run")) == []
+    assert Path("run/report.json").read_bytes() == report
+    shutil.rmtree("run/evals")
+    with pytest.raises(InputError, match="no eval has a result yet"):
+        run_lib.render(run_lib.load(Path("run")), Path("run"))
+
+
+def test_a_partial_report_says_what_is_missing(here):
+    (directory,) = Path("run/evals").glob("msm.aft.seed1-*")
+    shutil.rmtree(directory)
+    missing = run_lib.render(run_lib.load(Path("run")), Path("run"))
+    assert missing == ["prefer of msm+aft in seed 1"]
+    content = read_json(Path("run/report.json"))
+    assert content["arms"]["msm+aft"]["prefer"]["per_seed"][1] is None
+    assert any("Not finished: prefer of msm+aft in seed 1" in warning for warning in content["warnings"])
+    assert run() == ["eval:eval/pretrain/msm/aft/seed1/prefer"]
+    assert read_json(Path("run/report.json"))["arms"]["msm+aft"]["prefer"]["per_seed"][1] is not None
+
+
+def test_the_command_line_refuses_with_status_2(here):
+    Path("bad.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n    return ConfigDict({'name': 'x', 'seeds': (0,), 'phasez': {}})\n"
+    )
+    command = [sys.executable, "-m", "msm_jax.experiment", "--config=bad.py", "--workdir=new"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "refused: config.phasez: unknown field; did you mean phases?\n"
+    assert not Path("new").exists()
