@@ -109,7 +109,9 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
     }
     results["graph"] = example_graph(seeds)
     phases = [node["label"] for node in results["graph"] if node["kind"] == "phase"]
-    results["curves"] = {label: _curve(rng, steps[base_label(label).split("/")[-1]]) for label in phases}
+    results["curves"] = {
+        label: _curve(rng, steps.get(base_label(label).split("/")[-1], 900)) for label in phases
+    }
     results["samples"] = {arm: {"conflict_greedy": [_sample(i) for i in range(8)]} for arm in ARMS}
     return results
 

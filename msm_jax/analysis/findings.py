@@ -17,6 +17,8 @@ MIN_GATE = 0.95
 MIN_PARSE_RATE = 0.95
 # Intervals of single arms are drawn, not tested, and there are many of them.
 ARM_DRAWS = 2_000
+# Arms that a warning lists by name.
+_LISTED = 4
 MINUS = "\u2212"
 
 
@@ -246,7 +248,9 @@ def _warnings(
         ]
         poor = [(arm, rate) for arm, rate in poor if rate < MIN_PARSE_RATE]
         if poor:
-            listed = ", ".join(f"{arm} ({100 * rate:.0f} %)" for arm, rate in poor)
+            shown = [f"{arm} ({100 * rate:.0f} %)" for arm, rate in sorted(poor, key=lambda entry: entry[1])]
+            more = f" and {len(shown) - _LISTED} more arms" if len(shown) > _LISTED else ""
+            listed = ", ".join(shown[:_LISTED]) + more
             below = f"parse rate below {100 * MIN_PARSE_RATE:.0f} % in {listed}"
             yield f"{name}: {below}; unparsed replies are left out of the means."
     yield from _token_warnings(checked.arm_tokens)

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter
 from msm_jax.analysis.findings import Findings, points
 from msm_jax.analysis.results import base_label, short_labels
 
-# Okabe and Ito's palette without its black and yellow: told apart with every kind of colour vision, on white
-# and on dark.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's palette without its black and yellow, then two of Tol's: told apart with every kind of
+# colour vision, on white and on dark.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933")
 GREY = "#868e96"
 INK = "#22262b"
 
