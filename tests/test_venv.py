@@ -1,4 +1,4 @@
-"""tools/venv.sh refuses in one line, installs once, and again when requirements change or an install failed."""
+"""tools/venv.sh refuses in one line, installs once, and again when something changed or an install failed."""
 
 import subprocess
 import sys
