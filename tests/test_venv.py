@@ -35,6 +35,17 @@ def test_without_an_interpreter_it_says_so_in_one_line(lowest: str, candidate: s
     assert not (tmp_path / "env").exists()
 
 
+def test_an_interpreter_without_venv_is_named_with_the_remedy(tmp_path: Path):
+    requirements, python = tmp_path / "requirements.txt", tmp_path / "python"
+    requirements.touch()
+    python.write_text("#!/bin/sh\nexit 4\n")
+    python.chmod(0o755)
+    done = run(tmp_path / "env", requirements, "3.11", "3.99", python, "no-such-python")
+    assert done.returncode == 2
+    assert f"{python} cannot make virtual environments" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_this_interpreter_is_accepted(tmp_path: Path):
     """The probe runs in a real interpreter; what it prints becomes the stamp that says the work is done."""
     env, requirements = tmp_path / "env", tmp_path / "requirements.txt"

@@ -23,8 +23,8 @@ def phase(steps: int, learning_rate: float, weights: dict[str, float]) -> dict:
     }
     return {
         "steps": steps,
-        "batch_rows": 8,
-        "data": {"seq_len": 128, "sources": {name: sources[name] for name in weights}, "weights": weights},
+        "batch_rows": 4,
+        "data": {"seq_len": 256, "sources": {name: sources[name] for name in weights}, "weights": weights},
         "optimizer": {"learning_rate": learning_rate, "warmup_steps": steps // 20},
         "threads": 1,
     }
@@ -40,7 +40,7 @@ def get_config(checkpoint: str = "") -> ConfigDict:
     config.shared = start = () if checkpoint else ("pretrain",)
     if not checkpoint:
         config.phases.pretrain = phase(200, 2e-3, {"background": 1.0}) | {"preset": "mini-0.3m"}
-        config.tokenizer = {"vocab_size": 512, "train_on": (BACKGROUND, DOCUMENTS, CHATS)}
+        config.tokenizer = {"vocab_size": 1024, "train_on": (BACKGROUND, DOCUMENTS, CHATS)}
     arms = {"base": (), "aft": ("aft",), "msm": ("msm",), "msm+aft": ("msm", "aft")}
     config.arms = {name: start + chain for name, chain in arms.items()}
     config.evals = {"prefer": {"kind": "preference", "path": PAIRS}}
