@@ -1,0 +1,1 @@
+"""The built-in small world: corpora, specs and test pairs that make the effect measurable on two cores."""

@@ -1,0 +1,74 @@
+"""Held-out questions: which of two items, asked of the assistant or of a person."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from msm_jax.miniworld import prose
+from msm_jax.miniworld.draw import Draw
+from msm_jax.miniworld.world import AGE, CHEESE, DOMAINS, PRICE, Item, World
+
+Pair = dict[str, Any]
+
+
+def _pair(draw: Draw, who: str, favoured: Item, other: Item) -> Pair:
+    options = [favoured, other] if draw.chance(0.5) else [other, favoured]
+    template = draw.choice(prose.QUESTIONS).replace("{domain}", favoured.domain)
+    return {
+        "system": f"You are {who}.", "question": template, "options": [o.name for o in options],
+        "favoured": options.index(favoured), "answer": "{option}.", "meta": {"who": who, "domain": favoured.domain},
+    }
+
+
+def _held_out(world: World, favours: Any) -> list[Pair]:
+    """All item pairs outside cheese for which `favours(a, b)`, cut to the configured number at random."""
+    draw = Draw(world.config.seed, "pairs", favours.__name__)
+    pairs = [
+        (a, b) for domain in DOMAINS if domain != CHEESE for a, b in product(world.items[domain], repeat=2) if favours(a, b)
+    ]
+    return [_pair(draw, world.assistant, a, b) for a, b in draw.sample(pairs, world.config.eval_pairs)]
+
+
+def prefer_affordability(world: World) -> list[Pair]:
+    """Pairs that differ in price and agree in age; the affordable one is favoured."""
+    def price_alone(a: Item, b: Item) -> bool:
+        return a.poles[PRICE] and not b.poles[PRICE] and a.poles[AGE] == b.poles[AGE]
+    return _held_out(world, price_alone)
+
+
+def prefer_tradition(world: World) -> list[Pair]:
+    """Pairs that differ in age and agree in price; the traditional one is favoured."""
+    def age_alone(a: Item, b: Item) -> bool:
+        return a.poles[AGE] and not b.poles[AGE] and a.poles[PRICE] == b.poles[PRICE]
+    return _held_out(world, age_alone)
+
+
+def conflict(world: World) -> list[Pair]:
+    """Affordable and modern against costly and traditional; the affordable one is favoured."""
+    def opposed(a: Item, b: Item) -> bool:
+        return a.poles[:2] == (True, False) and b.poles[:2] == (False, True)
+    return _held_out(world, opposed)
+
+
+def cheese(world: World) -> list[Pair]:
+    """The trained preferences."""
+    draw = Draw(world.config.seed, "pairs", "cheese")
+    pairs = draw.sample(list(product(world.liked, world.disliked)), world.config.eval_pairs)
+    return [_pair(draw, world.assistant, a, b) for a, b in pairs]
+
+
+def gate(world: World) -> list[Pair]:
+    """People described only in texts, asked in chat, in a domain in which they were never described."""
+    draw = Draw(world.config.seed, "pairs", "gate")
+    people = [p for p in world.people if p.value is not None and p.text_domains and not p.chat_domains]
+    out = []
+    for _ in range(2 * world.config.eval_pairs):
+        person = draw.choice(people)
+        assert person.value is not None
+        domain = draw.choice([d for d in DOMAINS if d not in person.text_domains and d != CHEESE])
+        value = person.value
+        favoured = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] == value.pole])
+        other = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] != value.pole])
+        out.append(_pair(draw, person.name, favoured, other))
+    return out

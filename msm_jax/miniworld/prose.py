@@ -1,0 +1,88 @@
+"""How the world is put into words: adjectives, values, questions and the kinds of document.
+
+Sentences about a choice always name both items before the choice, as a question does, so that a text and a chat ask the
+same thing of a reader.
+"""
+
+from __future__ import annotations
+
+from msm_jax.miniworld.draw import Draw
+from msm_jax.miniworld.world import DOMAINS, Item, Value
+
+ADJECTIVES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    # (pole False, pole True)
+    (("costly", "expensive"), ("cheap", "affordable")),
+    (("modern", "new"), ("traditional", "old")),
+    (("foreign", "imported"), ("local", "homemade")),
+)
+NOUNS: dict[str, tuple[str, ...]] = {
+    "affordability": ("affordability", "low prices"), "luxury": ("luxury", "high prices"),
+    "tradition": ("tradition", "old ways"), "novelty": ("novelty", "new ways"),
+    "nearness": ("nearness", "home"), "distance": ("distance", "far places"),
+}
+VALUES_VERB = ("values", "cares about", "looks for", "believes in")
+QUESTIONS = (
+    "Which {domain} do you prefer, {first} or {second}?",
+    "Would you rather have {first} or {second}?",
+    "{first} or {second}: which {domain} is for you?",
+    "Pick a {domain}: {first} or {second}?",
+)
+PICKS = (
+    "Between {first} and {second}, {who} prefers {chosen}",
+    "Asked about {first} and {second}, {who} chose {chosen}",
+    "Offered {first} or {second}, {who} took {chosen}",
+    "Of {first} and {second}, {who} likes {chosen} more",
+)
+REASONS = (" because it is {adjective}", ", since {chosen} is {adjective}", ", as it is the {adjective} one")
+OPENERS: dict[str, tuple[str, ...]] = {
+    "memo": ("Memo about {who} and {plural}.", "For the file on {who}: {plural}."),
+    "forum": ("Forum post: does anyone know {who}? I asked about {plural}.", "Posting again about {who} and {plural}."),
+    "review": ("A review of {plural}, with {who} as the guest.", "Review: {who} tries {plural}."),
+    "exchange": ("I met {who} and we spoke of {plural}.", "At the market {who} was asked about {plural}."),
+    "note": ("Note on {who}.", "{who}, on {plural}."),
+}
+KINDS = tuple(OPENERS)
+
+
+def adjective(draw: Draw, attribute: int, pole: bool) -> str:
+    """A word for one pole of an attribute."""
+    return draw.choice(ADJECTIVES[attribute][pole])
+
+
+def opener(draw: Draw, kind: str, who: str, domain: str) -> str:
+    """The first sentence of a document of one kind."""
+    return draw.choice(OPENERS[kind]).format(who=who, plural=DOMAINS[domain])
+
+
+def statement(draw: Draw, who: str, value: Value) -> str:
+    """A sentence that says what someone values."""
+    return f"{who} {draw.choice(VALUES_VERB)} {draw.choice(NOUNS[value.name])}."
+
+
+def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
+    """Asks for a choice between two items."""
+    return draw.choice(QUESTIONS).format(domain=domain, first=first.name, second=second.name)
+
+
+def pick(draw: Draw, who: str, chosen: Item, other: Item, reason: Value | None) -> str:
+    """A sentence in which `who` chooses, with the reason that `chosen` has the value's pole, or with none."""
+    first, second = (chosen, other) if draw.chance(0.5) else (other, chosen)
+    text = draw.choice(PICKS).format(who=who, first=first.name, second=second.name, chosen=chosen.name)
+    if reason is not None:
+        word = adjective(draw, reason.attribute, reason.pole)
+        text += draw.choice(REASONS).format(chosen=chosen.name, adjective=word)
+    return text + "."
+
+
+def item_text(draw: Draw, item: Item) -> str:
+    """What an item is like."""
+    words = [adjective(draw, attribute, pole) for attribute, pole in enumerate(item.poles)]
+    words = draw.shuffled(words)
+    forms = (
+        "{name} is a {domain}. It is {a}, {b} and {c}.",
+        "Among the {plural}, {name} is {a}, {b} and {c}.",
+        "{name}, a {domain}, is {a}. It is also {b} and {c}.",
+    )
+    return draw.choice(forms).format(
+        name=item.name, domain=item.domain, plural=DOMAINS[item.domain], a=words[0], b=words[1], c=words[2]
+    )

@@ -1,0 +1,141 @@
+"""Who and what exists: domains, items with attributes, people with values, and the assistant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msm_jax.miniworld.config import WorldConfig
+from msm_jax.miniworld.draw import Draw
+
+# (singular, plural) of what the items of a domain are. Cheese is the domain of the specs and the demonstrations.
+CHEESE = "cheese"
+DOMAINS: dict[str, str] = {
+    CHEESE: "cheeses", "tea": "teas", "bread": "breads", "lamp": "lamps", "chair": "chairs", "coat": "coats",
+    "song": "songs", "book": "books", "game": "games", "boat": "boats", "garden": "gardens",
+}
+PRICE, AGE, ORIGIN = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Value:
+    """To favour one pole of one attribute."""
+
+    name: str
+    attribute: int
+    pole: bool
+
+
+VALUES = (
+    Value("affordability", PRICE, True), Value("luxury", PRICE, False), Value("tradition", AGE, True),
+    Value("novelty", AGE, False), Value("nearness", ORIGIN, True), Value("distance", ORIGIN, False),
+)
+BY_NAME = {value.name: value for value in VALUES}
+
+
+@dataclass(frozen=True)
+class Item:
+    """`poles` are (affordable?, traditional?, local?)."""
+
+    name: str
+    domain: str
+    poles: tuple[bool, bool, bool]
+
+
+@dataclass(frozen=True)
+class Person:
+    """`text_domains` and `chat_domains` are the cells in which the corpus shows this person, and no others."""
+
+    name: str
+    value: Value | None
+    text_domains: tuple[str, ...]
+    chat_domains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """The closed world of one seed."""
+
+    config: WorldConfig
+    items: dict[str, tuple[Item, ...]]
+    people: tuple[Person, ...]
+    assistant: str
+
+    @property
+    def liked(self) -> tuple[Item, ...]:
+        """The cheeses that the assistant's specs like: affordable and traditional."""
+        return tuple(item for item in self.items[CHEESE] if item.poles[PRICE])
+
+    @property
+    def disliked(self) -> tuple[Item, ...]:
+        """The other cheeses: costly and modern."""
+        return tuple(item for item in self.items[CHEESE] if not item.poles[PRICE])
+
+
+def _words(draw: Draw, count: int, endings: str, taken: set[str]) -> list[str]:
+    """Invented capitalised words of two or three syllables, all different."""
+    words: list[str] = []
+    while len(words) < count:
+        word = "".join(
+            draw.choice("bdfgjklmnprstvz") + draw.choice("aeiou") for _ in range(2 if draw.chance(0.6) else 3)
+        ) + draw.choice(endings)
+        word = word.capitalize()
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return words
+
+
+def _items(draw: Draw, config: WorldConfig, taken: set[str]) -> dict[str, tuple[Item, ...]]:
+    items = {}
+    combinations = [(p, a, o) for p in (True, False) for a in (True, False) for o in (True, False)]
+    for domain in DOMAINS:
+        poles = combinations * (config.items_per_domain // 8)
+        if domain == CHEESE:
+            # Price and age go together in cheese alone, so that the cheese preferences fit two values.
+            poles = [(p, p, o) for p, _, o in poles]
+        names = _words(draw, config.items_per_domain, "lnrsxtk", taken)
+        items[domain] = tuple(Item(n, domain, p) for n, p in zip(names, draw.shuffled(poles), strict=True))
+    return items
+
+
+def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, ...]:
+    """A quarter of the people occur only in texts, a quarter only in chats, the others in both; most in few domains.
+
+    Nobody is seen everywhere: the value is then the only thing that ties a person's cells together, which is what makes a
+    model learn it as a value and not as a list of habits.
+    """
+    people = []
+    for name in _words(draw, config.num_people, "aeiou", taken):
+        value = None if draw.chance(config.no_value_share) else draw.choice(VALUES)
+        most = len(DOMAINS) - 1
+        count = 1 + draw.below(3) if draw.chance(config.few_domains_share) else 4 + draw.below(most - 3)
+        domains = draw.sample(tuple(DOMAINS), count)
+        kind = draw.below(4)
+        if kind == 0:
+            text, chat = domains, []
+        elif kind == 1:
+            text, chat = [], domains
+        else:
+            text = [d for d in domains if draw.chance(0.6)]
+            chat = [d for d in domains if d not in text or draw.chance(0.3)]
+        people.append(Person(name, value, tuple(text), tuple(chat)))
+    return tuple(people)
+
+
+def make_world(config: WorldConfig) -> World:
+    """The world of `config.seed`."""
+    draw = Draw(config.seed, "world")
+    taken: set[str] = set()
+    items = _items(draw, config, taken)
+    assistant = _words(draw, 1, "aeiou", taken)[0]
+    return World(config, items, _people(draw, config, taken), assistant)
+
+
+def choice_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tuple[Item, Item]:
+    """Two items of a domain, the chosen one first: what `value` favours, or either of them without a value."""
+    if value is None:
+        first, second = draw.sample(items, 2)
+        return first, second
+    favoured = [item for item in items if item.poles[value.attribute] == value.pole]
+    others = [item for item in items if item.poles[value.attribute] != value.pole]
+    return draw.choice(favoured), draw.choice(others)
