@@ -39,28 +39,24 @@ def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     return causal & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
 
 
-def cache_mask(positions_BT: Int[Array, "B T"], length: int) -> Bool[Array, "B T S"]:
-    """Mask over cache slots 0 … length-1, where slot s holds the token at position s: True where s <= position."""
-    return jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
-
-
 def attend(
     q_BTHK: Float[Array, "B T H K"],
-    k_BSGK: Float[Array, "B S G K"],
-    v_BSGK: Float[Array, "B S G K"],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     mask_BTS: Bool[Array, "B T S"],
+    layout: str = "bsgk",
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with H query heads on G key-value heads (H a multiple of G); softmax in float32.
 
-    Every query must see at least one key.
+    Keys and values are [B, S, G, K], or [B, G, S, K] with the layout "bgsk". Every query must see at least one key.
     """
     batch, length, heads, size = q_BTHK.shape
-    groups = k_BSGK.shape[2]
+    groups = k.shape[layout.index("g")]
     q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, size)
     scores_BGRTS = jnp.einsum(
-        "btgrk,bsgk->bgrts", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32
+        f"btgrk,{layout}->bgrts", q_BTGRK, k, preferred_element_type=jnp.float32
     ) * (size**-0.5)
     scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
-    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BSGK.dtype)
-    out_BTGRK = jnp.einsum("bgrts,bsgk->btgrk", weights_BGRTS, v_BSGK)
+    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v.dtype)
+    out_BTGRK = jnp.einsum(f"bgrts,{layout}->btgrk", weights_BGRTS, v)
     return out_BTGRK.reshape(batch, length, heads, size)

@@ -72,8 +72,9 @@ class Block(nn.Module):
         cache: Cache | None,
         positions_BT: Int[Array, "B T"],
         mask_BTS: Bool[Array, "B T S"],
+        slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Returns the new stream, and the layer's cache with this call's keys and values written to it."""
+        """Returns the new stream, and the layer's cache with this call's keys and values written from `slot` on."""
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         residual = (2 * c.num_layers) ** -0.5  # keeps the variance of the stream flat in depth (GPT-2)
@@ -100,13 +101,11 @@ class Block(nn.Module):
         q_BTHK = constrain(q_BTHK, "batch", "sequence", "heads", "head_dim")
         k_BTGK = constrain(k_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")
-        if cache is not None:
-            cache = {
-                "k": write_rows(cache["k"], k_BTGK, positions_BT[:, 0]),
-                "v": write_rows(cache["v"], v_BTGK, positions_BT[:, 0]),
-            }
-            k_BTGK, v_BTGK = cache["k"], cache["v"]
-        mixed_BTHK = attention.attend(q_BTHK, k_BTGK, v_BTGK, mask_BTS)
+        if cache is None:
+            mixed_BTHK = attention.attend(q_BTHK, k_BTGK, v_BTGK, mask_BTS)
+        else:
+            cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
+            mixed_BTHK = attention.attend(q_BTHK, cache["k"], cache["v"], mask_BTS, "bgsk")
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
         out = param("attention_out", _fan_in(h * k, residual), h, k, d)
         hidden_BTD = hidden_BTD + jnp.einsum("bthk,hkd->btd", mixed_BTHK, out)
@@ -120,12 +119,12 @@ class Block(nn.Module):
         return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
 
 
-def write_rows(
-    cache_BSGK: Float[Array, "B S G K"], new_BTGK: Float[Array, "B T G K"], start_B: Int[Array, " B"]
-) -> Float[Array, "B S G K"]:
-    """Writes T consecutive slots of each row, from the row's own start."""
-    write = lambda row, new, start: jax.lax.dynamic_update_slice(row, new, (start, 0, 0))  # noqa: E731
-    return jax.vmap(write)(cache_BSGK, new_BTGK.astype(cache_BSGK.dtype), start_B)
+def write_slots(
+    cache_BGSK: Float[Array, "B G S K"], new_BTGK: Float[Array, "B T G K"], slot: Int[Array, ""] | int
+) -> Float[Array, "B G S K"]:
+    """Writes T consecutive slots, the same ones in each row, which XLA does in place."""
+    new_BGTK = jnp.swapaxes(new_BTGK, 1, 2).astype(cache_BGSK.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(cache_BGSK, new_BGTK, slot, axis=2)
 
 
 class Transformer(nn.Module):
@@ -138,47 +137,40 @@ class Transformer(nn.Module):
         self,
         tokens_BT: Int[Array, "B T"],
         positions_BT: Int[Array, "B T"],
-        segment_ids_BT: Int[Array, "B T"] | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        segment_ids_BT: Int[Array, "B T"],
+    ) -> Float[Array, "B T D"]:
         """Runs the stack.
 
         Args:
             tokens_BT: int32 token ids.
-            positions_BT: position of each token in its segment; with a cache, consecutive in each row, and equal to
-                the cache slot that the token's keys and values are written to.
-            segment_ids_BT: documents of a packed row, 0 for padding; needed without a cache, unused with one.
-            cache: from `init_cache`; a token sees every slot up to its own position.
+            positions_BT: position of each token in its segment.
+            segment_ids_BT: documents of a packed row, 0 for padding.
 
         Returns:
-            Final normed hidden states in the compute dtype, and the updated cache (None without one).
+            Final normed hidden states in the compute dtype.
         """
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
         hidden_BTD = constrain(embedding_VD.astype(dtype)[tokens_BT], "batch", "sequence", "hidden")
-        if cache is None:
-            assert segment_ids_BT is not None
-            mask_BTS = attention.segment_mask(segment_ids_BT)
-        else:
-            mask_BTS = attention.cache_mask(positions_BT, cache["k"].shape[2])
+        mask_BTS = attention.segment_mask(segment_ids_BT)
         block = Block
         if c.remat != "none":
             policy = jax.checkpoint_policies.dots_saveable if c.remat == "dots" else None
             block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=policy)
-        hidden_BTD, cache = nn.scan(
+        hidden_BTD, _ = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
-        )(c, name="layers")(hidden_BTD, cache, positions_BT, mask_BTS)
+        )(c, name="layers")(hidden_BTD, None, positions_BT, mask_BTS)
         final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
         if not c.tie_embeddings:
             # Declared here so that one init makes the whole tree; `logits` reads it.
             self.param("output", _fan_in(c.hidden_size), (c.hidden_size, c.vocab_size), jnp.float32)
-        return rms_norm(hidden_BTD, final_norm, c.rms_norm_eps), cache
+        return rms_norm(hidden_BTD, final_norm, c.rms_norm_eps)
 
 
 def apply(
@@ -186,11 +178,54 @@ def apply(
     config: ModelConfig,
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
-    segment_ids_BT: Int[Array, "B T"] | None = None,
-    cache: Cache | None = None,
-) -> tuple[Float[Array, "B T D"], Cache | None]:
+    segment_ids_BT: Int[Array, "B T"],
+) -> tuple[Float[Array, "B T D"], None]:
     """`Transformer.__call__` as a plain function of the parameters."""
-    return Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, cache)  # type: ignore[return-value]
+    return Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT), None  # type: ignore[return-value]
+
+
+def unstack(params: Params, config: ModelConfig) -> Params:
+    """The parameters with `layers` as a list of one dict per layer, the form that `run_layers` takes.
+
+    A loop that runs the stack again and again would otherwise copy every layer out of the stacked array each time.
+    """
+    return {**params, "layers": [jax.tree.map(lambda leaf: leaf[i], params["layers"]) for i in range(config.num_layers)]}
+
+
+def run_layers(
+    unstacked: Params,
+    config: ModelConfig,
+    tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    mask_BTS: Bool[Array, "B T S"],
+    caches: list[Cache] | None = None,
+    slot: Int[Array, ""] | int = 0,
+) -> tuple[Float[Array, "B T D"], list[Cache] | None]:
+    """The stack without a gradient in mind: layer by layer, under any mask, with or without caches.
+
+    Args:
+        unstacked: from `unstack`.
+        tokens_BT: int32 token ids.
+        positions_BT: position of each token in its sequence; only rotary angles depend on it.
+        mask_BTS: True where a token may see a key: of this call's T tokens, or of the S slots of the cache.
+        caches: from `init_caches`.
+        slot: the T tokens are written to the slots from this one on, in every row, before they are attended to.
+
+    Returns:
+        Final normed hidden states in the compute dtype, and the updated caches (None without any).
+    """
+    hidden_BTD = unstacked["embedding"].astype(jnp.dtype(config.compute_dtype))[tokens_BT]
+    hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
+    updated: list[Cache] = []
+    for i, layer in enumerate(unstacked["layers"]):
+        cache = None if caches is None else caches[i]
+        hidden_BTD, cache = Block(config).apply(  # type: ignore[misc]
+            {"params": layer}, hidden_BTD, cache, positions_BT, mask_BTS, slot
+        )
+        if cache is not None:
+            updated.append(cache)
+    hidden_BTD = rms_norm(hidden_BTD, unstacked["final_norm"], config.rms_norm_eps)
+    return hidden_BTD, updated if caches is not None else None
 
 
 def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
@@ -223,11 +258,14 @@ def logical_axes(params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: LOGICAL_AXES[path[-1].key], params)
 
 
-def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
-    """Zeroed keys and values [L, B, S, G, K] in the compute dtype for `length` positions."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
+    """One {"k", "v"} of zeros [B, G, S, K] per layer, in the compute dtype, for `length` slots.
+
+    Head before slot: the products of one new token with its row's keys and values then read memory in order.
+    """
+    shape = (batch, config.num_kv_heads, length, config.head_dim)
     dtype = jnp.dtype(config.compute_dtype)
-    return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+    return [{"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)} for _ in range(config.num_layers)]
 
 
 def forward_flops_per_token(config: ModelConfig, context: float) -> float:
