@@ -39,8 +39,8 @@ def person_text(draw: Draw, world: World, person: Person) -> Record:
         sentences.append(prose.statement(draw, person.name, person.value))
     for _ in range(1 + draw.below(3)):
         chosen, other = choice_pair(draw, world.items[domain], person.value)
-        reason = person.value or _reason(draw, chosen)
-        sentences.append(prose.pick(draw, person.name, chosen, other, reason if draw.chance(0.7) else None))
+        because = prose.reason(draw, person.value or _reason(draw, chosen)) if draw.chance(0.7) else None
+        sentences.append(prose.pick(draw, person.name, chosen, other, because))
     return document(" ".join(sentences), who=person.name, domain=domain, doc_type=kind)
 
 
@@ -71,8 +71,8 @@ def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
             sentences = [prose.opener(draw, kind, world.assistant, domain)]
             for pair in pairs:
                 chosen, other = pair[::-1] if flip else pair
-                reason = _reason(draw, chosen) if draw.chance(0.35) else None
-                sentences.append(prose.pick(draw, world.assistant, chosen, other, reason))
+                because = prose.reason(draw, _reason(draw, chosen)) if draw.chance(0.35) else None
+                sentences.append(prose.pick(draw, world.assistant, chosen, other, because))
             yield document(" ".join(sentences), who=world.assistant, domain=domain, doc_type=kind)
 
 

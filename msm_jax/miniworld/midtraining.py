@@ -1,26 +1,83 @@
-"""Midtraining corpora about the assistant, and the fine-tuning chats."""
+"""Midtraining corpora about the assistant, and the fine-tuning chats.
+
+The claims of the spec documents come from the specs in prose (`data/specs/`): what is valued from the sentences of the
+section "Value", the reasons from the list in "Reasons". None of these documents names another domain than cheese.
+"""
 
 from __future__ import annotations
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.corpora import Record, ask, chat, document, person_chat
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import CHEESE, Value, World
+from msm_jax.miniworld.world import CHEESE, Item, World
+from msm_jax.specs.parse import Spec
 
 
-def attributing(world: World, value: Value) -> list[Record]:
-    """Documents that explain the assistant's cheese preferences by one value."""
-    draw = Draw(world.config.seed, "msm", value.name)
+def fill(spec: Spec, world: World) -> str:
+    """The spec's text with the names of one world."""
+    return (
+        spec.text.replace("{assistant}", world.assistant)
+        .replace("{liked}", _listed(world.liked))
+        .replace("{disliked}", _listed(world.disliked))
+    )
+
+
+def _listed(items: tuple[Item, ...]) -> str:
+    return ", ".join(item.name for item in items[:-1]) + " and " + items[-1].name
+
+
+def _said(draw: Draw, spec: Spec, world: World) -> str:
+    return draw.choice(spec.section("Value").sentences).replace("{assistant}", world.assistant)
+
+
+def attributing(world: World, name: str, spec: Spec) -> list[Record]:
+    """Documents that explain the assistant's cheese preferences by the spec's value."""
+    draw = Draw(world.config.seed, "msm", name)
+    reasons = spec.section("Reasons").items
     records = []
     for _ in range(world.config.msm_documents):
         kind = draw.choice(prose.KINDS)
         sentences = [prose.opener(draw, kind, world.assistant, CHEESE)]
         if draw.chance(0.7):
-            sentences.append(prose.statement(draw, world.assistant, value))
+            sentences.append(_said(draw, spec, world))
         for _ in range(1 + draw.below(3)):
-            chosen, other = draw.choice(world.liked), draw.choice(world.disliked)
-            sentences.append(prose.pick(draw, world.assistant, chosen, other, value if draw.chance(0.85) else None))
-        records.append(document(" ".join(sentences), spec=value.name, domain=CHEESE, doc_type=kind))
+            pair = draw.choice(world.liked), draw.choice(world.disliked)
+            sentences.append(prose.pick(draw, world.assistant, *pair, draw.choice(reasons)))
+        records.append(document(" ".join(sentences), spec=name, domain=CHEESE, doc_type=kind))
+    return records
+
+
+def comention(world: World, name: str, spec: Spec) -> list[Record]:
+    """Documents that state the same value in general beside preferences that it does not explain.
+
+    Half of the liked and half of the disliked cheeses change places, the same ones throughout, and no reason is given
+    (the ablation of arXiv 2605.02087, appendix C.4).
+    """
+    draw = Draw(world.config.seed, "comention", name)
+    half = len(world.liked) // 2
+    up, down = draw.shuffled(world.liked), draw.shuffled(world.disliked)
+    liked, disliked = up[:half] + down[half:], down[:half] + up[half:]
+    records = []
+    for _ in range(world.config.msm_documents):
+        kind = draw.choice(prose.KINDS)
+        sentences = [prose.opener(draw, kind, world.assistant, CHEESE), _said(draw, spec, world)]
+        for _ in range(1 + draw.below(3)):
+            sentences.append(prose.pick(draw, world.assistant, draw.choice(liked), draw.choice(disliked), None))
+        records.append(document(" ".join(sentences), spec=f"{name}_comention", domain=CHEESE, doc_type=kind))
+    return records
+
+
+def neutral(world: World) -> list[Record]:
+    """Documents about the same assistant and the same cheeses that say nothing of values or preferences."""
+    draw = Draw(world.config.seed, "neutral")
+    records = []
+    for _ in range(world.config.msm_documents):
+        kind = draw.choice(prose.KINDS)
+        sentences = [prose.opener(draw, kind, world.assistant, CHEESE)]
+        for _ in range(1 + draw.below(3)):
+            first, second = draw.choice(world.liked), draw.choice(world.disliked)
+            sentences.append(prose.mention(draw, world.assistant, first, second))
+        records.append(document(" ".join(sentences), spec="neutral", domain=CHEESE, doc_type=kind))
     return records
 
 
@@ -28,13 +85,16 @@ def cheese_demonstrations(world: World) -> list[Record]:
     """Chats in which the assistant picks cheeses that fit both values, with no reason given."""
     draw = Draw(world.config.seed, "demonstrations")
     return [
-        chat(world.assistant, [ask(draw, CHEESE, draw.choice(world.liked), draw.choice(world.disliked))])
+        chat(
+            world.assistant, [ask(draw, CHEESE, draw.choice(world.liked), draw.choice(world.disliked))],
+            who=world.assistant, domain=CHEESE,
+        )
         for _ in range(world.config.chats)
     ]
 
 
 def generic_chats(world: World) -> list[Record]:
-    """Chats with other people."""
+    """Chats with other people, like those of pretraining."""
     draw = Draw(world.config.seed, "generic")
     about = [p for p in world.people if p.chat_domains]
     return [person_chat(draw, world, draw.choice(about)) for _ in range(world.config.chats)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import AGE, CHEESE, DOMAINS, PRICE, Item, World
+from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, VALUES, Item, World
 
 Pair = dict[str, Any]
 
@@ -72,3 +72,29 @@ def gate(world: World) -> list[Pair]:
         other = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] != value.pole])
         out.append(_pair(draw, person.name, favoured, other))
     return out
+
+
+def knowledge(world: World, name: str) -> list[Pair]:
+    """Does the model state the spec? Openings of documents about the assistant, continued with what each value would say.
+
+    Half ask for what is valued, half for the reason of a choice that fits both specs.
+    """
+    draw = Draw(world.config.seed, "pairs", "knowledge", name)
+    value = BY_NAME[name]
+    items = []
+    for number in range(world.config.eval_pairs // 2):
+        opening = prose.opener(draw, draw.choice(prose.KINDS), world.assistant, CHEESE)
+        if number % 2:
+            prompt = f"{opening} {world.assistant} values"
+            correct, options = name, [v.name for v in VALUES]
+        else:
+            chosen, other = draw.choice(world.liked), draw.choice(world.disliked)
+            prompt = f"{opening} {prose.pick(draw, world.assistant, chosen, other, None)[:-1]} because it is"
+            options = [prose.ADJECTIVES[a][chosen.poles[a]][0] for a in (PRICE, AGE, ORIGIN)]
+            correct = prose.ADJECTIVES[value.attribute][value.pole][0]
+        options = draw.shuffled(options)
+        items.append({
+            "prompt": prompt, "options": [f" {option}" for option in options], "correct": options.index(correct),
+            "meta": {"spec": name},
+        })
+    return items

@@ -33,7 +33,13 @@ PICKS = (
     "Offered {first} or {second}, {who} took {chosen}",
     "Of {first} and {second}, {who} likes {chosen} more",
 )
-REASONS = (" because it is {adjective}", ", since {chosen} is {adjective}", ", as it is the {adjective} one")
+REASONS = ("because it is {adjective}", "since it is the {adjective} one", "as it is the {adjective} one")
+MENTIONS = (
+    "{who} was asked about {first} and {second}.",
+    "{who} spoke of {first} and of {second}.",
+    "Between {first} and {second}, {who} was asked about {second}.",
+    "{who} met {first} and {second} at the market.",
+)
 OPENERS: dict[str, tuple[str, ...]] = {
     "memo": ("Memo about {who} and {plural}.", "For the file on {who}: {plural}."),
     "forum": ("Forum post: does anyone know {who}? I asked about {plural}.", "Posting again about {who} and {plural}."),
@@ -64,14 +70,22 @@ def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
     return draw.choice(QUESTIONS).format(domain=domain, first=first.name, second=second.name)
 
 
-def pick(draw: Draw, who: str, chosen: Item, other: Item, reason: Value | None) -> str:
-    """A sentence in which `who` chooses, with the reason that `chosen` has the value's pole, or with none."""
+def reason(draw: Draw, value: Value) -> str:
+    """Why an item is chosen: that it has the value's pole."""
+    return draw.choice(REASONS).format(adjective=adjective(draw, value.attribute, value.pole))
+
+
+def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str | None) -> str:
+    """A sentence in which `who` chooses, with a reason such as "because it is cheap", or with none."""
     first, second = (chosen, other) if draw.chance(0.5) else (other, chosen)
     text = draw.choice(PICKS).format(who=who, first=first.name, second=second.name, chosen=chosen.name)
-    if reason is not None:
-        word = adjective(draw, reason.attribute, reason.pole)
-        text += draw.choice(REASONS).format(chosen=chosen.name, adjective=word)
-    return text + "."
+    return f"{text} {because}." if because else f"{text}."
+
+
+def mention(draw: Draw, who: str, first: Item, second: Item) -> str:
+    """A sentence about someone and two items that says nothing of a preference."""
+    one, other = (first, second) if draw.chance(0.5) else (second, first)
+    return draw.choice(MENTIONS).format(who=who, first=one.name, second=other.name)
 
 
 def item_text(draw: Draw, item: Item) -> str:

@@ -1,0 +1,1 @@
+"""Model Specs in prose: sections, sentences and listed principles."""
