@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -19,16 +20,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import manifest, store
 from msm_jax.data import sources
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import optimizer, origin, placement, run_files, step
-from msm_jax.training.config import PhaseConfig
+from msm_jax.training import state as state_lib
+from msm_jax.training.config import OptimizerConfig, PhaseConfig
 from msm_jax.training.recorder import Recorder, Report
 from msm_jax.training.run_files import PhaseResult
 from msm_jax.training.state import TrainState
@@ -87,15 +91,17 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         stack.enter_context(_out_of_memory(config))
         stack.enter_context(jax.set_mesh(mesh))
 
-        # State, sharded over the mesh.
-        schedule = optimizer.schedule(config.optimizer, config.steps)
-        adamw = optimizer.make_optimizer(config.optimizer, config.steps)
+        # Compile, then the state, sharded over the mesh. Held-out loss compiles when it is first asked for.
+        adamw, train_step, eval_step = _programs(
+            start.model,
+            config.optimizer,
+            config.steps,
+            mesh,
+            config.micro_batches,
+            config.batch_rows,
+            config.data.seq_len,
+        )
         state = origin.restore(start, adamw, mesh, config.seed)
-
-        # Compile. Held-out loss compiles when it is first asked for.
-        train_step: Any = step.make_train_step(start.model, adamw, schedule, mesh, config.micro_batches)
-        eval_step = step.make_eval_step(start.model, mesh)
-        compiled = train_step.lower(_abstract(state), _abstract_batch(config, mesh)).compile()
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
 
         # Records: config and manifest first, so that a run that is killed can be told from another.
@@ -130,7 +136,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            state, step_metrics = compiled(state, placement.place(batch, mesh))
+            state, step_metrics = train_step(state, placement.place(batch, mesh))
             check()
             recorder.pend(finished, step_metrics, batch, waited)
 
@@ -181,17 +187,32 @@ def _held_out_loss(
     return losses
 
 
-def _abstract(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+@functools.lru_cache(maxsize=8)
+def _programs(
+    model: ModelConfig,
+    optimizer_config: OptimizerConfig,
+    steps: int,
+    mesh: Mesh,
+    micro_batches: int,
+    rows: int,
+    seq_len: int,
+) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
+    """The optimizer, the compiled train step and the evaluation step.
 
-
-def _abstract_batch(config: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    shape, where = (config.batch_rows, config.data.seq_len), sharding.batch_sharding(mesh)
+    Remembered, since a process that trains one phase for several seeds would trace the same program again
+    each time.
+    """
+    adamw = optimizer.make_optimizer(optimizer_config, steps)
+    schedule = optimizer.schedule(optimizer_config, steps)
+    where = sharding.batch_sharding(mesh)
     dtypes = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=where)
         for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
     }
+    train_step: Any = step.make_train_step(model, adamw, schedule, mesh, micro_batches)
+    compiled = train_step.lower(state_lib.abstract(model, adamw, mesh), batch).compile()
+    return adamw, compiled, step.make_eval_step(model, mesh)
 
 
 @jax.jit
