@@ -339,6 +339,15 @@ def test_cache_is_built_once_and_moves_with_the_data(
     assert second.where(2) == f"{tmp_path}/b.jsonl:3"
 
 
+def test_damaged_cache_is_refused(data: Data, tmp_path: Path) -> None:
+    config = data.sources["chats"]
+    open_cache(config, data.tokenizer, TEMPLATE, tmp_path)
+    (file,) = tmp_path.glob("*/mask.bin")
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(WorkError, match=re.escape(f"{file.parent}: the token cache is damaged")):
+        open_cache(config, data.tokenizer, TEMPLATE, tmp_path)
+
+
 def test_failed_build_leaves_nothing(data: Data, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps({"text": "good"}) + "\n{}\n")

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def open_cache(
 
     Raises:
       InputError: the data is wrong (see `sources`).
-      WorkError: the cache cannot be written.
+      WorkError: the cache cannot be written, or is damaged.
     """
     address = cache_address(config, tokenizer, template)
     directory = Path(cache_dir) / address[:32]
@@ -92,9 +93,10 @@ def open_cache(
     files = tuple(sources.resolve_paths(config.path))
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
-    return TokenCache(
-        address, files, tokens, mask, **{name: np.load(directory / f"{name}.npy") for name in _ARRAYS}
-    )
+    arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+    if any(len(stored) != arrays["offsets"][-1] for stored in (tokens, mask) if stored is not None):
+        raise WorkError(f"{directory}: the token cache is damaged; remove this directory to build it again")
+    return TokenCache(address, files, tokens, mask, **arrays)
 
 
 def _map(file: Path, dtype: type) -> np.ndarray:
@@ -135,9 +137,8 @@ def _write(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template
             file.append(number[name])
             line.append(int(number_in_file))
             content.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-        for f in (tokens_file, mask_file):
-            f.flush()
-            os.fsync(f.fileno())
+        _to_disk(tokens_file)
+        _to_disk(mask_file)
     arrays: dict[str, np.ndarray] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "file": np.array(file, np.int32),
@@ -145,7 +146,14 @@ def _write(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template
         "content": np.array(content, np.uint64),
     }
     for name in _ARRAYS:
-        np.save(directory / f"{name}.npy", arrays[name], allow_pickle=False)
+        with (directory / f"{name}.npy").open("wb") as array_file:
+            np.save(array_file, arrays[name], allow_pickle=False)
+            _to_disk(array_file)
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 _Encoded = Iterator[tuple[list[int], list[bool], str, str]]

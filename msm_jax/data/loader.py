@@ -92,7 +92,9 @@ class Loader:
                     n: [c.address, config.sources[n].holdout]
                     for n, c in zip(self.source_names, self._caches, strict=True)
                 },
-                "stages": [[start, sorted(w.items())] for start, w in config.all_stages()],
+                "stages": [
+                    [start, sorted((n, float(w)) for n, w in by.items())] for start, by in config.all_stages()
+                ],
                 "seq_len": config.seq_len,
                 "batch_rows": batch_rows,
                 "seed": seed,
