@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from msm_jax import settings
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.parallel import backend
 
 # Flags declared through this module belong to the entry point that declares them, in its --help too.
 flags.disclaim_key_flags()
@@ -129,29 +130,9 @@ def set_up() -> None:
 
 
 def prepare_backend(devices: int, threads: int) -> None:
-    """Calls `set_up`, then fixes the CPU's devices and threads; precedes the first use of a JAX device.
-
-    Args:
-        devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many
-        are simulated,
-            unless XLA_FLAGS sets a number.
-        threads: size of XLA's CPU thread pool (0: one per core). It is at least `devices`.
-
-    Raises:
-        InputError: JAX has already started with fewer devices.
-    """
+    """Calls `set_up`, then `parallel.backend.prepare`; precedes the first use of a JAX device."""
     set_up()
-    if threads > 0:
-        # XLA's CPU client sizes its pool by this variable when it is created, and by the number of cores
-        # without it.
-        os.environ["NPROC"] = str(threads)
-    if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        local = devices // int(os.environ.get("JAX_NUM_PROCESSES", "1"))
-        try:
-            jax.config.update("jax_num_cpu_devices", local)
-        except RuntimeError as error:
-            if jax.device_count() < devices:
-                raise InputError(f"{devices} devices are needed but JAX has started with fewer") from error
+    backend.prepare(devices, threads)
 
 
 def _say(kind: str, error: object, code: int) -> int:
