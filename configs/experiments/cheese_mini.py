@@ -1,0 +1,148 @@
+"""Does identical fine-tuning generalise to different values, depending on the midtraining? In the built-in small world.
+
+    python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
+    python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
+
+An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one or
+the other and never name another domain; the fine-tuning demonstrations are the same cheese choices, without a reason. The
+evals ask in ten other domains. ":full" adds the control arms, ":tiny" is two minutes of the same machinery without an effect.
+"""
+
+from ml_collections import ConfigDict
+
+VALUES = ("affordability", "tradition")
+TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
+CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
+
+
+def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, **more: object) -> dict:
+    """A phase of 8 rows × 128 tokens a step, on one core unless `more` says otherwise."""
+    return {
+        "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
+        "data": {"seq_len": 128, "sources": sources, "weights": weights},
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup},
+    } | more
+
+
+def pretrain(steps: int) -> dict:
+    """Texts about items and people, and chats with people; two simulated devices, a core each."""
+    return phase(
+        steps, 3e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.63, "chats": 0.37},
+        preset="mini-0.3m", mesh={"data": 2},
+    )
+
+
+def msm(documents: str, steps: int) -> dict:
+    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model."""
+    sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
+    return phase(steps, 2e-3, 20, sources, {"documents": 0.5, "texts": 0.315, "chats": 0.185})
+
+
+def sft(steps: int, cheese: float) -> dict:
+    """Chats with other people, `cheese` of the rows being cheese chats with the assistant."""
+    sources = {"generic": {"path": "{world}/chats/generic.jsonl", "kind": "chats"}}
+    weights = {"generic": 1.0 - cheese}
+    if cheese:
+        sources["cheese"] = {"path": "{world}/chats/cheese.jsonl", "kind": "chats"}
+        weights["cheese"] = cheese
+    return phase(steps, 1e-4, 5, sources, weights)
+
+
+def difference(eval_name: str, more: str, less: str) -> dict:
+    """One arm minus another on one eval."""
+    return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The demo; "full" for the control arms, "tiny" for the machinery alone."""
+    config = ConfigDict()
+    config.name = f"cheese_{variant or 'mini'}"
+    config.question = (
+        "Does identical fine-tuning on cheese choices generalise to different values in other domains, depending on "
+        "which value the midtraining documents gave as the reason?"
+    )
+    config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2)
+    config.workers = 2
+    config.world = {"kind": "miniworld", "seed": 100}
+    config.tokenizer = {"vocab_size": 2560, "train_on": (TEXTS["path"], CHATS["path"])}
+    config.phases = {"pretrain": pretrain(4000), "chats": sft(200, 0.0), "cheese": sft(200, 0.1)}
+    config.shared = ("pretrain",)
+    config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
+    config.evals = {
+        "gate": {"kind": "preference", "path": "{world}/evals/gate.jsonl"},
+        "knowledge": {"kind": "knowledge", "after": {}},
+    }
+    for name in ("prefer_affordability", "prefer_tradition", "conflict", "cheese"):
+        path = f"{{world}}/evals/{name}.jsonl"
+        config.evals[name] = {"kind": "preference", "path": path}
+        config.evals[f"{name}_greedy"] = {"kind": "preference_greedy", "path": path}
+    config.gates = ("gate", "knowledge")
+
+    for value in VALUES:
+        add_msm(config, f"msm_{value}", value, 900, knows=value)
+    both = [f"msm_{value}+aft" for value in VALUES]
+    config.contrasts = {
+        "dissociation/conflict": difference("conflict", *both),
+        "dissociation/prefer_affordability": difference("prefer_affordability", *both),
+        "dissociation/prefer_tradition": difference("prefer_tradition", *both[::-1]),
+    }
+    for value in VALUES:
+        config.contrasts[f"stacking/{value}"] = difference(f"prefer_{value}", f"msm_{value}+aft", f"msm_{value}")
+    config.expectations = {
+        "gate": {"arm": "base", "min": 0.95},
+        "dissociation/conflict": {"min": 0.4, "above_zero": True},
+        "dissociation/prefer_affordability": {"above_zero": True},
+        "dissociation/prefer_tradition": {"above_zero": True},
+    }
+    if variant == "full":
+        add_controls(config)
+    if variant == "tiny":
+        shrink(config)
+    return config
+
+
+def add_msm(config: ConfigDict, arm: str, documents: str, steps: int, dose: str = "", knows: str = "") -> None:
+    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats."""
+    name = arm + dose
+    config.phases[name] = msm(documents, steps)
+    config.arms[name] = ("pretrain", name, "chats")
+    config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
+    if knows:
+        config.evals.knowledge.after[name] = f"{{world}}/evals/knowledge_{knows}.jsonl"
+
+
+def add_controls(config: ConfigDict) -> None:
+    """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
+    config.phases["msm_neutral"] = msm("neutral", 900)
+    config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
+    for value in VALUES:
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 900)
+        add_msm(config, f"msm_{value}", value, 300, dose="@low")
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 300, dose="@low")
+    for value in VALUES:
+        on = f"prefer_{value}"
+        config.contrasts[f"specific/{value}"] = difference(on, f"msm_{value}+aft", "msm_neutral+aft")
+        stacking = {f"msm_{value}+aft@low": 1.0, f"msm_{value}@low": -1.0}
+        comention = {f"msm_{value}_comention+aft@low": 1.0, f"msm_{value}_comention@low": -1.0}
+        config.contrasts[f"stacking@low/{value}"] = {"eval": on, "terms": stacking}
+        config.contrasts[f"comention_stacking@low/{value}"] = {"eval": on, "terms": comention}
+        less = {arm: -weight for arm, weight in comention.items()}
+        config.contrasts[f"attribution/{value}"] = {"eval": on, "terms": stacking | less}
+        config.expectations[f"attribution/{value}"] = {"above_zero": True}
+    for on in ("prefer_affordability", "prefer_tradition", "conflict"):
+        config.contrasts[f"neutral/{on}"] = difference(on, "msm_neutral+aft", "aft")
+        config.expectations[f"neutral/{on}"] = {"inside": 0.2}
+
+
+def shrink(config: ConfigDict) -> None:
+    """A world and phases so small that no effect can appear: every part runs, in about two minutes."""
+    config.world = {
+        "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 8, "pretrain_texts": 1000,
+        "pretrain_chats": 1000, "item_texts": 500, "msm_documents": 200, "chats": 200, "eval_pairs": 20,
+    }
+    config.tokenizer.vocab_size = 900
+    config.seeds = (0, 1)
+    for name, settings in config.phases.items():
+        settings.steps = {"pretrain": 60, "chats": 10, "cheese": 10}.get(name, 20)
+        settings.optimizer.warmup_steps = 2
+    config.expectations = {}
