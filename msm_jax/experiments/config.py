@@ -127,9 +127,7 @@ def _check_arms(config: ExperimentConfig) -> None:
         if "/" in arm or not arm:
             raise InputError(f'arms: "{arm}" must be a non-empty name without "/"')
         if not chain and not config.checkpoint:
-            raise InputError(
-                f"arms.{arm}: is empty and there is no checkpoint; name a phase"
-            )
+            raise InputError(f"arms.{arm}: is empty and there is no checkpoint; name a phase")
         for index, phase in enumerate(chain):
             _known(f"arms.{arm}", phase, config.phases)
             if phase in chain[:index]:

@@ -14,8 +14,8 @@ from typing import Any
 from msm_jax import settings
 from msm_jax.errors import InputError
 from msm_jax.experiments import hashing
-from msm_jax.experiments.address import DONE, NODE
-from msm_jax.experiments.files import write_json
+from msm_jax.experiments.address import DONE, NODE, TIMES
+from msm_jax.experiments.files import read_json, write_json
 from msm_jax.experiments.worker import Report
 
 
@@ -119,4 +119,21 @@ def phase(args: Mapping[str, Any], report: Report) -> None:
 
 
 def evals(args: Mapping[str, Any], report: Report) -> None:
-    """Measure a checkpoint by each eval in `args["evals"]`; each result is its own file."""
+    """Measure a checkpoint by each eval in `args["evals"]`; each result is its own file.
+
+    `times.json` beside them keeps the seconds of each eval, for estimates.
+    """
+    from msm_jax.evals import runner
+    from msm_jax.sampling.engine import Sampler
+
+    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), batch=args["batch"])
+    for index, spec in enumerate(args["evals"]):
+        report({"step": index, "steps": len(args["evals"])})
+        start = time.monotonic()
+        config = settings.build(runner.EvalConfig, spec["config"], f"evals.{spec['name']}")
+        result = dataclasses.asdict(runner.run(sampler, config))
+        path = Path(spec["path"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**spec["description"], "result": result})
+        times = path.with_name(TIMES)
+        write_json(times, {**(read_json(times) or {}), spec["name"]: time.monotonic() - start})

@@ -36,7 +36,9 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     arms, samples, missing = _arms(config, graph, stored)
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
-    arms = {arm: evals for arm, evals in arms.items() if evals}
+    # Short chains first: what every arm starts from leads, whatever order the settings were read in.
+    order = sorted(arms, key=lambda arm: len(config.arms[arm]))
+    arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
     return {
         "experiment": config.name,
@@ -48,7 +50,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "contrasts": contrasts,
         "expectations": expectations,
         "cost": _cost(graph, stored),
-        "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
+        "arm_tokens": {arm: _arm_tokens(config, arm) for arm in arms},
         "graph": _nodes(record),
         "curves": {
             phase.id.removeprefix("phase/"): curve
@@ -252,18 +254,13 @@ _COST_OF = {
 }
 
 
-def _arm_tokens(
-    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
-) -> dict[str, int]:
-    """Tokens of an arm's last phase, and of those between it and the one that the chain starts from."""
-    chain = config.arms[arm]
-    counts = []
-    for end in range(1, len(chain) + 1):
-        prefix = chain[:end]
-        own = graph_lib.seed_of(config, prefix, config.seeds[0])
-        result = stored.phase(graph.phases[prefix, own].id)
-        counts.append(0 if result is None else int(result["tokens"]))
-    after_start = counts if config.checkpoint else counts[1:]
+def _arm_tokens(config: ExperimentConfig, arm: str) -> dict[str, int]:
+    """Slots of an arm's last phase, and of those between it and the one that the chain starts from."""
+    slots = [
+        fields["steps"] * fields["batch_rows"] * fields["data"]["seq_len"]
+        for fields in (config.phases[phase] for phase in config.arms[arm])
+    ]
+    after_start = slots if config.checkpoint else slots[1:]
     return {"last": after_start[-1], "midtraining": sum(after_start[:-1])} if after_start else {}
 
 

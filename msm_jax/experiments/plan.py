@@ -218,7 +218,7 @@ class Planner:
         seconds, measured = self._rates.eval_seconds(missing)
         args = {
             "checkpoint": addresses.checkpoint_of(measurement.chain, measurement.seed),
-            "scoring": settings.to_json(self.config.scoring),
+            "batch": self.config.scoring.batch,
             "evals": [
                 {
                     "name": name,
@@ -282,8 +282,8 @@ def report_address(config: ExperimentConfig, addresses: Addresses, workdir: Path
     return Address(graph_lib.REPORT, payload, workdir / "report.node.json")
 
 
-def table(steps: Sequence[Step], slots: int) -> Table:
-    """The graph for `--dry_run`: what runs and why, what is reused, tokens and time."""
+def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
+    """The graph for `--dry_run`: what runs and why, what is reused, tokens and time; and its sum in words."""
     running = [step for step in steps if step.task or not step.paths]
     shown = Table(title_justify="left", box=None, pad_edge=False)
     for name in ("node", "", "tokens", "time", "why"):
@@ -296,12 +296,12 @@ def table(steps: Sequence[Step], slots: int) -> Table:
     tasks = [step.task for step in steps if step.task]
     total = time_left(tasks, slots, {})
     all_tokens = sum(step.tokens for step in running)
-    shown.caption = (
+    summary = (
         f"{len(running)} to run, {len(steps) - len(running)} reused; {all_tokens:,} tokens; "
         f"about {duration(total)} with {slots} side by side"
         + ("; ~ is a first guess" if any(step.guessed for step in running) else "")
     )
-    return shown
+    return shown, summary
 
 
 def _short(why: str) -> str:

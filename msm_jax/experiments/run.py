@@ -105,7 +105,8 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console) -> None:
         steps += planner.unaddressed()
     else:
         steps += planner.training(Addresses(config, planner.graph, inputs, workdir))
-    console.print(table(steps, slots(config)))
+    for part in table(steps, slots(config)):
+        console.print(part)
 
 
 def render(config: ExperimentConfig, workdir: Path) -> list[str]:
