@@ -61,12 +61,15 @@ def cheese(world: World) -> list[Pair]:
 def gate(world: World) -> list[Pair]:
     """People described only in texts, asked in chat, in a domain in which they were never described."""
     draw = Draw(world.config.seed, "pairs", "gate")
-    people = [p for p in world.people if p.value is not None and p.text_domains and not p.chat_domains]
+    unseen = {p.name: [d for d in DOMAINS if d not in p.text_domains and d != CHEESE] for p in world.people}
+    people = [
+        p for p in world.people if p.value is not None and p.text_domains and not p.chat_domains and unseen[p.name]
+    ]
     out = []
     for _ in range(2 * world.config.eval_pairs):
         person = draw.choice(people)
         assert person.value is not None
-        domain = draw.choice([d for d in DOMAINS if d not in person.text_domains and d != CHEESE])
+        domain = draw.choice(unseen[person.name])
         value = person.value
         favoured = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] == value.pole])
         other = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] != value.pole])
