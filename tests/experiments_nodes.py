@@ -56,11 +56,17 @@ def saves_when_stopped(args, report):
     note(args["log"], f"end:{args['name']}")
 
 
+SETUP = []
+
+
+def setup(devices, threads):
+    """What a new worker calls first."""
+    SETUP.extend([devices, threads])
+
+
 def environment(args, report):
     """Write down what the process was started with."""
-    write_json(
-        Path(args["log"]) / f"{args['name']}.json", {"NPROC": os.environ.get("NPROC"), "pid": os.getpid()}
-    )
+    write_json(Path(args["log"]) / f"{args['name']}.json", {"setup": SETUP, "pid": os.getpid()})
 
 
 def data(args, report):

@@ -49,12 +49,7 @@ def pool_of(tmp_path):
 
     def make(slots, **more):
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        return Pool(
-            slots,
-            tmp_path / "logs",
-            environment=lambda key: {"PYTHONPATH": path, "NPROC": str(key[1])},
-            **more,
-        )
+        return Pool(slots, tmp_path / "logs", environment={"PYTHONPATH": path}, **more)
 
     return make
 
@@ -114,10 +109,10 @@ def test_a_worker_has_its_own_devices_and_threads(pool_of, tmp_path):
         task("b", tmp_path, "environment", threads=2),
         task("c", tmp_path, "environment", threads=2, devices=2),
     ]
-    with pool_of(2) as pool:
+    with pool_of(2, setup="experiments_nodes:setup") as pool:
         pool.run(tasks, Heard())
     seen = {name: read_json(tmp_path / f"{name}.json") for name in "abc"}
-    assert {name: entry["NPROC"] for name, entry in seen.items()} == {"a": "1", "b": "2", "c": "2"}
+    assert {name: entry["setup"] for name, entry in seen.items()} == {"a": [1, 1], "b": [1, 2], "c": [2, 2]}
     assert len({entry["pid"] for entry in seen.values()}) == 3
 
 
@@ -208,7 +203,7 @@ def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
         from pathlib import Path
         from test_experiments_scheduler import Heard, task
         from msm_jax.experiments.scheduler import Pool
-        environment = lambda key: {{"PYTHONPATH": os.pathsep.join(sys.path[:2])}}
+        environment = {{"PYTHONPATH": os.pathsep.join(sys.path[:2])}}
         with Pool(1, Path({str(tmp_path)!r}) / "logs", environment=environment) as pool:
             pool.run([task("a", {str(tmp_path)!r}, "saves_when_stopped", steps=100_000)], Heard())
     """)

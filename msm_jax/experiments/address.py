@@ -58,8 +58,11 @@ def _place(workdir: Path, room: str, name: str, node_id: str, payload: Mapping[s
 
 def world(config: ExperimentConfig, world_config: Mapping[str, Any], workdir: Path) -> Address:
     """The address of the generated world. `world_config` is its complete settings as JSON."""
+    from msm_jax.miniworld import generate
+
     payload = {
         "config": dict(world_config),
+        "specs": _tree(str(generate.SPEC_DIR)),
         "sources": hashing.sources_of("msm_jax.miniworld.generate"),
     }
     return _place(workdir, "worlds", str(config.world["kind"]), graph_lib.WORLD, payload)
@@ -281,9 +284,9 @@ def _in_words(differences: list[tuple[str, Any, Any]]) -> list[str]:
     words = []
     for key, before, after in differences:
         head, _, rest = key.partition(".")
-        if head == "sources":
+        if head in ("sources", "specs"):
             verb = "is new" if before is None else "is gone" if after is None else "changed"
-            words.append(f"source {rest} {verb}")
+            words.append(f"{head.removesuffix('s')} {rest} {verb}")
         elif head == "data":
             words.append(f"data changed: {rest}")
         elif head == "parent":

@@ -216,12 +216,8 @@ class _Runner:
         on_cpu = not self._setup or _platform() == "cpu"
         count = slots(self._config) if on_cpu else 1
 
-        def environment(key: tuple[int, int]) -> dict[str, str]:
-            _, threads = key
-            path = os.pathsep.join(filter(None, [str(hashing.PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-            cpu = {"JAX_PLATFORMS": "cpu", "NPROC": str(threads)}
-            return {"PYTHONPATH": path, **(cpu if on_cpu else {})}
-
+        path = os.pathsep.join(filter(None, [str(hashing.PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {"PYTHONPATH": path, **({"JAX_PLATFORMS": "cpu"} if on_cpu else {})}
         board = self._stack.enter_context(Board(self._console, self._config.name, count))
         log_dir = self._workdir / "logs"
         pool = self._stack.enter_context(Pool(count, log_dir, self._setup, environment, [self._lock_fd]))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -73,7 +73,7 @@ class _Worker:
         command = [sys.executable, "-m", "msm_jax.experiments.worker"]
         if pool.setup:
             command += [pool.setup, *(str(count) for count in key)]
-        environment = {**os.environ, **pool.environment(key)}
+        environment = {**os.environ, **pool.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -132,7 +132,7 @@ class Pool:
         slots: int,
         log_dir: Path,
         setup: str = "",
-        environment: Callable[[tuple[int, int]], Mapping[str, str]] = lambda key: {},
+        environment: Mapping[str, str] | None = None,
         keep_open: Sequence[int] = (),
     ) -> None:
         """Use as a context manager, in the main thread.
@@ -141,13 +141,13 @@ class Pool:
           slots: cores to keep busy.
           log_dir: where each worker's stderr goes.
           setup: "module:function" that a new worker calls with (devices, threads).
-          environment: (devices, threads) to variables a worker starts with.
+          environment: variables that a worker starts with besides this process's own.
           keep_open: descriptors that workers inherit.
         """
         self.slots = slots
         self.log_dir = log_dir
         self.setup = setup
-        self.environment = environment
+        self.environment = environment or {}
         self.keep_open = tuple(keep_open)
         self.workers: list[_Worker] = []
         self.signals = 0
