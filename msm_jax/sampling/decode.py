@@ -1,0 +1,149 @@
+"""Cached decoding of one batch: prompts once, then one token per row and step in a single compiled loop.
+
+Prompts are padded on the left, so that token i of every reply lies in the same slot of the cache and is written
+in place. A row sees its own slots only, from its first token on; positions count from there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from msm_jax.models import transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.sampling import draw
+
+
+class Requests(NamedTuple):
+    """What stays the same while a batch is decoded.
+
+    Attributes:
+        start_B: int32, the slot of each row's first token; 0 to T-1.
+        seeds_B: int32, each row's seed.
+        stop_ids_K: int32, ids that end a reply; -1 for padding.
+        temperature, top_p: float32 scalars. top_k: int32 scalar.
+    """
+
+    start_B: Int[Array, " B"]
+    seeds_B: Int[Array, " B"]
+    stop_ids_K: Int[Array, " K"]
+    temperature: Float[Array, ""]
+    top_k: Int[Array, ""]
+    top_p: Float[Array, ""]
+
+
+class Progress(NamedTuple):
+    """A batch between two calls.
+
+    Attributes:
+        caches: keys and values of S slots, of which T + step - 1 are filled.
+        replies_BN: int32, the tokens drawn so far in the first `step` columns.
+        step: int32 scalar, tokens drawn per row.
+        done_B: rows that have drawn a stop id, and padding rows.
+    """
+
+    caches: list[transformer.Cache]
+    replies_BN: Int[Array, "B N"]
+    step: Int[Array, ""]
+    done_B: Bool[Array, " B"]
+
+
+@partial(jax.jit, static_argnames=("config", "new_tokens", "greedy", "filtered"))
+def prefill(
+    unstacked: transformer.Params,
+    config: ModelConfig,
+    tokens_BT: Int[Array, "B T"],
+    requests: Requests,
+    done_B: Bool[Array, " B"],
+    new_tokens: int,
+    greedy: bool,
+    filtered: bool,
+) -> Progress:
+    """Runs the prompts and draws the first token of each reply.
+
+    Args:
+        unstacked: from `transformer.unstack`.
+        config: the model's shape.
+        tokens_BT: int32 prompts, padded on the left to T slots.
+        requests: the rows' starts and how to draw.
+        done_B: rows that are padding.
+        new_tokens: N, most tokens per reply.
+        greedy: see `draw.next_token`. filtered: likewise.
+    """
+    batch, length = tokens_BT.shape
+    slots_T = jnp.arange(length)
+    causal_TS = slots_T[:, None] >= slots_T[None]
+    mask_BTS = causal_TS[None] & (slots_T >= requests.start_B[:, None])[:, None]
+    positions_BT = jnp.maximum(slots_T[None] - requests.start_B[:, None], 0)
+    caches = transformer.init_caches(config, batch, length)
+    hidden_BTD, filled = transformer.run_layers(unstacked, config, tokens_BT, positions_BT, mask_BTS, caches)
+    assert filled is not None
+    grown = [
+        {name: jnp.pad(x, ((0, 0), (0, 0), (0, new_tokens), (0, 0))) for name, x in cache.items()}
+        for cache in filled
+    ]
+    replies_BN = jnp.zeros((batch, new_tokens), jnp.int32)
+    progress = Progress(grown, replies_BN, jnp.zeros((), jnp.int32), done_B)
+    return _append(unstacked, config, hidden_BTD[:, -1], requests, progress, length, greedy, filtered)
+
+
+@partial(jax.jit, static_argnames=("config", "greedy", "filtered"), donate_argnames="progress")
+def decode(
+    unstacked: transformer.Params,
+    config: ModelConfig,
+    requests: Requests,
+    progress: Progress,
+    until: Int[Array, ""],
+    greedy: bool,
+    filtered: bool,
+) -> Progress:
+    """Draws tokens until each row has `until` of them (at most N) or all rows are done."""
+    slots = progress.caches[0]["k"].shape[2]
+    length = slots - progress.replies_BN.shape[1]
+
+    def unfinished(now: Progress) -> Any:
+        return (now.step < until) & ~jnp.all(now.done_B)
+
+    def advance(now: Progress) -> Progress:
+        token_B1 = jax.lax.dynamic_slice_in_dim(now.replies_BN, now.step - 1, 1, axis=1)
+        slot = length + now.step - 1
+        seen_S = jnp.arange(slots)
+        mask_B1S = ((seen_S <= slot) & (seen_S >= requests.start_B[:, None]))[:, None]
+        positions_B1 = (slot - requests.start_B)[:, None]
+        hidden_B1D, caches = transformer.run_layers(
+            unstacked, config, token_B1, positions_B1, mask_B1S, now.caches, slot
+        )
+        assert caches is not None
+        now = now._replace(caches=caches)
+        return _append(unstacked, config, hidden_B1D[:, 0], requests, now, length, greedy, filtered)
+
+    return jax.lax.while_loop(unfinished, advance, progress)
+
+
+def _append(
+    unstacked: transformer.Params,
+    config: ModelConfig,
+    hidden_BD: Float[Array, "B D"],
+    requests: Requests,
+    progress: Progress,
+    length: int,
+    greedy: bool,
+    filtered: bool,
+) -> Progress:
+    """Draws the token that follows `hidden_BD`, into column `step` of the replies."""
+    r = requests
+    logits_BV = transformer.logits(unstacked, config, hidden_BD)
+    positions_B = length + progress.step - r.start_B
+    token_B = draw.next_token(
+        logits_BV, r.seeds_B, positions_B, r.temperature, r.top_k, r.top_p, greedy, filtered
+    )
+    return Progress(
+        progress.caches,
+        jax.lax.dynamic_update_slice_in_dim(progress.replies_BN, token_B[:, None], progress.step, axis=1),
+        progress.step + 1,
+        progress.done_B | jnp.any(token_B[:, None] == r.stop_ids_K[None], axis=1),
+    )

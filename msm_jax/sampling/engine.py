@@ -1,0 +1,271 @@
+"""The sampler: a model with its tokenizer and chat template, many requests in few batches of few shapes."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from msm_jax.checkpoints import store
+from msm_jax.data import templates
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError, WorkError
+from msm_jax.models import transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.parallel import sharding
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.sampling import decode, scoring, shapes
+from msm_jax.sampling.config import SamplingConfig
+
+TEMPLATE_FILE = "chat_template.jinja"
+# Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One reply.
+
+    Attributes:
+        text: the reply, without stop string, end-of-turn or other special tokens.
+        ids: the tokens drawn, up to the stop id or the token that completes a stop string, included.
+        finish_reason: "stop" where a stop id or string ended it, "length" at `max_new_tokens`.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+
+
+class Sampler:
+    """Generates from, and scores with, one model.
+
+    Compiled programs are shared by all samplers of one model shape in the process.
+
+    Attributes:
+        config: the model's shape.
+        tokenizer: of the model.
+        template: of its chats.
+        stop_ids: ids that end a reply: the template's end of turn and the tokenizer's end.
+        batch: most requests that are decoded side by side.
+    """
+
+    def __init__(
+        self,
+        params: transformer.Params,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        mesh: Mesh | None = None,
+        batch: int = 64,
+    ) -> None:
+        """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
+
+        Raises:
+            InputError: the tokenizer has more ids than the model, or `batch` is below 1.
+        """
+        if tokenizer.vocab_size > config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {tokenizer.vocab_size} ids and the model's vocab_size is "
+                f"{config.vocab_size}; the tokenizer does not match the model"
+            )
+        if batch < 1:
+            raise InputError(f"batch = {batch}; it must be at least 1")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.template = template
+        self.stop_ids = templates.stop_ids(tokenizer, template)
+        self.batch = batch
+        self._mesh = mesh
+        self._specials = frozenset(tokenizer.specials.values())
+        with self._on_mesh():
+            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: Path | str, mesh: MeshConfig = MeshConfig(), batch: int = 64  # noqa: B008 (frozen)
+    ) -> Sampler:
+        """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
+
+        Weights are loaded in the model's compute dtype, which is what each product would cast them to.
+
+        Raises:
+            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, or the mesh does
+                not fit the devices or the model.
+        """
+        path = store.resolve(path)
+        info, assets = store.read_info(path), store.read_assets(path)
+        config = _model_config(info, path)
+        if TEMPLATE_FILE not in assets:
+            raise InputError(f"{path}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
+        tokenizer = Tokenizer.from_files(assets)
+        template = ChatTemplate(assets[TEMPLATE_FILE].decode("utf-8"))
+        abstract = transformer.abstract_params(config)
+        devices = make_mesh(mesh, jax.local_devices())
+        shardings = sharding.tree_shardings(devices, transformer.logical_axes(abstract), abstract)
+
+        def target(keys: tuple[Any, ...], leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:
+            # The final norm alone is applied in float32 whatever the compute dtype.
+            dtype = leaf.dtype if keys[-1].key == "final_norm" else config.compute_dtype
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
+
+        tree = {"params": jax.tree_util.tree_map_with_path(target, abstract, shardings)}
+        params = store.load(path, tree)["params"]
+        return cls(params, config, tokenizer, template, devices, batch)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids of a chat up to where the assistant speaks."""
+        return templates.encode_prompt(self.tokenizer, self.template, messages)
+
+    def chat_turn(self, messages: Sequence[Mapping[str, str]], reply: str) -> tuple[list[int], list[int]]:
+        """`chat_prompt(messages)`, and the ids of the assistant's reply with the end of turn that closes it."""
+        prompt = self.chat_prompt(messages)
+        chat = [*messages, {"role": "assistant", "content": reply}]
+        ids, mask = templates.encode_chat(self.tokenizer, self.template, chat)
+        return prompt, [i for i, loss in zip(ids[len(prompt) :], mask[len(prompt) :], strict=True) if loss]
+
+    def text_prompt(self, text: str) -> list[int]:
+        """The ids of plain text, from the begin token on."""
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Generation]:
+        """One reply per prompt, in order.
+
+        A reply depends on its prompt, its seed and the settings alone, up to float rounding.
+
+        Args:
+            prompts: token ids, at least one each.
+            sampling: how to draw.
+            seeds: one per prompt; `sampling.seed` + index where None.
+
+        Raises:
+            InputError: a prompt and `max_new_tokens` together exceed the model's positions.
+        """
+        if seeds is None:
+            seeds = [(sampling.seed + i) % 2**31 for i in range(len(prompts))]
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+        room = self.config.max_position_embeddings - sampling.max_new_tokens
+        for prompt in prompts:
+            if not prompt:
+                raise ValueError("a prompt is empty; it needs at least the begin token")
+            if len(prompt) > room:
+                raise InputError(
+                    f"a prompt of {len(prompt)} tokens and max_new_tokens = {sampling.max_new_tokens} exceed the "
+                    f"model's {self.config.max_position_embeddings} positions; shorten one of them"
+                )
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        replies: dict[int, Generation] = {}
+        for begin in range(0, len(order), self.batch):
+            chosen = order[begin : begin + self.batch]
+            batch = self._decode([prompts[i] for i in chosen], [seeds[i] for i in chosen], sampling)
+            replies.update(zip(chosen, batch, strict=True))
+        return [replies[i] for i in range(len(prompts))]
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Log-probability (nats) of each continuation after its prompt, summed over its tokens: float64 [n].
+
+        Prompts that are equal are run once for all their continuations.
+
+        Raises:
+            InputError: a prompt and its continuation exceed the model's positions.
+            WorkError: a log-probability is not a number, as the weights are not.
+        """
+        with self._on_mesh():
+            sums = scoring.score(self._params, self.config, prompts, continuations)
+        if not np.isfinite(sums).all():
+            raise WorkError("log-probabilities are not finite; the checkpoint holds weights that are not")
+        return sums
+
+    def _decode(
+        self, prompts: list[Sequence[int]], seeds: list[int], sampling: SamplingConfig
+    ) -> list[Generation]:
+        """Replies to the prompts of one batch."""
+        length = shapes.bucket(max(map(len, prompts)))
+        rows = shapes.rows(len(prompts), self.batch)
+        tokens_BT = np.full((rows, length), self.tokenizer.pad_id, np.int32)
+        start_B, seeds_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            start_B[row], seeds_B[row] = length - len(prompt), seed
+            tokens_BT[row, start_B[row] :] = prompt
+        requests = decode.Requests(
+            start_B,
+            seeds_B,
+            np.asarray(self.stop_ids, np.int32),
+            np.float32(sampling.temperature),
+            np.int32(sampling.top_k),
+            np.float32(sampling.top_p),
+        )
+        greedy = sampling.temperature == 0
+        filtered = not greedy and (sampling.top_k > 0 or sampling.top_p < 1)
+        how = {"greedy": greedy, "filtered": filtered}
+        most = sampling.max_new_tokens
+        chunk = _CHUNK if sampling.stop else most
+        padding_B = np.arange(rows) >= len(prompts)
+        with self._on_mesh():
+            progress = decode.prefill(
+                self._params, self.config, tokens_BT, requests, padding_B, shapes.bucket(most), **how
+            )
+            until = 1
+            while True:
+                replies_BN = np.asarray(progress.replies_BN)[:, : int(progress.step)]
+                replies = [
+                    self._finish(prompt, replies_BN[row], sampling) for row, prompt in enumerate(prompts)
+                ]
+                if until == most or all(reply.finish_reason == "stop" for reply in replies):
+                    return replies
+                until = min(until + chunk, most)
+                progress = decode.decode(
+                    self._params, self.config, requests, progress, np.int32(until), **how
+                )
+
+    def _finish(self, prompt: Sequence[int], drawn: np.ndarray, sampling: SamplingConfig) -> Generation:
+        """The reply in what a row has drawn, cut at its first stop id or stop string."""
+        # A reply after text goes on in it, with the space that may part them; one after a marker begins anew.
+        continues = prompt[-1] not in self._specials
+        ids = [int(i) for i in drawn]
+        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
+        if ends:
+            ids = ids[: ends[0] + 1]
+        body = ids[:-1] if ends else ids
+
+        def decoded(count: int) -> str:
+            return self.tokenizer.decode(body[:count], continues=continues)
+
+        text = decoded(len(body))
+        if not any(stop in text for stop in sampling.stop):
+            return Generation(text, tuple(ids), "stop" if ends else "length")
+        # The fewest tokens whose text holds a stop string: the reply is the same wherever its batch was looked at.
+        count = bisect.bisect_left(
+            range(len(body)),
+            True,
+            key=lambda n: any(stop in decoded(n) for stop in sampling.stop),
+        )
+        text = decoded(count)
+        cut = min(text.index(stop) for stop in sampling.stop if stop in text)
+        return Generation(text[:cut], tuple(ids[:count]), "stop")
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def _model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
+    try:
+        return ModelConfig(**info["model"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error

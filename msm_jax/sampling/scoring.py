@@ -1,0 +1,213 @@
+"""Log-probabilities of given continuations.
+
+A prompt is run once for all its continuations: they follow it as branches, each of which sees the prompt and
+itself. Several such groups share a row, apart from each other as packed documents are, and logits are computed for
+the scored positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from msm_jax.errors import InputError
+from msm_jax.models import transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.sampling import shapes
+
+# Slots of one batch, and of a row unless one group is longer.
+_BATCH_SLOTS = 4096
+_ROW_SLOTS = 128
+# Logits that exist at a time: 16 MiB in float32, and about as much again for their exponentials.
+_MAX_LOGITS = 2**22
+
+
+@dataclass
+class _Group:
+    """A prompt and those of its continuations that fit in one row; `members` are indices into the request lists."""
+
+    prompt: Sequence[int]
+    members: list[int] = field(default_factory=list)
+    slots: int = 0
+
+
+@dataclass
+class _Batch:
+    """Rows as numpy arrays, and which hidden state predicts which token of which request."""
+
+    tokens_RT: np.ndarray
+    positions_RT: np.ndarray
+    groups_RT: np.ndarray  # 0 is padding
+    branches_RT: np.ndarray  # 0 is the prompt
+    slots: list[int] = field(default_factory=list)  # into the flattened rows
+    targets: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+
+
+def score(
+    unstacked: transformer.Params,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Summed log-probability (nats) of each continuation after its prompt: float64 [n].
+
+    Args:
+        unstacked: from `transformer.unstack`.
+        config: the model's shape.
+        prompts: token ids, at least one each.
+        continuations: token ids, at least one each.
+
+    Raises:
+        InputError: a prompt and its continuation exceed the model's positions.
+    """
+    sums = np.zeros(len(prompts))
+    for batch in _batches(prompts, continuations, config.max_position_embeddings):
+        count = len(batch.targets)
+        padded = shapes.bucket(count, smallest=256)
+        slots_M = np.zeros(padded, np.int32)
+        targets_M = np.zeros(padded, np.int32)
+        slots_M[:count], targets_M[:count] = batch.slots, batch.targets
+        scores_M = _score_batch(
+            unstacked,
+            config,
+            batch.tokens_RT,
+            batch.positions_RT,
+            batch.groups_RT,
+            batch.branches_RT,
+            slots_M,
+            targets_M,
+        )
+        np.add.at(sums, batch.owners, np.asarray(scores_M)[:count].astype(np.float64))
+    return sums
+
+
+@partial(jax.jit, static_argnames="config")
+def _score_batch(
+    unstacked: transformer.Params,
+    config: ModelConfig,
+    tokens_RT: Int[Array, "R T"],
+    positions_RT: Int[Array, "R T"],
+    groups_RT: Int[Array, "R T"],
+    branches_RT: Int[Array, "R T"],
+    slots_M: Int[Array, " M"],
+    targets_M: Int[Array, " M"],
+) -> Float[Array, " M"]:
+    """Log-probability of each target given the hidden state in its slot, float32."""
+    mask_RTT = branch_mask(groups_RT, branches_RT)
+    hidden_RTD, _ = transformer.run_layers(unstacked, config, tokens_RT, positions_RT, mask_RTT)
+    hidden_MD = hidden_RTD.reshape(-1, config.hidden_size)[slots_M]
+
+    def of_one(scored: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_D, target = scored
+        logits_V = transformer.logits(unstacked, config, hidden_D)
+        return logits_V[target] - jax.nn.logsumexp(logits_V)
+
+    block = max(1, _MAX_LOGITS // config.vocab_size)
+    return jax.lax.map(of_one, (hidden_MD, targets_M), batch_size=min(block, slots_M.shape[0]))
+
+
+def branch_mask(
+    groups_RT: Int[Array, "R T"], branches_RT: Int[Array, "R T"]
+) -> Bool[Array, "R T T"]:
+    """Causal mask within groups in which a branch sees the prompt (branch 0) and itself. Padding sees padding."""
+    length = groups_RT.shape[1]
+    causal_TT = jnp.tril(jnp.ones((length, length), bool))
+    same_group = groups_RT[:, :, None] == groups_RT[:, None, :]
+    same_branch = branches_RT[:, :, None] == branches_RT[:, None, :]
+    return causal_TT & same_group & (same_branch | (branches_RT[:, None, :] == 0))
+
+
+def _batches(
+    prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most_positions: int
+) -> Iterator[_Batch]:
+    """All groups, packed into rows and those into batches of few shapes."""
+    if len(prompts) != len(continuations):
+        raise ValueError(f"{len(prompts)} prompts for {len(continuations)} continuations")
+    for prompt, continuation in zip(prompts, continuations, strict=True):
+        if not prompt or not continuation:
+            raise ValueError("a prompt or continuation is empty; each needs a token")
+        if len(prompt) + len(continuation) > most_positions:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens and a continuation of {len(continuation)} exceed the model's "
+                f"{most_positions} positions; shorten one of them"
+            )
+    longest = max((len(p) + len(c) - 1 for p, c in zip(prompts, continuations, strict=True)), default=0)
+    length = max(_ROW_SLOTS, shapes.bucket(longest))
+    rows = _packed(_grouped(prompts, continuations, length), length)
+    most = max(1, _BATCH_SLOTS // length)
+    for begin in range(0, len(rows), most):
+        chosen = rows[begin : begin + most]
+        yield _filled(chosen, continuations, shapes.rows(len(chosen), most), length)
+
+
+def _grouped(
+    prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], length: int
+) -> list[_Group]:
+    """Requests with equal prompts together, as many as fit in `length` slots."""
+    groups: list[_Group] = []
+    latest: dict[tuple[int, ...], _Group] = {}
+    for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        # The last token is predicted only, so it needs no slot.
+        slots = len(continuation) - 1
+        key = tuple(prompt)
+        group = latest.get(key)
+        if group is None or group.slots + slots > length:
+            group = latest[key] = _Group(prompt, slots=len(prompt))
+            groups.append(group)
+        group.members.append(i)
+        group.slots += slots
+    return groups
+
+
+def _packed(groups: list[_Group], length: int) -> list[list[_Group]]:
+    """Groups to rows, longest first, each into the fullest row that has room (best fit)."""
+    with_room: list[list[list[_Group]]] = [[] for _ in range(length + 1)]
+    rows: list[list[_Group]] = []
+    for group in sorted(groups, key=lambda g: -g.slots):
+        room = next((r for r in range(group.slots, length) if with_room[r]), length)
+        if room == length:
+            rows.append(row := [])
+        else:
+            row = with_room[room].pop()
+        row.append(group)
+        with_room[room - group.slots].append(row)
+    return rows
+
+
+def _filled(
+    chosen: list[list[_Group]], continuations: Sequence[Sequence[int]], rows: int, length: int
+) -> _Batch:
+    """The arrays of a batch of `rows` rows, of which the first ones hold `chosen`."""
+    batch = _Batch(*(np.zeros((rows, length), np.int32) for _ in range(4)))
+    for row, groups in enumerate(chosen):
+        slot = 0
+        for number, group in enumerate(groups, 1):
+            size = len(group.prompt)
+            last = row * length + slot + size - 1
+            _write(batch, row, slot, group.prompt, 0, number, 0)
+            slot += size
+            for branch, member in enumerate(group.members, 1):
+                *given, final = continuations[member]
+                _write(batch, row, slot, given, size, number, branch)
+                batch.slots += [last, *range(row * length + slot, row * length + slot + len(given))]
+                batch.targets += [*given, final]
+                batch.owners += [member] * (len(given) + 1)
+                slot += len(given)
+    return batch
+
+
+def _write(
+    batch: _Batch, row: int, slot: int, ids: Sequence[int], position: int, group: int, branch: int
+) -> None:
+    where = np.s_[row, slot : slot + len(ids)]
+    batch.tokens_RT[where] = ids
+    batch.positions_RT[where] = np.arange(position, position + len(ids))
+    batch.groups_RT[where] = group
+    batch.branches_RT[where] = branch

@@ -1,0 +1,255 @@
+"""Cached, batched decoding gives what the plain model gives, whatever shares the batch."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.errors import InputError, WorkError
+from msm_jax.models import transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.sampling import draw
+from msm_jax.sampling.config import SamplingConfig
+from msm_jax.sampling.engine import Sampler
+
+GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0)
+SHAPES = {
+    "grouped": {"num_kv_heads": 2, "qkv_bias": True},
+    "qk_norm": {"qk_norm": True, "tie_embeddings": False},
+}
+
+
+def model(vocab_size, **overrides):
+    """A small model with every parameter away from its initial value, so that none can be left out unnoticed."""
+    fields = dict(num_layers=2, num_heads=4, num_kv_heads=4, head_dim=8, intermediate_size=48)
+    config = ModelConfig(vocab_size, 32, **{**fields, "max_position_embeddings": 256, **overrides})
+    params = transformer.init_params(config, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return config, jax.tree.unflatten(tree, noisy)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def plain_forward(params, config, tokens, positions, segments):
+    hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+    return transformer.logits(params, config, hidden)
+
+
+def plain_logits(params, config, ids):
+    """Logits [T, V] of one sequence, by the form of the model that is trained."""
+    size = -(-len(ids) // 64) * 64
+    tokens = np.zeros((1, size), np.int32)
+    tokens[0, : len(ids)] = ids
+    slots = np.arange(size, dtype=np.int32)[None]
+    return np.asarray(plain_forward(params, config, tokens, slots, (slots < len(ids)).astype(np.int32)))[0, : len(ids)]
+
+
+@pytest.fixture(scope="module")
+def small(tiny_tokenizer):
+    config, params = model(tiny_tokenizer.vocab_size)
+    return params, Sampler(params, config, tiny_tokenizer, ChatTemplate(), batch=4)
+
+
+def prompts_of(vocab_size, lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [[1, *rng.integers(4, vocab_size, n - 1).tolist()] for n in lengths]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cached_layers_equal_the_full_model(shape):
+    config, params = model(50, **SHAPES[shape])
+    unstacked = transformer.unstack(params, config)
+    ids = np.random.default_rng(0).integers(0, 50, (3, 9))
+    starts = np.array([0, 2, 5])
+    positions = np.maximum(np.arange(9) - starts[:, None], 0)
+    seen = (np.arange(12) <= np.arange(9)[:, None]) & (np.arange(12) >= starts[:, None, None])
+    caches = transformer.init_caches(config, 3, 12)
+    first, caches = transformer.run_layers(
+        unstacked, config, ids[:, :6], positions[:, :6], seen[:, :6], caches
+    )
+    steps = [first]
+    for t in range(6, 9):
+        now = np.s_[:, t : t + 1]
+        hidden, caches = transformer.run_layers(
+            unstacked, config, ids[now], positions[now], seen[now], caches, t
+        )
+        steps.append(hidden)
+    logits = transformer.logits(params, config, jnp.concatenate(steps, axis=1))
+    for row, start in enumerate(starts):
+        want = plain_logits(params, config, ids[row, start:])
+        np.testing.assert_allclose(logits[row, start:], want, atol=2e-5)
+
+
+def test_greedy_replies_equal_full_recompute(small):
+    params, sampler = small
+    prompts = prompts_of(sampler.config.vocab_size, [1, 5, 31, 33, 40])
+    for prompt, reply in zip(prompts, sampler.generate(prompts, GREEDY), strict=True):
+        logits = plain_logits(params, sampler.config, [*prompt, *reply.ids])
+        for t, token in enumerate(reply.ids, len(prompt) - 1):
+            assert logits[t, token] >= logits[t].max() - 1e-4
+        stopped = reply.ids[-1] in sampler.stop_ids
+        assert reply.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(reply.ids) == GREEDY.max_new_tokens
+
+
+def test_a_reply_does_not_depend_on_its_batch(small):
+    _, sampler = small
+    prompts = prompts_of(sampler.config.vocab_size, [3, 17, 30, 9, 28])
+    settings_ = SamplingConfig(max_new_tokens=10, temperature=0.8, top_k=50, top_p=0.9)
+    seeds = [7, 7, 3, 0, 12]
+    together = sampler.generate(prompts, settings_, seeds)
+    assert together == sampler.generate(prompts, settings_, seeds), "same seeds, same replies"
+    alone = [sampler.generate([p], settings_, [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert together == alone
+    back = sampler.generate(prompts[::-1], settings_, seeds[::-1])
+    assert together == back[::-1]
+    assert together != sampler.generate(prompts, settings_, [s + 1 for s in seeds])
+
+
+def test_default_seeds_count_up(small):
+    _, sampler = small
+    prompt = prompts_of(sampler.config.vocab_size, [6])[0]
+    drawing = SamplingConfig(max_new_tokens=8, seed=5)
+    three = sampler.generate([prompt] * 3, drawing)
+    assert len({reply.ids for reply in three}) == 3
+    assert three == sampler.generate([prompt] * 3, drawing, [5, 6, 7])
+
+
+def reference_kept(logits, top_k, top_p):
+    """The tokens kept, by sorting in float64."""
+    order = np.argsort(-logits, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    mass = np.exp(logits[order] - logits.max())
+    before = np.cumsum(mass / mass.sum()) - mass / mass.sum()
+    return set(order[before < top_p].tolist())
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    top_k=st.integers(0, 45),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.99)),
+    scale=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_top_k_and_top_p_keep_what_sorting_keeps(seed, top_k, top_p, scale):
+    logits = (scale * np.random.default_rng(seed).permutation(np.linspace(-2, 2, 40))).astype(np.float32)
+    got = np.asarray(draw.kept(jnp.asarray(logits)[None], top_k, top_p))[0]
+    want = reference_kept(logits.astype(np.float64), top_k, top_p)
+    nearby = reference_kept(logits.astype(np.float64), top_k, top_p * (1 + 1e-5)) ^ reference_kept(
+        logits.astype(np.float64), top_k, top_p * (1 - 1e-5)
+    )
+    assert (set(np.flatnonzero(got).tolist()) ^ want) <= nearby
+
+
+def test_ties_are_kept_together():
+    logits = jnp.asarray([[1.0, 3.0, 3.0, -0.0, 0.0]])
+    assert draw.kept(logits, 1, 1.0).tolist() == [[False, True, True, False, False]]
+    assert draw.kept(logits, 4, 1.0).tolist() == [[True] * 5]
+
+
+def test_draws_have_the_distribution_of_the_logits():
+    rows = 4000
+    logits = jnp.log(jnp.asarray([0.5, 0.3, 0.15, 0.05]))
+    args = (jnp.tile(logits, (rows, 1)), jnp.arange(rows), jnp.full(rows, 3))
+    token = draw.next_token(*args, jnp.float32(1), jnp.int32(0), jnp.float32(1), greedy=False, filtered=False)
+    np.testing.assert_allclose(np.bincount(token, minlength=4) / rows, [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    token = draw.next_token(*args, jnp.float32(1), jnp.int32(2), jnp.float32(1), greedy=False, filtered=True)
+    np.testing.assert_allclose(np.bincount(token, minlength=4) / rows, [0.625, 0.375, 0, 0], atol=0.03)
+    cold = draw.next_token(*args, jnp.float32(0.5), jnp.int32(0), jnp.float32(1), greedy=False, filtered=False)
+    squared = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+    np.testing.assert_allclose(np.bincount(cold, minlength=4) / rows, squared / squared.sum(), atol=0.03)
+
+
+def replaying(sampler, ids, monkeypatch):
+    """Make the sampler's model draw exactly `ids`, whatever the prompt."""
+    config = sampler.config
+    sequence = jnp.asarray([*ids, *[4] * 200], jnp.int32)
+
+    def scripted(logits, seeds, positions, *rest, **more):
+        return sequence[positions - seeds]  # the seed says where the reply begins
+
+    monkeypatch.setattr(draw, "next_token", scripted)
+    jax.clear_caches()
+    return config
+
+
+@pytest.fixture
+def scripted(small, monkeypatch):
+    """generate(prompt text, reply text or ids, settings): the reply as the engine cuts it."""
+    _, sampler = small
+    yield lambda prompt, ids, sampling: (
+        replaying(sampler, ids, monkeypatch),
+        sampler.generate([prompt], sampling, [len(prompt)])[0],
+    )[1]
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def test_a_stop_string_across_tokens_ends_the_reply(small, scripted):
+    _, sampler = small
+    tokenizer = sampler.tokenizer
+    prompt = sampler.text_prompt("Ada likes")
+    ids = tokenizer.encode("the old lamp in 1950. Bruno sells")
+    text = tokenizer.decode(ids, continues=True)
+    for stop in ("amp in", "50. B", " Bru", "the"):
+        reply = scripted(prompt, ids, SamplingConfig(max_new_tokens=60, stop=("zzz", stop)))
+        assert reply.text == text[: text.index(stop)]
+        assert reply.finish_reason == "stop"
+        assert stop in tokenizer.decode(reply.ids, continues=True)
+        assert stop not in tokenizer.decode(reply.ids[:-1], continues=True)
+
+
+def test_stop_ids_end_the_reply_and_length_is_told(small, scripted):
+    _, sampler = small
+    tokenizer = sampler.tokenizer
+    ids = tokenizer.encode("the old lamp")
+    for stop_id in sampler.stop_ids:
+        reply = scripted(sampler.text_prompt("a"), [*ids, stop_id], SamplingConfig(max_new_tokens=60))
+        assert (reply.text, reply.finish_reason, reply.ids) == (" the old lamp", "stop", (*ids, stop_id))
+    exact = scripted(sampler.text_prompt("a"), ids, SamplingConfig(max_new_tokens=len(ids)))
+    assert (exact.text, exact.finish_reason) == (" the old lamp", "length")
+    one = scripted(sampler.text_prompt("a"), ids, SamplingConfig(max_new_tokens=1))
+    assert one.ids == tuple(ids[:1])
+    chat = scripted(sampler.chat_prompt([{"role": "user", "content": "a"}]), ids, GREEDY)
+    assert chat.text.startswith("the old lamp"), "a reply after a marker begins without a space"
+
+
+def test_a_reply_ends_at_its_length_in_any_chunk(small):
+    _, sampler = small
+    prompt = prompts_of(sampler.config.vocab_size, [6])[0]
+    lengths = [15, 16, 17, 18, 33, 40]
+    no_stop = [sampler.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2))[0] for n in lengths]
+    never = [
+        sampler.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2, stop=("\0",)))[0] for n in lengths
+    ]
+    assert no_stop == never
+    for n, reply in zip(lengths, no_stop, strict=True):
+        assert reply.ids == no_stop[-1].ids[:n]
+
+
+def test_what_cannot_be_generated_is_refused(small):
+    params, sampler = small
+    with pytest.raises(InputError, match=r"250 tokens .* 256 positions"):
+        sampler.generate([[1] * 250], GREEDY)
+    with pytest.raises(InputError, match="does not match the model"):
+        Sampler(params, dataclasses.replace(sampler.config, vocab_size=9), sampler.tokenizer, ChatTemplate())
+    bad = {"max_new_tokens": 0, "temperature": -1.0, "top_k": -1, "top_p": 0.0, "stop": ("",), "seed": -1}
+    for field, value in bad.items():
+        with pytest.raises(InputError, match=field):
+            SamplingConfig(**{field: value})
+
+
+def test_weights_that_are_not_numbers_are_a_failure(small):
+    params, sampler = small
+    broken = {**params, "final_norm": params["final_norm"] * jnp.nan}
+    bad = Sampler(broken, sampler.config, sampler.tokenizer, ChatTemplate())
+    with pytest.raises(WorkError, match="not finite"):
+        bad.score([[1, 5]], [[6]])
