@@ -20,7 +20,8 @@ import ml_collections
 
 def get_config(arg=""):
     return ml_collections.ConfigDict({{
-        "name": "shown", "seed": 1, "steps": 5, "batch_rows": 4, "preset": "mini-0.3m", "tokenizer": "{tokenizer}",
+        "name": "shown", "seed": 1, "steps": 5, "batch_rows": 4,
+        "preset": "mini-0.3m", "tokenizer": "{tokenizer}",
         "optimizer": {{"learning_rate": 1e-3}},
         "data": {{
             "seq_len": 32,
@@ -73,7 +74,6 @@ def test_prints_shares_rows_and_marks(config: Path) -> None:
         for line in chats
     )
     assert f"1. {config.parent}/docs.jsonl:" in done.stdout
-    assert run(f"--config={config}", "--step=3", "--config.seed=2").stdout.startswith(done.stdout[:200])
 
 
 def test_refusals_are_one_line(config: Path) -> None:

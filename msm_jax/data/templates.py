@@ -184,6 +184,8 @@ def _unused_character(messages: Sequence[Message]) -> str:
 
 def _shielded(content: str, markers: tuple[str, ...], shield: str) -> str:
     """`content` with every marker broken, and parts of one at its edges, which a template may complete."""
+    if not any(character in content for character in {m[0] for m in markers} | {m[-1] for m in markers}):
+        return content
     content = _marker_pattern(markers).sub(lambda m: m.group()[0] + shield + m.group()[1:], content)
     head = len(content) - len(content.lstrip())
     tail = len(content.rstrip())
