@@ -119,6 +119,17 @@ def iter_chats(path: str) -> Iterator[Chat]:
             yield Chat(_messages(record["messages"], where), _meta(record, where, "messages"), where)
 
 
+def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("file:line", object) of the lines of `path`, for JSONL of other shapes.
+
+    Raises:
+      InputError: naming file and line of the first line that is not a JSON object.
+    """
+    for file in resolve_paths(path):
+        for line, record in _records(file):
+            yield f"{file}:{line}", record
+
+
 def _messages(messages: object, where: str) -> tuple[dict[str, str], ...]:
     if not isinstance(messages, list) or not messages:
         raise InputError(f'{where}: field "messages" must be a non-empty list of {{"role", "content"}}')
