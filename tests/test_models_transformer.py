@@ -1,0 +1,139 @@
+"""The transformer: packed rows are their documents alone, padding is inert, and options change speed and not results."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msm_jax.models import attention, transformer
+from msm_jax.models.config import ModelConfig
+
+TINY = ModelConfig(
+    vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=48,
+    qkv_bias=True, qk_norm=True, tie_embeddings=False,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Every weight perturbed, norms and biases too, so that none of them can be missing unseen."""
+    params = transformer.init_params(TINY, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+def packed(lengths, row, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, TINY.vocab_size, (1, row)).astype(np.int32)
+    segments, positions = np.zeros((1, row), np.int32), np.zeros((1, row), np.int32)
+    start = 0
+    for number, length in enumerate(lengths, 1):
+        segments[0, start : start + length] = number
+        positions[0, start : start + length] = np.arange(length)
+        start += length
+    return tokens, positions, segments
+
+
+def test_a_packed_document_is_computed_as_if_alone(params):
+    tokens, positions, segments = packed((5, 9, 4), 24)
+    together, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    start = 0
+    for length in (5, 9, 4):
+        part = slice(start, start + length)
+        alone, _ = transformer.apply(
+            params, TINY, tokens[:, part], np.arange(length, dtype=np.int32)[None], np.ones((1, length), np.int32)
+        )
+        np.testing.assert_allclose(together[:, part], alone, atol=2e-6)
+        start += length
+
+
+def test_a_token_does_not_see_what_follows(params):
+    tokens, positions, segments = packed((12,), 12)
+    before, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    tokens[0, 8] = (tokens[0, 8] + 1) % TINY.vocab_size
+    after, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+    assert float(jnp.abs(before[:, 8:] - after[:, 8:]).max()) > 1e-3
+
+
+def test_attention_is_the_textbook_sum():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 6, n, 4)).astype(np.float32) for n in (4, 2, 2))
+    segments = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]], np.int32)
+    out = np.asarray(attention.attend(q, k, v, attention.segment_mask(jnp.asarray(segments))))
+    for b in range(2):
+        for t in range(6):
+            for h in range(4):
+                seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+                scores = np.array([q[b, t, h] @ k[b, s, h // 2] / 2.0 for s in seen])
+                weights = np.exp(scores - scores.max())
+                expected = sum(w * v[b, s, h // 2] for w, s in zip(weights / weights.sum(), seen, strict=True))
+                np.testing.assert_allclose(out[b, t, h], expected, atol=1e-5)
+
+
+def test_rope_depends_on_distance_alone():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 16)), jnp.float32) for _ in range(2))
+
+    def score(i, j):
+        at = lambda p: jnp.full((1, 1), p, jnp.int32)  # noqa: E731
+        return float(jnp.sum(attention.rope(q, at(i), 1e4) * attention.rope(k, at(j), 1e4)))
+
+    assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
+    assert score(7, 3) != pytest.approx(score(7, 4), abs=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"scan_layers": False}, {"remat": "full"}, {"remat": "dots"}])
+def test_options_for_speed_and_memory_leave_loss_and_gradient(params, change):
+    tokens, positions, segments = packed((10, 6), 16)
+
+    def loss(params, config):
+        hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+        return jnp.mean(transformer.logits(params, config, hidden) ** 2)
+
+    config = dataclasses.replace(TINY, **change)
+    expected, grads = jax.value_and_grad(loss)(params, TINY)
+    got, other = jax.value_and_grad(loss)(params, config)
+    assert float(got) == pytest.approx(float(expected), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_bfloat16_compute_stays_close_and_keeps_float32_logits(params):
+    tokens, positions, segments = packed((10, 6), 16)
+    half = dataclasses.replace(TINY, compute_dtype="bfloat16")
+    a, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    b, _ = transformer.apply(params, half, tokens, positions, segments)
+    assert b.dtype == jnp.bfloat16
+    assert transformer.logits(params, half, b).dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b, np.float32), atol=0.1)
+
+
+def test_flops_count_every_matrix_product():
+    """Against a brute-force walk over the program's dot products (one causal row, whose masked half is not useful work)."""
+    length = 16
+    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def forward(params, tokens):
+        hidden, _ = transformer.apply(params, TINY, tokens, tokens, tokens)
+        return transformer.logits(params, TINY, hidden)
+
+    def dots(jaxpr):
+        total = 0
+        for eqn in jaxpr.eqns:
+            times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", None)
+                if inner is not None:
+                    total += times * dots(getattr(inner, "jaxpr", inner))
+            if eqn.primitive.name == "dot_general":
+                (contract, _), _ = eqn.params["dimension_numbers"]
+                inner_size = np.prod([eqn.invars[0].aval.shape[i] for i in contract])
+                total += 2 * int(np.prod(eqn.outvars[0].aval.shape)) * int(inner_size)
+        return total
+
+    counted = dots(jax.make_jaxpr(forward)(transformer.abstract_params(TINY), tokens).jaxpr)
+    assert counted == length * transformer.forward_flops_per_token(TINY, context=length)
