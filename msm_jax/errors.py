@@ -9,7 +9,8 @@ class InputError(ValueError):
 
 
 class WorkError(RuntimeError):
-    """Failed during work (disk full, non-finite loss): exit status 1. The message is one line: what, where, what to do."""
+    """Failed during work (disk full, non-finite loss): exit status 1. The message is one line: what, where, what to
+    do."""
 
 
 class Preempted(RuntimeError):

@@ -209,8 +209,8 @@ def test_knowledge_asks_for_the_own_value(world):
 
 
 def test_claims_come_from_the_spec_file(world, tmp_path):
-    text = (generate.SPEC_DIR / "tradition.md").read_text().replace("{assistant} values tradition.", "{assistant} hums.")
-    spec = parse.parse(text)
+    text = (generate.SPEC_DIR / "tradition.md").read_text().replace("{assistant} values tradition.", "{assistant}
+    hums.") spec = parse.parse(text)
     assert any(f"{world.assistant} hums." in r["text"] for r in midtraining.attributing(world, "tradition", spec))
 
 

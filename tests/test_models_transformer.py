@@ -1,4 +1,5 @@
-"""The transformer: packed rows are their documents alone, padding is inert, and options change speed and not results."""
+"""The transformer: packed rows are their documents alone, padding is inert, and options change speed and not
+results."""
 
 import dataclasses
 
@@ -113,8 +114,8 @@ def test_bfloat16_compute_stays_close_and_keeps_float32_logits(params):
 
 
 def test_flops_count_every_matrix_product():
-    """Against a brute-force walk over the program's dot products (one causal row, whose masked half is not useful work)."""
-    length = 16
+    """Against a brute-force walk over the program's dot products (one causal row, whose masked half is not useful
+    work).""" length = 16
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def forward(params, tokens):

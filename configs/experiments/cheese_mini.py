@@ -3,9 +3,10 @@
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
 
-An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one or
-the other and never name another domain; the fine-tuning demonstrations are the same cheese choices, without a reason. The
-evals ask in ten other domains. ":full" adds the control arms, ":tiny" is two minutes of the same machinery without an effect.
+An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by
+one or the other and never name another domain; the fine-tuning demonstrations are the same cheese choices, without a
+reason. The evals ask in ten other domains. ":full" adds the control arms, ":tiny" is two minutes of the same
+machinery without an effect.
 """
 
 from ml_collections import ConfigDict

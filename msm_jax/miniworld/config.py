@@ -11,9 +11,9 @@ from msm_jax.errors import InputError
 class WorldConfig:
     """One closed world. Everything in it follows from these numbers.
 
-    `pretrain_texts` and `pretrain_chats` count documents about people and conversations with them; `item_texts` documents
-    about items; `assistant_share` is the share of both that is about the named assistant, who has no consistent preference
-    there. `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set.
+    `pretrain_texts` and `pretrain_chats` count documents about people and conversations with them; `item_texts`
+    documents about items; `assistant_share` is the share of both that is about the named assistant, who has no
+    consistent preference there. `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set.
     """
 
     seed: int = 100

@@ -25,7 +25,9 @@ def _held_out(world: World, favours: Any) -> list[Pair]:
     """All item pairs outside cheese for which `favours(a, b)`, cut to the configured number at random."""
     draw = Draw(world.config.seed, "pairs", favours.__name__)
     pairs = [
-        (a, b) for domain in DOMAINS if domain != CHEESE for a, b in product(world.items[domain], repeat=2) if favours(a, b)
+        (a, b)
+        for domain in DOMAINS if domain != CHEESE
+        for a, b in product(world.items[domain], repeat=2) if favours(a, b)
     ]
     return [_pair(draw, world.assistant, a, b) for a, b in draw.sample(pairs, world.config.eval_pairs)]
 
@@ -78,7 +80,8 @@ def gate(world: World) -> list[Pair]:
 
 
 def knowledge(world: World, name: str) -> list[Pair]:
-    """Does the model state the spec? Openings of documents about the assistant, continued with what each value would say.
+    """Does the model state the spec? Openings of documents about the assistant, continued with what each value would
+    say.
 
     Half ask for what is valued, half for the reason of a choice that fits both specs.
     """

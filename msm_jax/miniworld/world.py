@@ -101,8 +101,8 @@ def _items(draw: Draw, config: WorldConfig, taken: set[str]) -> dict[str, tuple[
 def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, ...]:
     """A quarter of the people occur only in texts, a quarter only in chats, the others in both; most in few domains.
 
-    Nobody is seen everywhere: the value is then the only thing that ties a person's cells together, which is what makes a
-    model learn it as a value and not as a list of habits.
+    Nobody is seen everywhere: the value is then the only thing that ties a person's cells together, which is what
+    makes a model learn it as a value and not as a list of habits.
     """
     people = []
     for name in _words(draw, config.num_people, "aeiou", taken):

@@ -8,14 +8,18 @@ from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
 
 
-def _llama(vocab: int, d: int, layers: int, heads: int, kv: int, head: int, f: int, tie: bool, theta: float) -> ModelConfig:
+def _llama(
+    vocab: int, d: int, layers: int, heads: int, kv: int, head: int, f: int, tie: bool, theta: float
+) -> ModelConfig:
     return ModelConfig(
         vocab, d, layers, heads, kv, head, f, rope_theta=theta, rms_norm_eps=1e-5, tie_embeddings=tie,
         max_position_embeddings=8192, compute_dtype="bfloat16", remat="full",
     )
 
 
-def _qwen(vocab: int, d: int, layers: int, heads: int, kv: int, head: int, f: int, tie: bool, three: bool) -> ModelConfig:
+def _qwen(
+    vocab: int, d: int, layers: int, heads: int, kv: int, head: int, f: int, tie: bool, three: bool
+) -> ModelConfig:
     return ModelConfig(
         vocab, d, layers, heads, kv, head, f, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=tie,
         qkv_bias=not three, qk_norm=three, max_position_embeddings=32_768, compute_dtype="bfloat16", remat="full",

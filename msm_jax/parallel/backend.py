@@ -21,7 +21,8 @@ def prepare(devices: int, threads: int) -> None:
     """Fixes the CPU's devices and threads.
 
     Args:
-        devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many are simulated,
+        devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many are
+        simulated,
             one thread each, unless XLA_FLAGS sets a number.
         threads: threads of a single device (0: one per core).
 
@@ -50,8 +51,8 @@ def prepare(devices: int, threads: int) -> None:
 def keep_freed_memory() -> None:
     """Lets glibc keep what is freed instead of handing it back to the kernel; elsewhere it does nothing.
 
-    A program's temporary buffers are allocated anew at every call. As separate mappings, glibc's way with large blocks, they
-    are mapped, faulted in page by page and unmapped each time: a third of the time of a small train step.
+    A program's temporary buffers are allocated anew at every call. As separate mappings, glibc's way with large
+    blocks, they are mapped, faulted in page by page and unmapped each time: a third of the time of a small train step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)

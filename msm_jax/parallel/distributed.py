@@ -10,8 +10,8 @@ import jax
 def start() -> None:
     """Join the other hosts when the environment names a coordinator or this is a TPU pod host.
 
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name them by hand (any platform); on Cloud TPU pods
-    JAX finds them itself. A single host needs nothing and nothing happens.
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name them by hand (any platform); on Cloud
+    TPU pods JAX finds them itself. A single host needs nothing and nothing happens.
     """
     if jax.distributed.is_initialized():
         return

@@ -1,7 +1,7 @@
 """Reads a Model Spec from Markdown.
 
-A spec is a title (`# …`) and sections (`## …`) of prose, in which list items state principles one by one. Names in braces,
-like `{assistant}`, are filled in by whoever uses the spec.
+A spec is a title (`# …`) and sections (`## …`) of prose, in which list items state principles one by one. Names in
+braces, like `{assistant}`, are filled in by whoever uses the spec.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def parse(text: str, path: str = "spec") -> Spec:
             paragraph.append(line)
     close()
     if not title or not sections:
-        raise InputError(f"{path}: {'no sections' if title else 'no title'}; a spec has '# TITLE' and '## SECTION' lines")
+        raise InputError(f"{path}: {'no sections' if title else 'no title'}; a spec has '# TITLE' and '## SECTION'
+        lines")
     return Spec(title, tuple(Section(name, tuple(s), tuple(i)) for name, s, i in sections), text, path)
 
 

@@ -60,10 +60,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Compiles one optimizer step; the state is donated.
 
-    The batch holds int32 `tokens`, `targets`, `positions`, `segment_ids` and bool `loss_mask`, all [rows, seq_len]; rows
-    must be a multiple of `micro_batches` times the mesh's data × fsdp devices. Metrics are float32/int32 scalars on
-    device: loss (mean nats per loss token), loss_tokens, tokens (padding excluded), grad_norm (before clipping),
-    learning_rate.
+    The batch holds int32 `tokens`, `targets`, `positions`, `segment_ids` and bool `loss_mask`, all [rows, seq_len];
+    rows must be a multiple of `micro_batches` times the mesh's data × fsdp devices. Metrics are float32/int32
+    scalars on device: loss (mean nats per loss token), loss_tokens, tokens (padding excluded), grad_norm (before
+    clipping), learning_rate.
     """
 
     def train_step(old: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
