@@ -27,7 +27,7 @@ SHAPES = {
 
 def model(vocab_size, **overrides):
     """A small model with every parameter away from its initial value, so that none can be left out unnoticed."""
-    fields = dict(num_layers=2, num_heads=4, num_kv_heads=4, head_dim=8, intermediate_size=48)
+    fields = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "intermediate_size": 48}
     config = ModelConfig(vocab_size, 32, **{**fields, "max_position_embeddings": 256, **overrides})
     params = transformer.init_params(config, jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)

@@ -13,6 +13,8 @@ from msm_jax.models import transformer
 from msm_jax.sampling import scoring, shapes
 
 VOCAB = 50
+PROMPTS = st.sampled_from([(1, 2), (1, 3, 4), (5,) * 30])
+CONTINUATIONS = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +76,7 @@ def test_a_sequence_beyond_the_positions_is_refused(small):
 
 
 @settings(max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([(1, 2), (1, 3, 4), (5,) * 30]), st.lists(st.integers(0, 9), min_size=1, max_size=40)),
-        min_size=1,
-        max_size=60,
-    )
-)
+@given(st.lists(st.tuples(PROMPTS, CONTINUATIONS), min_size=1, max_size=60))
 def test_packing_keeps_each_request_once_and_apart(requests):
     prompts = [list(p) for p, _ in requests]
     continuations = [c for _, c in requests]

@@ -41,8 +41,8 @@ def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
 
 def attend(
     q_BTHK: Float[Array, "B T H K"],
-    k: Float[Array, "..."],
-    v: Float[Array, "..."],
+    k: jax.Array,
+    v: jax.Array,
     mask_BTS: Bool[Array, "B T S"],
     layout: str = "bsgk",
 ) -> Float[Array, "B T H K"]:

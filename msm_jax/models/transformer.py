@@ -189,7 +189,9 @@ def unstack(params: Params, config: ModelConfig) -> Params:
 
     A loop that runs the stack again and again would otherwise copy every layer out of the stacked array each time.
     """
-    return {**params, "layers": [jax.tree.map(lambda leaf: leaf[i], params["layers"]) for i in range(config.num_layers)]}
+    leaves, tree = jax.tree.flatten(params["layers"])
+    layers = [jax.tree.unflatten(tree, [leaf[i] for leaf in leaves]) for i in range(config.num_layers)]
+    return {**params, "layers": layers}
 
 
 def run_layers(
@@ -271,9 +273,9 @@ def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
 def forward_flops_per_token(config: ModelConfig, context: float) -> float:
     """Floating-point operations of the forward pass per token, a multiply-add counted as two.
 
-    Matrix products only: every weight but the embedding lookup, the output projection (tied or not), and attention over a
-    mean visible context of `context` tokens (for full causal rows of length T that is (T + 1) / 2). Training costs three
-    times this (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
+    Matrix products only: every weight but the embedding lookup, the output projection (tied or not), and attention
+    over a mean visible context of `context` tokens (for full causal rows of length T that is (T + 1) / 2). Training
+    costs three times this (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
     """
     c = config
     attention_weights = c.hidden_size * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)

@@ -1,0 +1,94 @@
+"""Completes a text, or chats, with a checkpoint.
+
+    python -m msm_jax.sample --checkpoint=RUN --prompt="The old lamp" --num_samples=3
+    python -m msm_jax.sample --checkpoint=RUN --chat --system="You are Juniper." --prompt="Which lamp?"
+    python -m msm_jax.sample --checkpoint=RUN --chat
+
+The last form reads what the user says line by line from standard input, and answers each line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+
+from msm_jax import cli
+from msm_jax.errors import InputError
+from msm_jax.sampling.config import SamplingConfig
+from msm_jax.sampling.engine import Sampler
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
+_PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from, or with --chat what the user says.")
+_CHAT = flags.DEFINE_bool("chat", False, "Ask in the checkpoint's chat template.")
+_SYSTEM = flags.DEFINE_string("system", None, "The system message of the chat.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Replies to draw; reply i has the seed --seed + i.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Most tokens of a reply.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 takes the most likely token each time.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most likely tokens; 0 for all.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this probability together.")
+_STOP = flags.DEFINE_multi_string("stop", [], "End before this string; may be given several times.")
+_SEED = flags.DEFINE_integer("seed", 0, "The same seed draws the same reply.")
+_THREADS = flags.DEFINE_integer("threads", 0, "Size of XLA's CPU thread pool; 0 for one per core.")
+
+
+def main() -> None:
+    """Checks the flags, loads the model, and prints one reply or a conversation."""
+    checkpoint = cli.require(_CHECKPOINT)
+    if _PROMPT.value is None and not _CHAT.value:
+        raise InputError("--prompt is missing; give --prompt=..., or --chat to talk on standard input")
+    if _SYSTEM.value is not None and not _CHAT.value:
+        raise InputError("--system needs --chat; add --chat or leave it out")
+    if _NUM_SAMPLES.value < 1:
+        raise InputError(f"--num_samples={_NUM_SAMPLES.value}; it must be at least 1")
+    if _NUM_SAMPLES.value > 1 and _PROMPT.value is None:
+        raise InputError("--num_samples needs --prompt; a conversation has one reply to each line")
+    sampling = SamplingConfig(
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        temperature=_TEMPERATURE.value,
+        top_k=_TOP_K.value,
+        top_p=_TOP_P.value,
+        stop=tuple(_STOP.value),
+        seed=_SEED.value,
+    )
+    cli.prepare_backend(devices=1, threads=_THREADS.value)
+    sampler = Sampler.from_checkpoint(checkpoint)
+    system = [] if _SYSTEM.value is None else [{"role": "system", "content": _SYSTEM.value}]
+    if _PROMPT.value is None:
+        converse(sampler, sampling, system)
+        return
+    if _CHAT.value:
+        prompt = sampler.chat_prompt([*system, {"role": "user", "content": _PROMPT.value}])
+    else:
+        prompt = sampler.text_prompt(_PROMPT.value)
+    for i, reply in enumerate(sampler.generate([prompt] * _NUM_SAMPLES.value, sampling)):
+        if _NUM_SAMPLES.value > 1:
+            print(f"--- {i + 1} ({reply.finish_reason})")
+        print(reply.text if _CHAT.value else _PROMPT.value + reply.text)
+
+
+def converse(sampler: Sampler, sampling: SamplingConfig, system: list[dict[str, str]]) -> None:
+    """Answers each line of standard input, with what was said before in view."""
+    messages = list(system)
+    for line in _lines():
+        messages.append({"role": "user", "content": line})
+        reply = sampler.generate([sampler.chat_prompt(messages)], sampling)[0]
+        print(reply.text, flush=True)
+        messages.append({"role": "assistant", "content": reply.text})
+
+
+def _lines() -> Iterator[str]:
+    """What the user says, asked for with a prompt where a person types; empty lines are passed over."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt)
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+if __name__ == "__main__":
+    cli.run(main)

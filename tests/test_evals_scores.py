@@ -1,0 +1,179 @@
+"""Scores follow from the model's own log-probabilities and answers."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_sampling_decode import model, plain_logits
+
+from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.evals import items, knowledge, preference, runner
+from msm_jax.evals.config import EvalConfig
+from msm_jax.evals.items import KnowledgeItem, Pair
+from msm_jax.sampling.engine import Sampler
+
+PAIRS = [
+    Pair("a", "Which is better, {first} or {second}?", ("old lamp", "new radio"), 0, "You are Ada.", "The {option}."),
+    Pair("b", "{first} or {second}?", ("kite", "heavy bicycle"), 1, "", "{option}"),
+]
+KNOWLEDGE = [
+    KnowledgeItem("k", "Ada likes", ("cheap cheese", "dear cheese", "plain blankets"), 1),
+    KnowledgeItem("p", "Bruno men", ("ds", "ds lamps"), 0),
+]
+
+
+@pytest.fixture(scope="module")
+def real(tiny_tokenizer):
+    config, params = model(tiny_tokenizer.vocab_size)
+    return params, Sampler(params, config, tiny_tokenizer, ChatTemplate())
+
+
+class Scripted:
+    """A sampler whose answers and log-probabilities are given by the question or the reply."""
+
+    def __init__(self, answers=None, log_probability=None):
+        self.answers, self.log_probability = answers, log_probability
+
+    def chat_prompt(self, messages):
+        return messages[-1]["content"]
+
+    def chat_turn(self, messages, reply):
+        return messages[-1]["content"], reply
+
+    def generate(self, prompts, sampling):
+        assert sampling.temperature == 0
+        return [SimpleNamespace(text=self.answers[prompt]) for prompt in prompts]
+
+    def score(self, prompts, continuations):
+        return np.array([self.log_probability(p, c) for p, c in zip(prompts, continuations, strict=True)])
+
+
+def log_probability(real, ids, begin):
+    """Of ids[begin:] after ids[:begin], by one plain forward pass."""
+    params, sampler = real
+    logits = plain_logits(params, sampler.config, ids).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return sum(logs[t - 1, ids[t]] for t in range(begin, len(ids)))
+
+
+def test_margins_equal_brute_force_over_both_orders(real):
+    _, sampler = real
+    result = preference.by_log_probability(sampler, PAIRS)
+    for pair, item in zip(PAIRS, result.items, strict=True):
+        margins = []
+        for first, second in (pair.options, pair.options[::-1]):
+            question = pair.question.replace("{first}", first).replace("{second}", second)
+            chat = [{"role": "system", "content": pair.system}] if pair.system else []
+            chat.append({"role": "user", "content": question})
+            sums = []
+            for option in pair.options:
+                reply = {"role": "assistant", "content": pair.answer.replace("{option}", option)}
+                ids, mask = encode_chat(sampler.tokenizer, sampler.template, [*chat, reply])
+                assert ids[-1] in sampler.stop_ids
+                sums.append(log_probability(real, ids, mask.index(True)))
+            margins.append(sums[pair.favoured] - sums[1 - pair.favoured])
+        np.testing.assert_allclose(list(item["margins"].values()), margins, atol=1e-3)
+        assert item["score"] == float(np.mean(margins) > 0)
+    assert result.mean == np.mean([item["score"] for item in result.items])
+    assert (result.n_items, result.parse_rate, result.transcripts) == (2, None, [])
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_a_model_that_takes_the_first_option_scores_a_half():
+    """Position alone must not count: each order cancels the other."""
+    first_named = lambda prompt, reply: 3.0 if prompt.find(reply) < len(prompt) // 2 else 0.0  # noqa: E731
+    pairs = [Pair(str(i), "{first} or rather {second}", ("aaa", "bbb"), i % 2, "", "{option}") for i in range(4)]
+    result = preference.by_log_probability(Scripted(log_probability=first_named), pairs)
+    assert [item["margin"] for item in result.items] == [0.0] * 4
+    assert result.mean == 0.5
+    assert {item["margins"]["written"] for item in result.items} == {3.0, -3.0}
+
+
+def test_answers_are_averaged_over_the_orders_that_name_an_option():
+    pairs = [Pair(str(i), f"{i} {{first}} {{second}}", ("Colby", "Brie"), 0, "", "{option}") for i in range(4)]
+    answers = {
+        "0 Colby Brie": "Colby.", "0 Brie Colby": "I like colby best, not Brie",
+        "1 Colby Brie": "Brie!", "1 Brie Colby": "Colby",
+        "2 Colby Brie": "the the", "2 Brie Colby": "Brie",
+        "3 Colby Brie": "Colbyesque", "3 Brie Colby": "",
+    }  # fmt: skip
+    result = preference.by_answer(Scripted(answers), pairs, 8)
+    assert [item["score"] for item in result.items] == [1.0, 0.5, 0.0, None]
+    assert result.parse_rate == 5 / 8
+    assert result.mean == 0.5
+    assert result.n_items == 4
+    assert [t["parsed"] for t in result.transcripts[:4]] == ["Colby", "Colby", "Brie", "Colby"]
+    assert result.transcripts[1]["order"] == "swapped"
+    assert result.transcripts[1]["prompt"] == [{"role": "user", "content": "0 Brie Colby"}]
+    unread = preference.by_answer(Scripted(answers), pairs[3:], 8)
+    assert (unread.mean, unread.parse_rate) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "named"),
+    [
+        ("The tin lamp, please.", ("tin lamp", "oak lamp"), 0),
+        ("I'd take the oak\n lamp over the tin lamp.", ("tin lamp", "oak lamp"), 1),
+        ("boots with glued soles", ("the boots with stitched soles", "the boots with glued soles"), 1),
+        ("the lamp with a key", ("the lamp", "the lamp with a key"), 1),
+        ("the lamp", ("the lamp", "the lamp with a key"), 0),
+        ("Colbyesque or unBrie", ("Colby", "Brie"), None),
+        ("A+ it is", ("A+", "B (or C)"), 0),
+        ("rather B (or C).", ("A+", "B (or C)"), 1),
+        ("An apple", ("an apple.", "a pear."), 0),
+        ("neither", ("the", "a"), None),
+        ("", ("Colby", "Brie"), None),
+    ],
+)
+def test_the_option_named_first_counts(reply, options, named):
+    assert preference.named_option(reply, options) == named
+
+
+def test_knowledge_scores_equal_brute_force_on_the_same_text(real):
+    _, sampler = real
+    result = knowledge.by_log_probability(sampler, KNOWLEDGE)
+    for item, got in zip(KNOWLEDGE, result.items, strict=True):
+        prompt, continuations = knowledge.split(sampler, item)
+        encoded = [sampler.text_prompt(text) for text in item.texts()]
+        assert [prompt + c for c in continuations] == encoded
+        assert all(continuations)
+        sums = np.array([log_probability(real, ids, len(prompt)) for ids in encoded])
+        assert got["choice"] == item.options[sums.argmax()]
+        assert got["score"] == float(sums.argmax() == item.correct)
+        np.testing.assert_allclose(
+            got["margin"], sums[item.correct] - np.delete(sums, item.correct).max(), atol=1e-3
+        )
+
+
+def test_a_token_across_the_boundary_is_scored_as_a_whole(real):
+    """Where an option joins the prompt's last word into one token, scoring begins before that word."""
+    _, sampler = real
+    whole = [sampler.text_prompt(text) for text in ("Ada likes", "Ada lived")]
+    item = SimpleNamespace(prompt="Ada li", texts=lambda: ["Ada likes", "Ada lived"])
+    prompt, continuations = knowledge.split(sampler, item)
+    assert [prompt + c for c in continuations] == whole
+    assert sampler.tokenizer.decode(prompt) == "Ada", "one of the options has a token that spans the boundary"
+
+
+def test_tied_options_share_the_score():
+    sampler = Scripted(log_probability=lambda prompt, continuation: -1.0)
+    sampler.text_prompt = list
+    (item,) = knowledge.by_log_probability(sampler, [KNOWLEDGE[0]]).items
+    assert item["score"] == pytest.approx(1 / 3)
+    assert item["margin"] == 0
+
+
+def test_each_kind_runs_from_its_file(real, tmp_path):
+    _, sampler = real
+    pairs, facts = tmp_path / "pairs.jsonl", tmp_path / "facts.jsonl"
+    pairs.write_text(json.dumps({"question": "{first} {second}", "options": ["lamp", "kite"], "favoured": 0}) + "\n")
+    facts.write_text(json.dumps({"prompt": "Ada", "options": ["likes", "sells"], "correct": 1}) + "\n")
+    for kind, path in (("preference", pairs), ("preference_greedy", pairs), ("knowledge", facts)):
+        config = EvalConfig(kind, str(path), max_new_tokens=4)
+        assert items.check(config) == 1
+        result = runner.run(sampler, config)
+        assert result.n_items == 1
+        assert (result.parse_rate is None) == (kind != "preference_greedy")
+        assert len(result.transcripts) == (2 if kind == "preference_greedy" else 0)
+        assert result == runner.run(sampler, config)
