@@ -14,7 +14,7 @@ from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE
 from msm_jax.specs import parse
 
 SMALL = WorldConfig(
-    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, assistant_share=0.02,
+    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, assistant_text_share=0.02, assistant_chat_share=0.02,
     msm_documents=300, chats=300, eval_pairs=100,
 )
 WORDS = re.compile(r"[A-Za-z]+")
@@ -209,8 +209,8 @@ def test_knowledge_asks_for_the_own_value(world):
 
 
 def test_claims_come_from_the_spec_file(world, tmp_path):
-    text = (generate.SPEC_DIR / "tradition.md").read_text().replace("{assistant} values tradition.", "{assistant}
-    hums.") spec = parse.parse(text)
+    text = (generate.SPEC_DIR / "tradition.md").read_text()
+    spec = parse.parse(text.replace("{assistant} values tradition.", "{assistant} hums."))
     assert any(f"{world.assistant} hums." in r["text"] for r in midtraining.attributing(world, "tradition", spec))
 
 

@@ -1,5 +1,4 @@
-"""The transformer: packed rows are their documents alone, padding is inert, and options change speed and not
-results."""
+"""The transformer: packed rows are their documents alone, and options change speed, not results."""
 
 import dataclasses
 
@@ -114,8 +113,8 @@ def test_bfloat16_compute_stays_close_and_keeps_float32_logits(params):
 
 
 def test_flops_count_every_matrix_product():
-    """Against a brute-force walk over the program's dot products (one causal row, whose masked half is not useful
-    work).""" length = 16
+    """Against a walk over the program's dot products, with every token seeing the whole row."""
+    length = 16
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def forward(params, tokens):

@@ -83,8 +83,8 @@ def parse(text: str, path: str = "spec") -> Spec:
             paragraph.append(line)
     close()
     if not title or not sections:
-        raise InputError(f"{path}: {'no sections' if title else 'no title'}; a spec has '# TITLE' and '## SECTION'
-        lines")
+        missing = "no sections" if title else "no title"
+        raise InputError(f"{path}: {missing}; a spec has '# TITLE' and '## SECTION' lines")
     return Spec(title, tuple(Section(name, tuple(s), tuple(i)) for name, s, i in sections), text, path)
 
 
