@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from msm_jax.data import tokenizers
@@ -39,6 +39,7 @@ def test_round_trip(tiny_tokenizer: Tokenizer, text: str) -> None:
 
 
 @given(st.lists(TRICKY, min_size=1, max_size=5))
+@settings(max_examples=25)
 def test_batch_encodes_as_one_by_one(tiny_tokenizer: Tokenizer, texts: list[str]) -> None:
     assert tiny_tokenizer.encode_batch(texts) == [tiny_tokenizer.encode(text) for text in texts]
 
