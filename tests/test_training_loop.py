@@ -84,9 +84,10 @@ def after(files, checkpoint, mode="params", **changes):
 
 def leaves(path):
     """Every array of a checkpoint, as host bytes by name."""
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {
         entry: jax.tree.map(
-            lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype),
+            lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=where),
             store.ocp.metadata(path.absolute(), entry).metadata,
         )
         for entry in ("params", "opt_state", "step")
@@ -123,9 +124,7 @@ def test_an_uninterrupted_run_records_every_step(whole, files):
     steps = [r for r in records(workdir) if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, 10))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert all(
-        r["slots"] == 128 and 0 < r["tokens"] <= 128 and r["loss_tokens"] == r["tokens"] for r in steps
-    )
+    assert all(r["slots"] == 128 and 0 < r["tokens"] <= 128 and r["loss_tokens"] == r["tokens"] for r in steps)
     assert [r["step"] for r in records(workdir) if "holdout_loss" in r] == [4, 8, 9]
     assert all(3 < r["holdout_loss"]["web"] < 8 for r in records(workdir) if "holdout_loss" in r)
     assert result.tokens == sum(r["tokens"] for r in steps)
@@ -248,9 +247,7 @@ def test_a_full_state_counts_on(files, tmp_path):
     constant = {"schedule": "constant"}
     loop.train(phase(files, steps=6, optimizer=constant), tmp_path / "long")
     loop.train(phase(files, steps=4, optimizer=constant), tmp_path / "short")
-    result = loop.train(
-        after(files, tmp_path / "short", "state", steps=6, optimizer=constant), tmp_path / "more"
-    )
+    result = loop.train(after(files, tmp_path / "short", "state", steps=6, optimizer=constant), tmp_path / "more")
     assert result.steps == 2
     assert_same_bits(store.latest(tmp_path / "more"), store.latest(tmp_path / "long"))
     with pytest.raises(InputError, match="already done 4"):
@@ -307,17 +304,6 @@ def test_a_full_disk_is_one_line_and_the_run_continues_from_the_earlier_checkpoi
     loop.train(config, tmp_path)
     assert_same_bits(store.latest(tmp_path), store.latest(whole[0]))
     assert records(tmp_path) == records(whole[0])
-
-
-def stopped_run(files, workdir):
-    """A run with a checkpoint at step 3 that is not done."""
-
-    def report(progress):
-        if progress["step"] == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(phase(files, checkpoint_every=3), workdir, report)
 
 
 def test_data_and_tokenizer_that_changed_are_refused(files, tmp_path):
