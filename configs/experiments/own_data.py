@@ -34,12 +34,12 @@ def get_config(checkpoint: str = "") -> ConfigDict:
     config = ConfigDict({"name": "own_data", "seeds": (0, 1, 2), "checkpoint": checkpoint})
     config.question = "Do documents about the spec change what identical chats teach?"
     config.phases = {
-        "msm": phase(200, 1e-3, {"documents": 0.7, "background": 0.3}),
+        "msm": phase(100, 1e-3, {"documents": 0.7, "background": 0.3}),
         "aft": phase(40, 5e-4, {"chats": 1.0}),
     }
     config.shared = start = () if checkpoint else ("pretrain",)
     if not checkpoint:
-        config.phases.pretrain = phase(200, 2e-3, {"background": 1.0}) | {"preset": "mini-0.3m"}
+        config.phases.pretrain = phase(100, 2e-3, {"background": 1.0}) | {"preset": "mini-0.3m"}
         config.tokenizer = {"vocab_size": 1024, "train_on": (BACKGROUND, DOCUMENTS, CHATS)}
     arms = {"base": (), "aft": ("aft",), "msm": ("msm",), "msm+aft": ("msm", "aft")}
     config.arms = {name: start + chain for name, chain in arms.items()}
