@@ -76,10 +76,7 @@ def finished(tmp_path_factory, tiny_corpus):
     directory = tmp_path_factory.mktemp("finished")
     lines = {
         "documents": [{"text": text} for text in tiny_corpus],
-        "chats": [
-            {"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}
-        ]
-        * 9,
+        "chats": [{"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}] * 9,
         "pairs": [
             {
                 "question": "Which do you prefer, {first} or {second}?",
@@ -126,16 +123,14 @@ def run(workdir="run", **changes):
     before = len(log.read_text().splitlines()) if log.exists() else 0
     console = Console(file=open(os.devnull, "w"), width=200)  # noqa: SIM115
     try:
-        run_lib.run(
-            settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup=""
-        )
+        run_lib.run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup="")
     finally:
         console.file.close()
     return sorted(line.split()[0] for line in log.read_text().splitlines()[before:])
 
 
 def dry(workdir="run", **changes):
-    """{node: (run or reuse, why)} of a dry run, and the caption."""
+    """{node: (run or reuse, its row)} of a dry run, seeds of a node under its name without them, and all text."""
     with open("dry.txt", "w") as file:
         console = Console(file=file, width=300)
         run_lib.dry_run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console)
@@ -143,8 +138,8 @@ def dry(workdir="run", **changes):
     rows = {}
     for line in text.splitlines()[1:]:
         words = line.split()
-        if len(words) > 1 and words[1] in ("run", "reuse"):
-            rows[words[0]] = (words[1], line)
+        if len(words) > 2 and words[2] in ("run", "reuse"):
+            rows[words[0]] = (words[2], line)
     return rows, text
 
 
@@ -156,11 +151,7 @@ EVERYTHING = sorted(
         "phase:phase/pretrain",
         *[f"phase:phase/pretrain/{chain}/seed{s}" for chain in ("aft", "msm", "msm/aft") for s in (0, 1)],
         "eval:eval/pretrain/prefer",
-        *[
-            f"eval:eval/pretrain/{chain}/seed{s}/prefer"
-            for chain in ("aft", "msm", "msm/aft")
-            for s in (0, 1)
-        ],
+        *[f"eval:eval/pretrain/{chain}/seed{s}/prefer" for chain in ("aft", "msm", "msm/aft") for s in (0, 1)],
         *[f"eval:eval/pretrain/msm/seed{s}/knowledge" for s in (0, 1)],
     ]
 )
@@ -175,9 +166,7 @@ def test_it_runs_once_and_then_reuses_everything(here):
     content = json.loads(report)
     assert content["arms"]["base"]["prefer"]["mean"] == pytest.approx(0.415)
     assert content["contrasts"]["documents"]["diff"] == pytest.approx(0.5)
-    assert content["seeds"] == [
-        {"world": None, "pretrain": content["seeds"][0]["pretrain"], "seed": s} for s in (0, 1)
-    ]
+    assert content["seeds"] == [{"world": None, "pretrain": content["seeds"][0]["pretrain"], "seed": s} for s in (0, 1)]
     assert set(content["arms"]["msm"]) == {"prefer", "knowledge"}
     assert set(content["arms"]["aft"]) == {"prefer"}
     assert content["arms"]["msm+aft"]["knowledge"]["n_items"] == 4
@@ -199,9 +188,9 @@ def test_a_moved_working_directory_is_still_done(here):
 def test_changing_one_arms_phase_reruns_that_arm_alone(here):
     changed = fields()["phases"] | {"msm": phase(11)}
     rows, _ = dry(phases=changed)
-    assert "config.steps changed 10 -> 11" in rows["phase/pretrain/msm/seed0"][1]
-    assert "the phase before it changed" in rows["phase/pretrain/msm/aft/seed1"][1]
-    assert rows["phase/pretrain/aft/seed0"][0] == "reuse"
+    assert "config.steps changed 10 -> 11" in rows["phase/pretrain/msm"][1]
+    assert "the phase before it changed" in rows["phase/pretrain/msm/aft"][1]
+    assert rows["phase/pretrain/aft"][0] == "reuse"
     ran = run(phases=changed)
     assert all("msm" in word or word == "data" for word in ran)
     assert sum(word.startswith("phase:") for word in ran) == 4
@@ -219,7 +208,7 @@ def test_a_new_eval_runs_alone(here):
 def test_changed_items_rerun_their_eval_alone(here):
     Path("knowledge.jsonl").write_text(Path("knowledge.jsonl").read_text() * 2)
     rows, _ = dry()
-    assert "knowledge: items changed" in rows["eval/pretrain/msm/seed0"][1]
+    assert "knowledge: items changed" in rows["eval/pretrain/msm"][1]
     assert run() == [f"eval:eval/pretrain/msm/seed{s}/knowledge" for s in (0, 1)]
 
 
@@ -240,7 +229,7 @@ def test_data_of_one_phase_alone(here):
     with Path("more.jsonl").open("a") as file:
         file.write(json.dumps({"text": "One more."}) + "\n")
     rows, _ = dry(phases=phases)
-    assert "data changed: more" in rows["phase/pretrain/msm/seed0"][1]
+    assert "data changed: more" in rows["phase/pretrain/msm"][1]
     ran = run(phases=phases)
     assert sum(word.startswith("phase:") for word in ran) == 4
     assert all("msm" in word or word == "data" for word in ran)
@@ -399,9 +388,7 @@ def test_sigterm_stops_the_children_and_leaves_a_tree_that_continues(nothing_ran
     Path("runner.py").write_text(RUNNER.format(root=str(ROOT), tests=str(ROOT / "tests")))
     environment = {**os.environ, "EXPERIMENT_SLEEP": "1.5"}
     command = [sys.executable, "runner.py"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     log = Path("ran.log")
     while not log.exists() or "seed" not in log.read_text():
         assert process.poll() is None, process.communicate()

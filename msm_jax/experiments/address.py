@@ -87,9 +87,7 @@ def tokenizer(config: ExperimentConfig, world_dir: str, workdir: Path) -> Addres
 class Addresses:
     """Addresses of all phases and evals, once world and tokenizer exist, and the settings they run with."""
 
-    def __init__(
-        self, config: ExperimentConfig, graph: graph_lib.Graph, inputs: Inputs, workdir: Path
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, graph: graph_lib.Graph, inputs: Inputs, workdir: Path) -> None:
         """Read and hash every data file, item file and checkpoint that the experiment names.
 
         Raises:

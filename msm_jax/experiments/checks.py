@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from msm_jax import settings
 from msm_jax.data import sources as data_sources
 from msm_jax.errors import InputError
 from msm_jax.experiments import address as address_lib
@@ -63,9 +64,10 @@ def check_items(addresses: Addresses) -> None:
 
 
 def _check_eval(config: ExperimentConfig, name: str, path: str) -> None:
-    if not path:
-        raise InputError(f"evals.{name}.path: is not set; name the file of its items")
-    if WORLD in path:
-        return
-    if not Path(path).is_file():
-        raise InputError(f"evals.{name}: {path}: no such file; check the path")
+    from msm_jax.evals import items
+    from msm_jax.evals.config import EvalConfig
+
+    fields = {**address_lib.eval_fields(config, name), "path": path}
+    built = settings.build(EvalConfig, fields, f"evals.{name}")
+    if WORLD not in path:
+        items.check(built)

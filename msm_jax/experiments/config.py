@@ -133,9 +133,7 @@ def _check_arms(config: ExperimentConfig) -> None:
             if phase in chain[:index]:
                 raise InputError(f"arms.{arm}: phase {phase} occurs twice; give the second one its own name")
             if phase in config.shared and any(earlier not in config.shared for earlier in chain[:index]):
-                raise InputError(
-                    f"arms.{arm}: shared phase {phase} follows one that is not; shared phases come first"
-                )
+                raise InputError(f"arms.{arm}: shared phase {phase} follows one that is not; shared phases come first")
     first = {chain[0] for chain in config.arms.values() if chain}
     has_tokenizer = config.tokenizer.path or config.tokenizer.train_on
     if first and not config.checkpoint and not has_tokenizer:

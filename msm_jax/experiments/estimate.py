@@ -13,7 +13,7 @@ from msm_jax.training.config import PhaseConfig
 # What one core was measured to sustain on models of about 0.3M parameters, and a start for a compile.
 _FLOPS_PER_CORE = 2.0e10
 _COMPILE_SECONDS = 8.0
-_EVAL_SECONDS = 4.0
+_EVAL_SECONDS = 2.0
 FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
 
 

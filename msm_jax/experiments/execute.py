@@ -124,14 +124,15 @@ def evals(args: Mapping[str, Any], report: Report) -> None:
     `times.json` beside them keeps the seconds of each eval, for estimates.
     """
     from msm_jax.evals import runner
+    from msm_jax.evals.config import EvalConfig
     from msm_jax.sampling.engine import Sampler
 
     sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), batch=args["batch"])
     for index, spec in enumerate(args["evals"]):
         report({"step": index, "steps": len(args["evals"])})
         start = time.monotonic()
-        config = settings.build(runner.EvalConfig, spec["config"], f"evals.{spec['name']}")
-        result = dataclasses.asdict(runner.run(sampler, config))
+        config = settings.build(EvalConfig, spec["config"], f"evals.{spec['name']}")
+        result = runner.run(sampler, config).to_json()
         path = Path(spec["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**spec["description"], "result": result})

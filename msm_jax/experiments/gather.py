@@ -198,9 +198,7 @@ def _what_was_asked(
     for name, wanted in config.expectations.items():
         having = [arm for arm, evals in arms.items() if name in evals]
         if name in contrasts or (
-            name not in config.contrasts
-            and (wanted.arm or having[:1])
-            and (not wanted.arm or wanted.arm in having)
+            name not in config.contrasts and (wanted.arm or having[:1]) and (not wanted.arm or wanted.arm in having)
         ):
             expectations[name] = {
                 "min": wanted.min,

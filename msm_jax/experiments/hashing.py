@@ -65,9 +65,7 @@ def sources_of(module: str, root: Path = PACKAGE_ROOT) -> dict[str, str]:
             found[path.relative_to(root).as_posix()] = sha256
             waiting.extend(imports)
             if path.name == "__init__.py":
-                resources = [
-                    file for file in path.parent.iterdir() if file.is_file() and file.suffix != ".py"
-                ]
+                resources = [file for file in path.parent.iterdir() if file.is_file() and file.suffix != ".py"]
                 found |= {file.relative_to(root).as_posix(): file_sha256(file) for file in resources}
     return dict(sorted(found.items()))
 

@@ -85,9 +85,7 @@ class Board:
         if self._console.is_terminal or now - self._spoke < _HEARTBEAT_SECONDS:
             return
         self._spoke = now
-        running = "; ".join(
-            f"{task_id} {_progress_words(fields)}" for task_id, (_, fields) in self._running.items()
-        )
+        running = "; ".join(f"{task_id} {_progress_words(fields)}" for task_id, (_, fields) in self._running.items())
         self.say(f"{running} | {self._summary()}")
 
     def seconds_left(self) -> float:
@@ -113,11 +111,7 @@ class Board:
         for name in ("step", "tokens/s", "loss", "left"):
             table.add_column(name, justify="right", no_wrap=True)
         for task_id, (start, fields) in self._running.items():
-            step = (
-                f"{fields['step']}/{fields['steps']}"
-                if "steps" in fields
-                else duration(time.monotonic() - start)
-            )
+            step = f"{fields['step']}/{fields['steps']}" if "steps" in fields else duration(time.monotonic() - start)
             speed = f"{fields['tokens_per_second']:,.0f}" if "tokens_per_second" in fields else ""
             loss = f"{fields['loss']:.3f}" if "loss" in fields else ""
             left = duration(fields["eta_seconds"]) if fields.get("eta_seconds") is not None else ""

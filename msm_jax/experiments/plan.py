@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from msm_jax import settings
+from msm_jax.analysis.results import base_label
 from msm_jax.experiments import address as address_lib
 from msm_jax.experiments import estimate, hashing
 from msm_jax.experiments import graph as graph_lib
@@ -71,9 +72,7 @@ class Planner:
         if self.graph.has_world:
             fields = {key: value for key, value in settings.plain(self.config.world).items() if key != "kind"}
             resolved = world_settings(fields)
-            step = self._built(
-                "world", address_lib.world(self.config, resolved, self.workdir), (), config=resolved
-            )
+            step = self._built("world", address_lib.world(self.config, resolved, self.workdir), (), config=resolved)
             steps.append(step)
             world_dir = str(step.paths[""]) if step.task is None else None
         if not self.graph.has_tokenizer:
@@ -81,9 +80,7 @@ class Planner:
         parents = ("world",) if self.graph.has_world else ()
         if world_dir is None:
             seconds = estimate.FIRST_GUESS["tokenizer"]
-            steps.append(
-                Step("tokenizer", "tokenizer", parents, {}, None, "once the world is there", seconds, True)
-            )
+            steps.append(Step("tokenizer", "tokenizer", parents, {}, None, "after the world", seconds, True))
             return steps, None
         address = address_lib.tokenizer(self.config, world_dir, self.workdir)
         train_on = list(substitute(self.config.tokenizer.train_on, world_dir))
@@ -108,9 +105,7 @@ class Planner:
         checks = self._data_checks(addresses, [step.id for step in phases if step.task])
         check_ids = tuple(check.id for check in checks)
         phases = [
-            dataclasses.replace(
-                step, task=dataclasses.replace(step.task, after=(*step.task.after, *check_ids))
-            )
+            dataclasses.replace(step, task=dataclasses.replace(step.task, after=(*step.task.after, *check_ids)))
             if step.task
             else step
             for step in phases
@@ -121,9 +116,8 @@ class Planner:
     def unaddressed(self) -> list[Step]:
         """The steps of all phases and evals while world or tokenizer is missing: all of them may run."""
         inputs = Inputs("{world}", "tokenizer")
-        first = (
-            "known once the world is there" if self.graph.has_world else "known once the tokenizer is there"
-        )
+        missing = "world" if self.graph.has_world else "tokenizer"
+        first = f"after the {missing}" if any(self.workdir.glob("phases/*")) else "new"
         configs: dict[str, PhaseConfig] = {}
         steps = []
         for phase in self.graph.phases.values():
@@ -131,9 +125,7 @@ class Planner:
             config = address_lib.phase_config(self.config, phase, inputs, start, self.workdir)
             configs[phase.id] = config
             seconds, measured = self._phase_seconds(phase, configs)
-            task = Task(
-                phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds
-            )
+            task = Task(phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds)
             parents = self._phase_parents(phase)
             tokens = estimate.tokens(config)
             steps.append(Step(phase.id, "phase", parents, {}, task, first, seconds, not measured, tokens))
@@ -157,9 +149,7 @@ class Planner:
             return ()
         return (self.graph.phases[measurement.chain, measurement.seed].id,)
 
-    def _phase_seconds(
-        self, phase: graph_lib.Phase, configs: Mapping[str, PhaseConfig]
-    ) -> tuple[float, bool]:
+    def _phase_seconds(self, phase: graph_lib.Phase, configs: Mapping[str, PhaseConfig]) -> tuple[float, bool]:
         parameters = 0.0
         for config in configs.values():
             parameters = max(parameters, estimate.parameters_of(config))
@@ -177,9 +167,7 @@ class Planner:
             "config": settings.to_json(config),
             "description": address.description(),
         }
-        task = Task(
-            phase.id, self._executors["phase"], args, parents, config.mesh.size, config.threads, seconds
-        )
+        task = Task(phase.id, self._executors["phase"], args, parents, config.mesh.size, config.threads, seconds)
         why = address_lib.why(address, self.workdir)
         return Step(phase.id, "phase", parents, paths, task, why, seconds, not measured, tokens)
 
@@ -197,9 +185,7 @@ class Planner:
                 "config": settings.to_json(config),
                 "checkpoint": self.config.checkpoint,
                 "tokenizer": addresses.inputs.tokenizer_dir,
-                "chat_template": ""
-                if self.config.checkpoint
-                else self.config.phases[root].get("chat_template", ""),
+                "chat_template": "" if self.config.checkpoint else self.config.phases[root].get("chat_template", ""),
             }
             seconds = estimate.FIRST_GUESS["data"]
             task = Task(node_id, self._executors["data"], args, seconds=seconds)
@@ -283,22 +269,29 @@ def report_address(config: ExperimentConfig, addresses: Addresses, workdir: Path
 
 
 def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
-    """The graph for `--dry_run`: what runs and why, what is reused, tokens and time; and its sum in words."""
+    """The graph for `--dry_run`: what runs and why, what is reused, tokens and time; and its sum in words.
+
+    Seeds of one node with the same fate are one row; its time is that of one of them.
+    """
     running = [step for step in steps if step.task or not step.paths]
-    shown = Table(title_justify="left", box=None, pad_edge=False)
-    for name in ("node", "", "tokens", "time", "why"):
-        shown.add_column(name, justify="right" if name in ("tokens", "time") else "left", overflow="fold")
+    groups: dict[tuple[str, bool, str], list[Step]] = {}
     for step in steps:
-        status = "run" if step in running else "reuse"
-        tokens = f"{step.tokens:,}" if step.tokens else ""
-        about = "" if status == "reuse" else f"{'~' if step.guessed else ''}{duration(step.seconds)}"
-        shown.add_row(step.id, status, tokens, about, _short(step.why))
-    tasks = [step.task for step in steps if step.task]
-    total = time_left(tasks, slots, {})
+        groups.setdefault((base_label(step.id), step in running, step.why), []).append(step)
+    shown = Table(box=None, pad_edge=False)
+    for name in ("node", "runs", "", "tokens", "time", "why"):
+        right = name in ("runs", "tokens", "time")
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "why")
+    for (label, runs, why), members in groups.items():
+        first = members[0]
+        tokens = f"{first.tokens * len(members):,}" if first.tokens else ""
+        about = f"{'~' if first.guessed else ''}{duration(first.seconds)}" if runs else ""
+        node = label if len(members) > 1 else first.id
+        shown.add_row(node, str(len(members)), "run" if runs else "reuse", tokens, about, _short(why))
+    tasks = [step.task or Task(step.id, "", {}, step.parents, seconds=step.seconds) for step in running]
     all_tokens = sum(step.tokens for step in running)
     summary = (
         f"{len(running)} to run, {len(steps) - len(running)} reused; {all_tokens:,} tokens; "
-        f"about {duration(total)} with {slots} side by side"
+        f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side"
         + ("; ~ is a first guess" if any(step.guessed for step in running) else "")
     )
     return shown, summary

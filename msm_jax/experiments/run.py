@@ -184,9 +184,7 @@ def _write_record(steps: Sequence[Step], ran: Mapping[str, float], workdir: Path
 class _Runner:
     """Starts workers and the live table when something first runs, and keeps them for the rest of the run."""
 
-    def __init__(
-        self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int) -> None:
         self.ran: dict[str, float] = {}
         self._config = config
         self._workdir = workdir

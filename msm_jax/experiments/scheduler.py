@@ -156,9 +156,7 @@ class Pool:
     def __enter__(self) -> "Pool":
         """Take SIGINT and SIGTERM: from here on they stop the work in order."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._handlers = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -257,14 +255,10 @@ class Pool:
                 worker.task = None
                 listener.ended(message["id"], 0.0, failed=True)
                 kind = InputError if message["kind"] == "InputError" else WorkError
-                failure = kind(
-                    message["message"] if kind is InputError else f"{message['id']}: {message['message']}"
-                )
+                failure = kind(message["message"] if kind is InputError else f"{message['id']}: {message['message']}")
             elif event == "stopped" and task is not None:
                 worker.task = None
-                failure = Preempted(
-                    f"{task.id}: its worker was stopped; run the same command again to continue"
-                )
+                failure = Preempted(f"{task.id}: its worker was stopped; run the same command again to continue")
         if closed:
             selector.unregister(worker.output)
             self.workers.remove(worker)
@@ -280,9 +274,7 @@ class Pool:
                 )
         return failure
 
-    def _stop_workers(
-        self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None
-    ) -> None:
+    def _stop_workers(self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None) -> None:
         signals = self.signals
         for worker in self.workers:
             worker.process.terminate()
