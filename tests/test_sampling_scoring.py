@@ -99,3 +99,13 @@ def test_buckets_are_few_and_near(n):
     assert n <= shapes.bucket(n) < max(2 * n, 33)
     assert n <= shapes.rows(n, 5000) < 2 * n
     assert shapes.bucket(shapes.bucket(n)) == shapes.bucket(n)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_a_cache_grows_to_its_room_in_few_sizes(length, new_tokens):
+    sizes = list(shapes.growth(length, new_tokens))
+    assert sizes == sorted(set(sizes))
+    assert [length, *sizes][-1] >= length + new_tokens - 1
+    assert len(sizes) <= 20 + new_tokens // 500
+    for before, after in zip([length, *sizes], sizes, strict=False):
+        assert 32 <= after - before <= max(32, before // 4)

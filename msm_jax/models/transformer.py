@@ -220,12 +220,12 @@ def run_layers(
     hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
     updated: list[Cache] = []
     for i, layer in enumerate(unstacked["layers"]):
-        cache = None if caches is None else caches[i]
-        hidden_BTD, cache = Block(config).apply(  # type: ignore[misc]
-            {"params": layer}, hidden_BTD, cache, positions_BT, mask_BTS, slot
+        before = None if caches is None else caches[i]
+        hidden_BTD, after = Block(config).apply(
+            {"params": layer}, hidden_BTD, before, positions_BT, mask_BTS, slot
         )
-        if cache is not None:
-            updated.append(cache)
+        if after is not None:
+            updated.append(after)  # type: ignore[arg-type]
     hidden_BTD = rms_norm(hidden_BTD, unstacked["final_norm"], config.rms_norm_eps)
     return hidden_BTD, updated if caches is not None else None
 
@@ -242,7 +242,7 @@ def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) ->
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 parameters: normal with variance 1 / fan-in, residual outputs scaled by 1 / sqrt(2 L)."""
     dummy = jnp.zeros((1, 2), jnp.int32)
-    return Transformer(config).init(key, dummy, dummy, dummy)["params"]  # type: ignore[return-value]
+    return Transformer(config).init(key, dummy, dummy, dummy)["params"]
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -279,6 +279,6 @@ def forward_flops_per_token(config: ModelConfig, context: float) -> float:
     """
     c = config
     attention_weights = c.hidden_size * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-    per_layer = 2 * (attention_weights + 3 * c.hidden_size * c.intermediate_size)
+    per_layer: float = 2 * (attention_weights + 3 * c.hidden_size * c.intermediate_size)
     per_layer += 2 * 2 * c.num_heads * c.head_dim * context
     return c.num_layers * per_layer + 2 * c.hidden_size * c.vocab_size

@@ -6,6 +6,7 @@ in place. A row sees its own slots only, from its first token on; positions coun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Requests(NamedTuple):
     Attributes:
         start_B: int32, the slot of each row's first token; 0 to T-1.
         seeds_B: int32, each row's seed.
-        stop_ids_K: int32, ids that end a reply; -1 for padding.
+        stop_ids_K: int32, ids that end a reply.
         temperature, top_p: float32 scalars. top_k: int32 scalar.
     """
 
@@ -36,11 +37,30 @@ class Requests(NamedTuple):
     top_p: Float[Array, ""]
 
 
+def requests(
+    starts: Sequence[int],
+    seeds: Sequence[int],
+    stop_ids: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Requests:
+    """`Requests` of Python numbers; no stop id ends a reply where `stop_ids` is empty."""
+    return Requests(
+        jnp.asarray(starts, jnp.int32),
+        jnp.asarray(seeds, jnp.int32),
+        jnp.asarray(stop_ids or [-1], jnp.int32),
+        jnp.float32(temperature),
+        jnp.int32(top_k),
+        jnp.float32(top_p),
+    )
+
+
 class Progress(NamedTuple):
     """A batch between two calls.
 
     Attributes:
-        caches: keys and values of S slots, of which T + step - 1 are filled.
+        caches: keys and values of S slots, of which the first T + step - 1 are filled.
         replies_BN: int32, the tokens drawn so far in the first `step` columns.
         step: int32 scalar, tokens drawn per row.
         done_B: rows that have drawn a stop id, and padding rows.
@@ -57,19 +77,19 @@ def prefill(
     unstacked: transformer.Params,
     config: ModelConfig,
     tokens_BT: Int[Array, "B T"],
-    requests: Requests,
+    asked: Requests,
     done_B: Bool[Array, " B"],
     new_tokens: int,
     greedy: bool,
     filtered: bool,
 ) -> Progress:
-    """Runs the prompts and draws the first token of each reply.
+    """Runs the prompts and draws the first token of each reply; the caches have T slots, all of them filled.
 
     Args:
         unstacked: from `transformer.unstack`.
         config: the model's shape.
         tokens_BT: int32 prompts, padded on the left to T slots.
-        requests: the rows' starts and how to draw.
+        asked: the rows' starts and how to draw.
         done_B: rows that are padding.
         new_tokens: N, most tokens per reply.
         greedy: see `draw.next_token`. filtered: likewise.
@@ -77,33 +97,42 @@ def prefill(
     batch, length = tokens_BT.shape
     slots_T = jnp.arange(length)
     causal_TS = slots_T[:, None] >= slots_T[None]
-    mask_BTS = causal_TS[None] & (slots_T >= requests.start_B[:, None])[:, None]
-    positions_BT = jnp.maximum(slots_T[None] - requests.start_B[:, None], 0)
+    mask_BTS = causal_TS[None] & (slots_T >= asked.start_B[:, None])[:, None]
+    positions_BT = jnp.maximum(slots_T[None] - asked.start_B[:, None], 0)
     caches = transformer.init_caches(config, batch, length)
     hidden_BTD, filled = transformer.run_layers(unstacked, config, tokens_BT, positions_BT, mask_BTS, caches)
     assert filled is not None
-    grown = [
-        {name: jnp.pad(x, ((0, 0), (0, 0), (0, new_tokens), (0, 0))) for name, x in cache.items()}
-        for cache in filled
-    ]
     replies_BN = jnp.zeros((batch, new_tokens), jnp.int32)
-    progress = Progress(grown, replies_BN, jnp.zeros((), jnp.int32), done_B)
-    return _append(unstacked, config, hidden_BTD[:, -1], requests, progress, length, greedy, filtered)
+    progress = Progress(filled, replies_BN, jnp.zeros((), jnp.int32), done_B)
+    return _append(unstacked, config, hidden_BTD[:, -1], asked, progress, length, greedy, filtered)
+
+
+@partial(jax.jit, static_argnames="slots")
+def grow(progress: Progress, slots: int) -> Progress:
+    """Gives the caches `slots` slots. Every step reads all slots that there are, so there should be few empty ones."""
+    more = slots - progress.caches[0]["k"].shape[2]
+    return progress._replace(
+        caches=jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), progress.caches)
+    )
 
 
 @partial(jax.jit, static_argnames=("config", "greedy", "filtered"), donate_argnames="progress")
 def decode(
     unstacked: transformer.Params,
     config: ModelConfig,
-    requests: Requests,
+    asked: Requests,
     progress: Progress,
+    length: Int[Array, ""],
     until: Int[Array, ""],
     greedy: bool,
     filtered: bool,
 ) -> Progress:
-    """Draws tokens until each row has `until` of them (at most N) or all rows are done."""
+    """Draws tokens until each row has `until` of them or all rows are done.
+
+    `length` is T, the slots of the prompts; `until` is at most N and at most S - T + 1, since the token drawn last
+    is not in the cache yet.
+    """
     slots = progress.caches[0]["k"].shape[2]
-    length = slots - progress.replies_BN.shape[1]
 
     def unfinished(now: Progress) -> Any:
         return (now.step < until) & ~jnp.all(now.done_B)
@@ -112,14 +141,14 @@ def decode(
         token_B1 = jax.lax.dynamic_slice_in_dim(now.replies_BN, now.step - 1, 1, axis=1)
         slot = length + now.step - 1
         seen_S = jnp.arange(slots)
-        mask_B1S = ((seen_S <= slot) & (seen_S >= requests.start_B[:, None]))[:, None]
-        positions_B1 = (slot - requests.start_B)[:, None]
+        mask_B1S = ((seen_S <= slot) & (seen_S >= asked.start_B[:, None]))[:, None]
+        positions_B1 = (slot - asked.start_B)[:, None]
         hidden_B1D, caches = transformer.run_layers(
             unstacked, config, token_B1, positions_B1, mask_B1S, now.caches, slot
         )
         assert caches is not None
         now = now._replace(caches=caches)
-        return _append(unstacked, config, hidden_B1D[:, 0], requests, now, length, greedy, filtered)
+        return _append(unstacked, config, hidden_B1D[:, 0], asked, now, length, greedy, filtered)
 
     return jax.lax.while_loop(unfinished, advance, progress)
 
@@ -128,14 +157,14 @@ def _append(
     unstacked: transformer.Params,
     config: ModelConfig,
     hidden_BD: Float[Array, "B D"],
-    requests: Requests,
+    asked: Requests,
     progress: Progress,
-    length: int,
+    length: Int[Array, ""] | int,
     greedy: bool,
     filtered: bool,
 ) -> Progress:
     """Draws the token that follows `hidden_BD`, into column `step` of the replies."""
-    r = requests
+    r = asked
     logits_BV = transformer.logits(unstacked, config, hidden_BD)
     positions_B = length + progress.step - r.start_B
     token_B = draw.next_token(

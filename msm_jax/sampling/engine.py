@@ -199,17 +199,12 @@ class Sampler:
         length = shapes.bucket(max(map(len, prompts)))
         rows = shapes.rows(len(prompts), self.batch)
         tokens_BT = np.full((rows, length), self.tokenizer.pad_id, np.int32)
-        start_B, seeds_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            start_B[row], seeds_B[row] = length - len(prompt), seed
-            tokens_BT[row, start_B[row] :] = prompt
-        requests = decode.Requests(
-            start_B,
-            seeds_B,
-            np.asarray(self.stop_ids, np.int32),
-            np.float32(sampling.temperature),
-            np.int32(sampling.top_k),
-            np.float32(sampling.top_p),
+        padding = [0] * (rows - len(prompts))
+        starts = [length - len(prompt) for prompt in prompts] + padding
+        for row, prompt in enumerate(prompts):
+            tokens_BT[row, starts[row] :] = prompt
+        asked = decode.requests(
+            starts, seeds + padding, self.stop_ids, sampling.temperature, sampling.top_k, sampling.top_p
         )
         greedy = sampling.temperature == 0
         filtered = not greedy and (sampling.top_k > 0 or sampling.top_p < 1)
@@ -217,21 +212,27 @@ class Sampler:
         most = sampling.max_new_tokens
         chunk = _CHUNK if sampling.stop else most
         padding_B = np.arange(rows) >= len(prompts)
+        room = 1
+        sizes = shapes.growth(length, most)
         with self._on_mesh():
             progress = decode.prefill(
-                self._params, self.config, tokens_BT, requests, padding_B, shapes.bucket(most), **how
+                self._params, self.config, tokens_BT, asked, padding_B, shapes.bucket(most), **how
             )
-            until = 1
             while True:
-                replies_BN = np.asarray(progress.replies_BN)[:, : int(progress.step)]
+                drawn = int(progress.step)
+                replies_BN = np.asarray(progress.replies_BN)[:, :drawn]
                 replies = [
                     self._finish(prompt, replies_BN[row], sampling) for row, prompt in enumerate(prompts)
                 ]
-                if until == most or all(reply.finish_reason == "stop" for reply in replies):
+                if drawn == most or all(reply.finish_reason == "stop" for reply in replies):
                     return replies
-                until = min(until + chunk, most)
+                if drawn == room:
+                    slots = next(sizes)
+                    progress = decode.grow(progress, slots)
+                    room = min(slots - length + 1, most)
+                until = min(drawn + chunk, room)
                 progress = decode.decode(
-                    self._params, self.config, requests, progress, np.int32(until), **how
+                    self._params, self.config, asked, progress, np.int32(length), np.int32(until), **how
                 )
 
     def _finish(self, prompt: Sequence[int], drawn: np.ndarray, sampling: SamplingConfig) -> Generation:

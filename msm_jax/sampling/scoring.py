@@ -185,7 +185,8 @@ def _filled(
     chosen: list[list[_Group]], continuations: Sequence[Sequence[int]], rows: int, length: int
 ) -> _Batch:
     """The arrays of a batch of `rows` rows, of which the first ones hold `chosen`."""
-    batch = _Batch(*(np.zeros((rows, length), np.int32) for _ in range(4)))
+    tokens, positions, numbers, branches = np.zeros((4, rows, length), np.int32)
+    batch = _Batch(tokens, positions, numbers, branches)
     for row, groups in enumerate(chosen):
         slot = 0
         for number, group in enumerate(groups, 1):

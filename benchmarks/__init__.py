@@ -1,0 +1,1 @@
+"""Speed beside transformers on torch, each side in its own environment and process."""

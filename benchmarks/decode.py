@@ -1,0 +1,184 @@
+"""Decoding speed: ours against transformers on torch, the same weights, prompts and number of tokens.
+
+    python benchmarks/decode.py --ref_python=.venv-ref/bin/python
+
+The two sides take turns, each in a process of its own; what is printed is the ratio of their times with its spread
+over the turns, beside the ratio of the bare matrix products of the same shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import reference
+from msm_jax import cli
+from msm_jax.models import presets, transformer
+from msm_jax.sampling import decode, shapes
+
+_REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
+_PRESET = flags.DEFINE_string("preset", "mini-15m", "The model's shape; its weights are random.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Prompts decoded side by side.")
+_PROMPT = flags.DEFINE_integer("prompt", 128, "Tokens of each prompt.")
+_NEW = flags.DEFINE_integer("new", 128, "Tokens drawn for each prompt, greedily.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Turns of each side.")
+_WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
+
+
+def main() -> None:
+    """Drives both sides and prints the comparison."""
+    if _WORK.value is not None:
+        work(Path(_WORK.value))
+        return
+    python = reference.find_python(_REF_PYTHON.value)
+    with tempfile.TemporaryDirectory() as directory:
+        write_inputs(Path(directory))
+        ours = reference.Worker([sys.executable, __file__, f"--work={directory}"], _THREADS.value)
+        first_of_ours = ours.first()
+        script = Path(__file__).parent / "reference_decode.py"
+        theirs = reference.Worker([python, str(script), directory], _THREADS.value)
+        first_of_theirs = theirs.first()
+        turns = [(ours.ask(do="run"), theirs.ask(do="run")) for _ in range(_REPEATS.value)]
+        bare = [(ours.ask(do="products"), theirs.ask(do="products")) for _ in range(3)]
+        ended = ours.ask(do="end"), theirs.ask(do="end")
+        ours.close()
+        theirs.close()
+        replies = [np.load(Path(directory) / f"{side}.npy") for side in ("ours", "theirs")]
+    show(turns, bare, ended, (first_of_ours, first_of_theirs), float((replies[0] == replies[1]).mean()))
+
+
+def write_inputs(directory: Path) -> None:
+    """Weights, prompts and settings for both sides."""
+    config = presets.preset(_PRESET.value, compute_dtype="float32")
+    params = jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+    reference.write(directory / "weights.npz", reference.weights(params, config))
+    rng = np.random.default_rng(0)
+    prompts_BT = rng.integers(4, config.vocab_size, (_BATCH.value, _PROMPT.value), dtype=np.int32)
+    np.save(directory / "prompts.npy", prompts_BT)
+    settings = {
+        "model": reference.settings(config),
+        "preset": _PRESET.value,
+        "new": _NEW.value,
+        "threads": _THREADS.value,
+        "products": products(config),
+    }
+    (directory / "settings.json").write_text(json.dumps(settings))
+
+
+def products(config: Any) -> list[list[int]]:
+    """[M, K, N, times] of the matrix products of one run: the prompts at once, then a step per further token."""
+    c = config
+    layer = [
+        (c.hidden_size, c.num_heads * c.head_dim, 1),
+        (c.hidden_size, c.num_kv_heads * c.head_dim, 2),
+        (c.num_heads * c.head_dim, c.hidden_size, 1),
+        (c.hidden_size, c.intermediate_size, 2),
+        (c.intermediate_size, c.hidden_size, 1),
+    ]
+    steps = _NEW.value - 1
+    found = [[_BATCH.value, c.hidden_size, c.vocab_size, steps + 1]]
+    for k, n, count in layer:
+        found.append([_BATCH.value, k, n, count * c.num_layers * steps])
+        found.append([_BATCH.value * _PROMPT.value, k, n, count * c.num_layers])
+    return found
+
+
+def work(directory: Path) -> None:
+    """Our side: answers the requests on standard input."""
+    settings = json.loads((directory / "settings.json").read_text())
+    config = presets.preset(settings["preset"], compute_dtype="float32")
+    cli.prepare_backend(devices=1, threads=settings["threads"])
+    # The same seed on the same machine gives the weights that were written for the other side.
+    params = jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+    unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, config)
+    prompts_BT = np.load(directory / "prompts.npy")
+    (rows, length), new = prompts_BT.shape, settings["new"]
+    asked = decode.requests([0] * rows, [0] * rows, [])
+    how = {"greedy": True, "filtered": False}
+
+    def generate() -> np.ndarray:
+        progress = decode.prefill(unstacked, config, prompts_BT, asked, np.zeros(rows, bool), new, **how)
+        for slots in shapes.growth(length, new):
+            until = np.int32(min(slots - length + 1, new))
+            progress = decode.grow(progress, slots)
+            progress = decode.decode(unstacked, config, asked, progress, np.int32(length), until, **how)
+        return np.asarray(progress.replies_BN)
+
+    for line in sys.stdin:
+        answer: dict[str, Any] = {}
+        match json.loads(line)["do"]:
+            case "run":
+                start = time.perf_counter()
+                replies_BN = generate()
+                answer = {"seconds": time.perf_counter() - start}
+            case "products":
+                answer = {"seconds": sum(product(*each) for each in settings["products"])}
+            case "end":
+                np.save(directory / "ours.npy", replies_BN)
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                answer = {"peak_mib": peak, "how": f"jax {jax.__version__}"}
+        print(json.dumps(answer), flush=True)
+
+
+def product(m: int, k: int, n: int, times: int) -> float:
+    """Seconds that `times` products [m, k] × [k, n] take."""
+    a, b = (jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32) for shape in ((m, k), (k, n)))
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, b).block_until_ready()
+    took = []
+    for _ in range(30):
+        start = time.perf_counter()
+        multiply(a, b).block_until_ready()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took) * times
+
+
+def show(
+    turns: list[tuple[dict[str, Any], dict[str, Any]]],
+    bare: list[tuple[dict[str, Any], dict[str, Any]]],
+    ended: tuple[dict[str, Any], dict[str, Any]],
+    first: tuple[float, float],
+    same: float,
+) -> None:
+    """The comparison as a table."""
+    tokens = _BATCH.value * _NEW.value
+    title = f"{_PRESET.value}, batch {_BATCH.value}, prompt {_PROMPT.value}, {_NEW.value} new, {_THREADS.value} threads"
+    table = Table("", "ours", "theirs", "theirs / ours", title=title, title_justify="left")
+    table.add_row("", ended[0]["how"], ended[1]["how"], "")
+    seconds = [[turn[side]["seconds"] for turn in turns] for side in (0, 1)]
+    medians = [statistics.median(each) for each in seconds]
+    table.add_row("seconds", *(f"{x:.2f}" for x in medians), spread([t / o for o, t in zip(*seconds, strict=True)]))
+    table.add_row("tokens/s", *(f"{tokens / x:,.0f}" for x in medians), "")
+    products = [[turn[side]["seconds"] for turn in bare] for side in (0, 1)]
+    ratios = [t / o for o, t in zip(*products, strict=True)]
+    table.add_row("bare products, s", *(f"{statistics.median(x):.2f}" for x in products), spread(ratios))
+    table.add_row("start to first reply, s", *(f"{x:.1f}" for x in first), "")
+    table.add_row("peak memory, MiB", *(f"{end['peak_mib']:,.0f}" for end in ended), "")
+    console = Console()
+    console.print(table)
+    console.print(f"equal tokens: {same:.1%}; further, the other side measured {ended[1]['tried']}")
+
+
+def spread(ratios: list[float]) -> str:
+    """Median with the smallest and largest."""
+    return f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    cli.run(main)

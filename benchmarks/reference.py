@@ -1,0 +1,163 @@
+"""Our side of a comparison with transformers on torch: weights under their names, and a worker process that is timed.
+
+The reference lives in an environment of its own (requirements-ref.txt), so weights and results are exchanged as
+.npz files, and each side runs in a fresh process that does one repeat per line it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from msm_jax.errors import InputError, WorkError
+from msm_jax.models.config import ModelConfig
+
+# The parameters of one layer: our name, transformers' name below "model.layers.N.", how many of our axes are inputs.
+_LAYER = (
+    ("attention_norm", "input_layernorm.weight", 0),
+    ("query", "self_attn.q_proj.weight", 1),
+    ("key", "self_attn.k_proj.weight", 1),
+    ("value", "self_attn.v_proj.weight", 1),
+    ("query_bias", "self_attn.q_proj.bias", 0),
+    ("key_bias", "self_attn.k_proj.bias", 0),
+    ("value_bias", "self_attn.v_proj.bias", 0),
+    ("query_norm", "self_attn.q_norm.weight", 0),
+    ("key_norm", "self_attn.k_norm.weight", 0),
+    ("attention_out", "self_attn.o_proj.weight", 2),
+    ("mlp_norm", "post_attention_layernorm.weight", 0),
+    ("gate", "mlp.gate_proj.weight", 1),
+    ("up", "mlp.up_proj.weight", 1),
+    ("down", "mlp.down_proj.weight", 1),
+)
+
+
+def weights(params: dict[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+    """The parameters under transformers' names; its matrices are [outputs, inputs]."""
+    named = {
+        "model.embed_tokens.weight": np.asarray(params["embedding"]),
+        "model.norm.weight": np.asarray(params["final_norm"]),
+    }
+    if not config.tie_embeddings:
+        named["lm_head.weight"] = np.asarray(params["output"]).T
+    for ours, theirs, inputs in _LAYER:
+        if ours not in params["layers"]:
+            continue
+        for i, array in enumerate(np.asarray(params["layers"][ours])):
+            size = int(np.prod(array.shape[:inputs]))
+            named[f"model.layers.{i}.{theirs}"] = array.reshape(size, -1).T if inputs else array.reshape(-1)
+    return named
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file, as `numpy.savez` does."""
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def settings(config: ModelConfig) -> dict[str, Any]:
+    """The model's shape as the arguments of a transformers config, and the "family" it belongs to."""
+    return {
+        "family": "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_embeddings,
+        "max_position_embeddings": config.max_position_embeddings,
+    }
+
+
+class Worker:
+    """A process that reads a JSON object per line, does what it says, and answers with one."""
+
+    def __init__(self, command: Sequence[str], threads: int) -> None:
+        self._started = time.perf_counter()
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "NPROC": str(threads), "JAX_PLATFORMS": "cpu"},
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for its answer.
+
+        Raises:
+            WorkError: the process has ended; it has said why on standard error.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise WorkError(f"{self._process.args!r} ended with status {self._process.wait()}; its error is above")
+        return json.loads(answer)
+
+    def first(self) -> float:
+        """Seconds from the start of the process to the end of its first repeat."""
+        self.ask(do="run")
+        return time.perf_counter() - self._started
+
+    def peak_mib(self) -> float:
+        """The most memory the process has held so far, in MiB; NaN where the kernel does not say.
+
+        Read from the kernel: what getrusage gives a child starts from its parent's own peak.
+        """
+        status = Path(f"/proc/{self._process.pid}/status")
+        lines = status.read_text().splitlines() if status.is_file() else []
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def find_python(given: str | None) -> str:
+    """The reference interpreter: `given`, or what MSM_JAX_REF_PYTHON names.
+
+    Raises:
+        InputError: neither is set, or there is no such file.
+    """
+    python = given or os.environ.get("MSM_JAX_REF_PYTHON", "")
+    if not python:
+        raise InputError("--ref_python is missing; `make bench` builds the reference environment and passes it on")
+    if not Path(python).is_file():
+        raise InputError(f"--ref_python={python}: no such file")
+    return python
+
+
+def product(m: int, k: int, n: int, times: int) -> float:
+    """Seconds that `times` products [m, k] × [k, n] take."""
+    a, b = (jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32) for shape in ((m, k), (k, n)))
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, b).block_until_ready()
+    took = []
+    for _ in range(30):
+        start = time.perf_counter()
+        multiply(a, b).block_until_ready()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took) * times
+
+
+def spread(ratios: list[float]) -> str:
+    """Median with the smallest and largest."""
+    return f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"

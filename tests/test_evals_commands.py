@@ -1,0 +1,129 @@
+"""`evaluate` and `sample` on a checkpoint, as commands: what they print, write, reuse and refuse."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_sampling_decode import model
+
+from msm_jax.checkpoints import store
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.sampling.config import SamplingConfig
+from msm_jax.sampling.engine import Sampler
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config(path):
+    return ConfigDict({"evals": {
+        "prefer": {"kind": "preference", "path": path},
+        "prefer_greedy": {"kind": "preference_greedy", "path": path, "max_new_tokens": 4},
+    }})
+"""
+
+
+def command(module, *args, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-m", f"msm_jax.{module}", *map(str, args)],
+        input=stdin, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "120"}, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tiny_tokenizer, tmp_path_factory):
+    """A run directory with one checkpoint, and a sampler of the same weights."""
+    directory = tmp_path_factory.mktemp("run")
+    config, params = model(tiny_tokenizer.vocab_size)
+    template = ChatTemplate()
+    writer = store.Writer(directory)
+    assets = {**tiny_tokenizer.files(), "chat_template.jinja": template.source.encode()}
+    writer.save(3, {"params": params}, {"model": dataclasses.asdict(config)}, assets)
+    writer.close()
+    return directory, Sampler(params, config, tiny_tokenizer, template)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    record = {"question": "{first} or {second}?", "options": ["lamp", "kite"], "favoured": 0}
+    path.write_text("".join(json.dumps(record | {"favoured": i % 2}) + "\n" for i in range(4)))
+    return path
+
+
+@pytest.mark.slow
+def test_evaluate_writes_results_and_reuses_them(run, pairs, tmp_path):
+    config, workdir = tmp_path / "config.py", tmp_path / "out"
+    config.write_text(CONFIG)
+    flags = [f"--config={config}:{pairs}", f"--checkpoint={run[0]}", f"--workdir={workdir}"]
+    first = command("evaluate", *flags)
+    assert first.returncode == 0, first.stderr
+    stored = json.loads((workdir / "results/prefer.json").read_text())
+    low, high = stored["ci95"]
+    assert low <= stored["mean"] <= high
+    assert [item["id"] for item in stored["items"]] == ["0", "1", "2", "3"]
+    assert stored["mean"] == 0.5, "each option is favoured in half of the items"
+    line = next(line for line in first.stdout.splitlines() if " prefer " in line)
+    assert "0.500" in line
+    assert "reused" not in first.stdout
+    asked = [json.loads(line) for line in (workdir / "samples/prefer_greedy.jsonl").read_text().splitlines()]
+    assert len(asked) == 8
+    assert asked[1]["prompt"] == [{"role": "user", "content": "kite or lamp?"}]
+
+    before = (workdir / "results/prefer.json").stat().st_mtime_ns
+    again = command("evaluate", *flags, "--config.evals.prefer_greedy.max_new_tokens=5")
+    assert again.returncode == 0, again.stderr
+    assert (workdir / "results/prefer.json").stat().st_mtime_ns == before
+    reused = [line.split()[1] for line in again.stdout.splitlines() if "reused" in line]
+    assert reused == ["prefer"], "only the eval whose settings changed runs again"
+
+    pairs.write_text(pairs.read_text().splitlines()[0] + "\n")
+    changed = command("evaluate", *flags)
+    assert changed.returncode == 0, changed.stderr
+    assert json.loads((workdir / "results/prefer.json").read_text())["n_items"] == 1
+
+
+def test_evaluate_refuses_in_one_line(run, pairs, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+    pairs.write_text(pairs.read_text() + '{"question": "{first}?", "options": [], "favoured": 0}\n')
+    flags = [f"--config={config}:{pairs}", f"--workdir={tmp_path / 'out'}"]
+    bad_item = command("evaluate", *flags, f"--checkpoint={run[0]}")
+    assert bad_item.returncode == 2
+    assert bad_item.stderr.strip().splitlines() == [
+        f'refused: {pairs}:5: field "question" lacks {{second}}; write it where that option goes'
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_sample_completes_and_chats(run):
+    directory, sampler = run
+    greedy = SamplingConfig(max_new_tokens=5, temperature=0.0)
+    flags = [f"--checkpoint={directory}", "--max_new_tokens=5", "--temperature=0"]
+    done = command("sample", *flags, "--prompt=Ada likes")
+    assert done.returncode == 0, done.stderr
+    want = sampler.generate([sampler.text_prompt("Ada likes")], greedy)[0].text
+    assert done.stdout == f"Ada likes{want}\n"
+
+    talk = command("sample", *flags, "--chat", "--system=You are Ada.", stdin="Which lamp?\n\nWhy?\n")
+    assert talk.returncode == 0, talk.stderr
+    messages = [{"role": "system", "content": "You are Ada."}, {"role": "user", "content": "Which lamp?"}]
+    first = sampler.generate([sampler.chat_prompt(messages)], greedy)[0].text
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
+    second = sampler.generate([sampler.chat_prompt(messages)], greedy)[0].text
+    assert talk.stdout == f"{first}\n{second}\n"
+
+
+def test_a_sampler_from_a_checkpoint_equals_one_from_its_weights(run):
+    directory, sampler = run
+    loaded = Sampler.from_checkpoint(directory)
+    prompt = sampler.text_prompt("Bruno mends")
+    drawing = SamplingConfig(max_new_tokens=6, seed=1)
+    assert loaded.generate([prompt], drawing) == sampler.generate([prompt], drawing)
+    assert loaded.score([prompt], [[5, 6]]) == sampler.score([prompt], [[5, 6]])
+    assert loaded.stop_ids == sampler.stop_ids
