@@ -1,0 +1,39 @@
+"""Trains a SentencePiece tokenizer on documents and chats, for phases from scratch.
+
+python -m msm_jax.train_tokenizer --documents=a.jsonl,b.jsonl --chats=c.jsonl --vocab_size=1024 --workdir=DIR
+"""
+
+from absl import flags
+
+from msm_jax import cli
+from msm_jax.data import sources, tokenizers
+from msm_jax.errors import InputError
+
+_WORKDIR = cli.workdir_flag()
+_DOCUMENTS = flags.DEFINE_string("documents", "", "Files of documents: a path, a glob, or a comma list of them.")
+_CHATS = flags.DEFINE_string("chats", "", "Files of chats: a path, a glob, or a comma list of them.")
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8192, "At most so many ids, of which 264 are specials and bytes.")
+
+
+def main() -> None:
+    """Writes WORKDIR/tokenizer.model and prints what it does to the texts.
+
+    Raises:
+        InputError: no text is given, a file cannot be used, or the vocabulary is too small.
+    """
+    workdir = cli.require(_WORKDIR)
+    if not _DOCUMENTS.value and not _CHATS.value:
+        raise InputError("--documents and --chats are empty; give files to train on")
+    texts: list[str] = []
+    if _DOCUMENTS.value:
+        texts += [document.text for document in sources.iter_documents(_DOCUMENTS.value)]
+    if _CHATS.value:
+        chats = sources.iter_chats(_CHATS.value)
+        texts += [message["content"] for chat in chats for message in chat.messages]
+    tokenizer = tokenizers.train_sentencepiece(texts, workdir, _VOCAB_SIZE.value)
+    rate = tokenizers.tokens_per_word(tokenizer, texts)
+    print(f"{workdir}: {tokenizer.vocab_size} ids from {len(texts)} texts, {rate:.2f} tokens per word")
+
+
+if __name__ == "__main__":
+    cli.run(main)
