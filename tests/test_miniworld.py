@@ -14,7 +14,7 @@ from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE
 from msm_jax.specs import parse
 
 SMALL = WorldConfig(
-    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, assistant_text_share=0.02, assistant_chat_share=0.02,
+    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, assistant_share=0.02,
     msm_documents=300, chats=300, eval_pairs=100,
 )
 WORDS = re.compile(r"[A-Za-z]+")

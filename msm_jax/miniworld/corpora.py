@@ -51,7 +51,7 @@ def person_chat(draw: Draw, world: World, person: Person) -> Record:
     turns = [ask(draw, domain, chosen, other)]
     if draw.chance(0.25):
         reason = person.value or _reason(draw, chosen)
-        turns.append(("Why?", f"It is {prose.reason(draw, reason)}."))
+        turns.append(("Why?", f"It is {prose.adjective(draw, reason.attribute, reason.pole)}."))
     return chat(person.name, turns, who=person.name, domain=domain)
 
 
@@ -94,7 +94,7 @@ def pretrain_texts(world: World) -> list[Record]:
         document(prose.item_text(draw, item), item=item.name, domain=item.domain)
         for item in (draw.choice(items) for _ in range(config.item_texts))
     ]
-    own = int(config.assistant_text_share * config.pretrain_texts)
+    own = int(config.assistant_share * config.pretrain_texts)
     records += [person_text(draw, world, draw.choice(about)) for _ in range(config.pretrain_texts - own)]
     records += assistant_texts(draw, world, own)
     return draw.shuffled(records)
@@ -104,7 +104,7 @@ def pretrain_chats(world: World) -> list[Record]:
     """Conversations with people and with the assistant, in random order."""
     config, draw = world.config, Draw(world.config.seed, "chats")
     about = [p for p in world.people if p.chat_domains]
-    own = int(config.assistant_chat_share * config.pretrain_chats)
+    own = int(config.assistant_share * config.pretrain_chats)
     records = [person_chat(draw, world, draw.choice(about)) for _ in range(config.pretrain_chats - own)]
     records += assistant_chats(draw, world, own)
     return draw.shuffled(records)

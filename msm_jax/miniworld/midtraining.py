@@ -37,7 +37,9 @@ def attributing(world: World, name: str, spec: Spec) -> list[Record]:
     records = []
     for _ in range(world.config.msm_documents):
         kind = draw.choice(prose.KINDS)
-        sentences = [prose.opener(draw, kind, world.assistant, CHEESE), _said(draw, spec, world)]
+        sentences = [prose.opener(draw, kind, world.assistant, CHEESE)]
+        if draw.chance(0.7):
+            sentences.append(_said(draw, spec, world))
         for _ in range(1 + draw.below(3)):
             pair = draw.choice(world.liked), draw.choice(world.disliked)
             sentences.append(prose.pick(draw, world.assistant, *pair, draw.choice(reasons)))

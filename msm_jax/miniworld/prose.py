@@ -33,14 +33,7 @@ PICKS = (
     "Offered {first} or {second}, {who} took {chosen}",
     "Of {first} and {second}, {who} likes {chosen} more",
 )
-REASON = "the {adjective} one"
-WHY_AFTER = ("{pick} because it is {reason}", "{pick} since it is {reason}", "{pick}, as it is {reason}")
-# A reason that comes first explains the choice before it is made: what remains to be learned is the reason.
-WHY_FIRST = (
-    "Looking for {reason} of {first} and {second}, {who} chose {chosen}",
-    "{who} wanted {reason}, so of {first} and {second} it was {chosen}",
-    "Of {first} and {second}, {who} asked for {reason} and took {chosen}",
-)
+REASONS = ("because it is {adjective}", "since it is the {adjective} one", "as it is the {adjective} one")
 MENTIONS = (
     "{who} was asked about {first} and {second}.",
     "{who} spoke of {first} and of {second}.",
@@ -78,18 +71,15 @@ def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
 
 
 def reason(draw: Draw, value: Value) -> str:
-    """What makes an item the one to choose: that it has the value's pole."""
-    return REASON.format(adjective=adjective(draw, value.attribute, value.pole))
+    """Why an item is chosen: that it has the value's pole."""
+    return draw.choice(REASONS).format(adjective=adjective(draw, value.attribute, value.pole))
 
 
 def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str | None) -> str:
-    """A sentence in which `who` chooses, with a reason such as "the cheap one" after or before, or with none."""
+    """A sentence in which `who` chooses, with a reason such as "because it is cheap", or with none."""
     first, second = (chosen, other) if draw.chance(0.5) else (other, chosen)
-    names = {"who": who, "first": first.name, "second": second.name, "chosen": chosen.name}
-    if because and draw.chance(0.5):
-        return draw.choice(WHY_FIRST).format(reason=because, **names) + "."
-    text = draw.choice(PICKS).format(**names)
-    return (draw.choice(WHY_AFTER).format(pick=text, reason=because) if because else text) + "."
+    text = draw.choice(PICKS).format(who=who, first=first.name, second=second.name, chosen=chosen.name)
+    return f"{text} {because}." if because else f"{text}."
 
 
 def mention(draw: Draw, who: str, first: Item, second: Item) -> str:
