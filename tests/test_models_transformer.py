@@ -1,6 +1,7 @@
 """The transformer: packed rows are their documents alone, and options change speed, not results."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,16 @@ TINY = ModelConfig(
 @pytest.fixture(scope="module")
 def params():
     """Every weight perturbed, norms and biases too, so that none of them can be missing unseen."""
-    params = transformer.init_params(TINY, jax.random.key(0))
+    params = jax.jit(lambda key: transformer.init_params(TINY, key))(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def run(params, config, tokens, positions, segments):
+    hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+    return hidden
 
 
 def packed(lengths, row, seed=0):
@@ -39,11 +46,11 @@ def packed(lengths, row, seed=0):
 
 def test_a_packed_document_is_computed_as_if_alone(params):
     tokens, positions, segments = packed((5, 9, 4), 24)
-    together, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    together = run(params, TINY, tokens, positions, segments)
     start = 0
     for length in (5, 9, 4):
         part = slice(start, start + length)
-        alone, _ = transformer.apply(
+        alone = run(
             params, TINY, tokens[:, part], np.arange(length, dtype=np.int32)[None], np.ones((1, length), np.int32)
         )
         np.testing.assert_allclose(together[:, part], alone, atol=2e-6)
@@ -52,9 +59,9 @@ def test_a_packed_document_is_computed_as_if_alone(params):
 
 def test_a_token_does_not_see_what_follows(params):
     tokens, positions, segments = packed((12,), 12)
-    before, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    before = run(params, TINY, tokens, positions, segments)
     tokens[0, 8] = (tokens[0, 8] + 1) % TINY.vocab_size
-    after, _ = transformer.apply(params, TINY, tokens, positions, segments)
+    after = run(params, TINY, tokens, positions, segments)
     np.testing.assert_array_equal(before[:, :8], after[:, :8])
     assert float(jnp.abs(before[:, 8:] - after[:, 8:]).max()) > 1e-3
 
@@ -95,8 +102,9 @@ def test_options_for_speed_and_memory_leave_loss_and_gradient(params, change):
         return jnp.mean(transformer.logits(params, config, hidden) ** 2)
 
     config = dataclasses.replace(TINY, **change)
-    expected, grads = jax.value_and_grad(loss)(params, TINY)
-    got, other = jax.value_and_grad(loss)(params, config)
+    grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    expected, grads = grad(params, TINY)
+    got, other = grad(params, config)
     assert float(got) == pytest.approx(float(expected), rel=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -105,8 +113,8 @@ def test_options_for_speed_and_memory_leave_loss_and_gradient(params, change):
 def test_bfloat16_compute_stays_close_and_keeps_float32_logits(params):
     tokens, positions, segments = packed((10, 6), 16)
     half = dataclasses.replace(TINY, compute_dtype="bfloat16")
-    a, _ = transformer.apply(params, TINY, tokens, positions, segments)
-    b, _ = transformer.apply(params, half, tokens, positions, segments)
+    a = run(params, TINY, tokens, positions, segments)
+    b = run(params, half, tokens, positions, segments)
     assert b.dtype == jnp.bfloat16
     assert transformer.logits(params, half, b).dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(a), np.asarray(b, np.float32), atol=0.1)
