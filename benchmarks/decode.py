@@ -109,7 +109,7 @@ def work(directory: Path) -> None:
     unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, config)
     prompts_BT = np.load(directory / "prompts.npy")
     (rows, length), new = prompts_BT.shape, settings["new"]
-    asked = decode.requests([0] * rows, [0] * rows, [])
+    asked = decode.requests([0] * rows, [0] * rows, [], config.vocab_size)
     how = {"greedy": True, "filtered": False}
 
     def generate() -> np.ndarray:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_sampling_decode import model
 
 from msm_jax.checkpoints import store
 from msm_jax.data.templates import ChatTemplate
+from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Sampler
 
@@ -127,3 +129,15 @@ def test_a_sampler_from_a_checkpoint_equals_one_from_its_weights(run):
     assert loaded.generate([prompt], drawing) == sampler.generate([prompt], drawing)
     assert loaded.score([prompt], [[5, 6]]) == sampler.score([prompt], [[5, 6]])
     assert loaded.stop_ids == sampler.stop_ids
+
+
+def test_a_sampler_over_a_mesh_equals_one_on_one_device(run):
+    directory, sampler = run
+    spread = Sampler.from_checkpoint(directory, MeshConfig(data=2, fsdp=2, tensor=2))
+    prompts = [sampler.text_prompt(text) for text in ("Bruno mends", "Ada", "Esra keeps a lamp")]
+    greedy = SamplingConfig(max_new_tokens=6, temperature=0.0)
+    assert spread.generate(prompts, greedy) == sampler.generate(prompts, greedy)
+    continuations = [[5, 6], [7], [8, 9, 10]]
+    np.testing.assert_allclose(
+        spread.score(prompts, continuations), sampler.score(prompts, continuations), rtol=1e-5
+    )

@@ -235,6 +235,31 @@ def test_a_reply_ends_at_its_length_in_any_chunk(small):
         assert reply.ids == no_stop[-1].ids[:n]
 
 
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(small):
+    """Checkpoints pad their vocabulary; what their tokenizer cannot read must not come out."""
+    _, sampler = small
+    config, params = model(sampler.tokenizer.vocab_size + 200)
+    padded = Sampler(params, config, sampler.tokenizer, ChatTemplate())
+    hot = SamplingConfig(max_new_tokens=32, temperature=5.0)
+    for reply in padded.generate([[1]] * 4, hot):
+        assert max(reply.ids) < sampler.tokenizer.vocab_size
+
+
+def test_a_chat_turn_is_its_prompt_and_its_closed_reply(small):
+    _, sampler = small
+    chat = [
+        {"role": "system", "content": "You are Ada."},
+        {"role": "user", "content": "kite?"},
+        {"role": "assistant", "content": "old kite"},
+        {"role": "user", "content": "lamp?"},
+    ]
+    for messages in (chat, chat[1:2]):
+        prompt, reply = sampler.chat_turn(messages, "the lamp")
+        assert prompt == sampler.chat_prompt(messages)
+        assert sampler.tokenizer.decode(reply) == "the lamp"
+        assert reply[-1] in sampler.stop_ids
+
+
 def test_what_cannot_be_generated_is_refused(small):
     params, sampler = small
     with pytest.raises(InputError, match=r"250 tokens .* 256 positions"):

@@ -26,12 +26,14 @@ class Requests(NamedTuple):
         start_B: int32, the slot of each row's first token; 0 to T-1.
         seeds_B: int32, each row's seed.
         stop_ids_K: int32, ids that end a reply.
+        known_ids: int32 scalar, the tokenizer's ids; a model may have more, which are never drawn.
         temperature, top_p: float32 scalars. top_k: int32 scalar.
     """
 
     start_B: Int[Array, " B"]
     seeds_B: Int[Array, " B"]
     stop_ids_K: Int[Array, " K"]
+    known_ids: Int[Array, ""]
     temperature: Float[Array, ""]
     top_k: Int[Array, ""]
     top_p: Float[Array, ""]
@@ -41,6 +43,7 @@ def requests(
     starts: Sequence[int],
     seeds: Sequence[int],
     stop_ids: Sequence[int],
+    known_ids: int,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -50,6 +53,7 @@ def requests(
         jnp.asarray(starts, jnp.int32),
         jnp.asarray(seeds, jnp.int32),
         jnp.asarray(stop_ids or [-1], jnp.int32),
+        jnp.int32(known_ids),
         jnp.float32(temperature),
         jnp.int32(top_k),
         jnp.float32(top_p),
@@ -166,6 +170,7 @@ def _append(
     """Draws the token that follows `hidden_BD`, into column `step` of the replies."""
     r = asked
     logits_BV = transformer.logits(unstacked, config, hidden_BD)
+    logits_BV = jnp.where(jnp.arange(config.vocab_size) < r.known_ids, logits_BV, -jnp.inf)
     positions_B = length + progress.step - r.start_B
     token_B = draw.next_token(
         logits_BV, r.seeds_B, positions_B, r.temperature, r.top_k, r.top_p, greedy, filtered

@@ -127,10 +127,12 @@ class Sampler:
 
     def chat_turn(self, messages: Sequence[Mapping[str, str]], reply: str) -> tuple[list[int], list[int]]:
         """`chat_prompt(messages)`, and the ids of the assistant's reply with the end of turn that closes it."""
-        prompt = self.chat_prompt(messages)
         chat = [*messages, {"role": "assistant", "content": reply}]
         ids, mask = templates.encode_chat(self.tokenizer, self.template, chat)
-        return prompt, [i for i, loss in zip(ids[len(prompt) :], mask[len(prompt) :], strict=True) if loss]
+        # The reply and its end of turn are the last tokens that carry loss; the prompt is what stands before them.
+        end = len(mask) - mask[::-1].index(True)
+        begin = end - [*mask[:end][::-1], False].index(False)
+        return ids[:begin], ids[begin:end]
 
     def text_prompt(self, text: str) -> list[int]:
         """The ids of plain text, from the begin token on."""
@@ -204,7 +206,13 @@ class Sampler:
         for row, prompt in enumerate(prompts):
             tokens_BT[row, starts[row] :] = prompt
         asked = decode.requests(
-            starts, seeds + padding, self.stop_ids, sampling.temperature, sampling.top_k, sampling.top_p
+            starts,
+            seeds + padding,
+            self.stop_ids,
+            self.tokenizer.vocab_size,
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
         )
         greedy = sampling.temperature == 0
         filtered = not greedy and (sampling.top_k > 0 or sampling.top_p < 1)
