@@ -1,0 +1,275 @@
+"""Training speed: ours against transformers on torch, the same weights, packed rows, loss and optimizer.
+
+    python benchmarks/train_step.py --ref_python=.venv-ref/bin/python
+
+The sides take turns, each in a process of its own: ours as one device with all threads and as one device a thread,
+theirs in the fastest of its ways. What is printed is the ratio of their time to the better of ours, with its spread
+over the turns, beside the ratio of the bare matrix products of the same shapes and where the time goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import reference
+from msm_jax import cli
+from msm_jax.errors import WorkError
+from msm_jax.models import presets, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.parallel import backend, sharding
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.training import optimizer, state, step
+from msm_jax.training.config import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is trained: `rows` × `length` tokens a step. A turn is `steps` steps, about a second or a few."""
+
+    vocab: int
+    rows: int
+    length: int
+    steps: int
+
+
+CASES = {"mini-0.3m": Case(2560, 8, 128, 20), "mini-15m": Case(8192, 8, 256, 3)}
+OPTIMIZER = OptimizerConfig(1e-3, schedule="constant")
+BATCHES = 4  # different ones, used in turn
+CHECKED = 6  # steps whose loss must agree
+TOLERANCE = 1e-4  # relative
+
+_REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
+_PRESETS = flags.DEFINE_list("presets", list(CASES), "Which models to train, from random weights.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
+_REPEATS = flags.DEFINE_integer("repeats", 9, "Turns of each side.")
+_WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
+_DEVICES = flags.DEFINE_integer("devices", 1, "With --work: simulated devices that share the rows.")
+
+
+def main() -> None:
+    """Drives the sides and prints a comparison per model."""
+    if _WORK.value is not None:
+        work(Path(_WORK.value), _DEVICES.value)
+        return
+    python = reference.find_python(_REF_PYTHON.value)
+    for preset in _PRESETS.value:
+        with tempfile.TemporaryDirectory() as directory:
+            write_inputs(Path(directory), preset, CASES[preset], _THREADS.value)
+            measured = compare(Path(directory), python, CASES[preset].steps, _THREADS.value, _REPEATS.value)
+        show(preset, CASES[preset], _THREADS.value, measured)
+
+
+def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None:
+    """Weights, rows and settings for both sides."""
+    config = presets.preset(preset, vocab_size=case.vocab, compute_dtype="float32")
+    reference.write(directory / "weights.npz", reference.weights(initial(config), config))
+    reference.write(directory / "rows.npz", packed_rows(BATCHES * case.rows, case.length, case.vocab))
+    settings = {
+        "model": reference.settings(config),
+        "preset": preset,
+        "vocab": case.vocab,
+        "batches": BATCHES,
+        "checked": CHECKED,
+        "optimizer": dataclasses.asdict(OPTIMIZER),
+        "threads": threads,
+        "products": products(config, case.rows * case.length),
+    }
+    (directory / "settings.json").write_text(json.dumps(settings))
+
+
+def initial(config: ModelConfig) -> transformer.Params:
+    """The weights both sides start from; the same on each call."""
+    return jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+
+
+def packed_rows(rows: int, length: int, vocab: int) -> dict[str, np.ndarray]:
+    """Arrays [rows, length] of a batch: random documents of 8 to 64 tokens one after another, then padding."""
+    rng = np.random.default_rng(0)
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+    for row in range(rows):
+        start = segment = 0
+        while length - start >= 8:
+            size = min(int(rng.integers(8, 65)), length - start)
+            here, segment = np.s_[row, start : start + size], segment + 1
+            ids = rng.integers(0, vocab, size + 1)
+            batch["tokens"][here], batch["targets"][here] = ids[:-1], ids[1:]
+            batch["positions"][here], batch["segment_ids"][here] = np.arange(size), segment
+            start += size
+    return {**batch, "loss_mask": batch["segment_ids"] > 0}
+
+
+def products(config: ModelConfig, tokens: int) -> list[list[int]]:
+    """[M, K, N, times] of a step's products with a weight matrix: forward, and both gradients of each."""
+    c = config
+    forward = [
+        (c.hidden_size, c.num_heads * c.head_dim, c.num_layers),
+        (c.hidden_size, c.num_kv_heads * c.head_dim, 2 * c.num_layers),
+        (c.num_heads * c.head_dim, c.hidden_size, c.num_layers),
+        (c.hidden_size, c.intermediate_size, 2 * c.num_layers),
+        (c.intermediate_size, c.hidden_size, c.num_layers),
+        (c.hidden_size, c.vocab_size, 1),
+    ]
+    return [
+        [*shape, count] for k, n, count in forward for shape in ((tokens, k, n), (tokens, n, k), (k, tokens, n))
+    ]
+
+
+def compare(directory: Path, python: str, steps: int, threads: int, repeats: int) -> dict[str, Any]:
+    """Runs the sides (ours on one device, ours on one device a thread, theirs) in turns.
+
+    Returns:
+        Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "parts", "how";
+        for the first and the last alone: "products" seconds. And "tried", theirs, and "difference" of the losses.
+
+    Raises:
+        WorkError: a side has ended, or the losses of the first steps differ by more than `TOLERANCE`.
+    """
+    mine = [sys.executable, __file__, f"--work={directory}", f"--threads={threads}"]
+    theirs = [python, str(Path(__file__).with_name("reference_train.py")), str(directory)]
+    sides, first = [], []
+    for command in ([*mine, "--devices=1"], [*mine, f"--devices={threads}"], theirs):
+        sides.append(reference.Worker(command, threads))
+        first.append(sides[-1].first())
+    for side in sides:
+        side.ask(do="run", steps=CHECKED - 1)
+    peak = [side.peak_mib() for side in sides]
+    tried = sides[-1].ask(do="choose", steps=steps)["tried"]
+    turns = [[side.ask(do="run", steps=steps)["seconds"] / steps for side in sides] for _ in range(repeats)]
+    bare = [[side.ask(do="products")["seconds"] for side in (sides[0], sides[-1])] for _ in range(3)]
+    parts = [side.ask(do="parts", steps=2 * steps) for side in sides]
+    ended = [side.ask(do="end") for side in sides]
+    for side in sides:
+        side.close()
+    losses = np.array([each["losses"] for each in ended])
+    difference = float(np.max(np.abs(losses / losses[-1] - 1)))
+    if not difference <= TOLERANCE:
+        raise WorkError(f"the sides' losses differ by {difference:.1e}, so that their times say nothing: {losses}")
+    return {
+        "first": first,
+        "peak": peak,
+        "turns": list(zip(*turns, strict=True)),
+        "products": list(zip(*bare, strict=True)),
+        "parts": parts,
+        "how": [each["how"] for each in ended],
+        "tried": tried,
+        "difference": difference,
+    }
+
+
+def work(directory: Path, devices: int) -> None:
+    """Our side: answers the requests on standard input."""
+    settings = json.loads((directory / "settings.json").read_text())
+    backend.prepare(devices, settings["threads"])
+    jax.config.update("jax_enable_compilation_cache", False)
+    config = presets.preset(settings["preset"], vocab_size=settings["vocab"], compute_dtype="float32")
+    mesh = make_mesh(MeshConfig(data=devices))
+    chosen = OptimizerConfig(**settings["optimizer"])
+    tx, schedule = optimizer.make_optimizer(chosen, 1), optimizer.schedule(chosen, 1)
+    current = state.from_params(initial(config), config, tx, mesh)
+    train_step = step.make_train_step(config, tx, schedule, mesh)
+    with np.load(directory / "rows.npz") as arrays:
+        rows = {name: np.split(arrays[name], settings["batches"]) for name in arrays.files}
+    where = sharding.batch_sharding(mesh)
+    batches = [
+        jax.device_put({name: cut[i] for name, cut in rows.items()}, where) for i in range(settings["batches"])
+    ]
+    taken, losses = itertools.count(), []
+
+    def take(steps: int) -> None:
+        nonlocal current
+        for _ in range(steps):
+            number = next(taken)
+            current, metrics = train_step(current, batches[number % len(batches)])
+            if number < settings["checked"]:
+                losses.append(float(metrics["loss"]))
+        jax.block_until_ready(current)
+
+    def parts(repeats: int) -> dict[str, float]:
+        pieces: list[Callable[..., Any]] = [
+            lambda p, b: transformer.apply(p, config, b["tokens"], b["positions"], b["segment_ids"])[0],
+            lambda p, b: step.loss_sum(p, config, b),
+            lambda p, b: step.gradients(p, config, b, 1),
+        ]
+        upto = [seconds(jax.jit(piece), (current.params, batches[0]), repeats) for piece in pieces]
+        upto.append(seconds(take, (1,), repeats))
+        return {
+            "forward": upto[0],
+            "loss": upto[1] - upto[0],
+            "backward": upto[2] - upto[1],
+            "clipping and AdamW": upto[3] - upto[2],
+        }
+
+    with jax.set_mesh(mesh):
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer: dict[str, Any] = {}
+            match request["do"]:
+                case "run":
+                    start = time.perf_counter()
+                    take(request.get("steps", 1))
+                    answer = {"seconds": time.perf_counter() - start}
+                case "parts":
+                    answer = parts(request["steps"])
+                case "products":
+                    answer = {"seconds": sum(reference.product(*each) for each in settings["products"])}
+                case "end":
+                    how = f"jax {jax.__version__}, {devices} device{'s' * (devices > 1)}"
+                    answer = {"losses": losses, "how": how}
+            print(json.dumps(answer), flush=True)
+
+
+def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
+    """Median seconds of a call, after one that compiles it."""
+    took = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call(*arguments))
+        took.append(time.perf_counter() - start)
+    return statistics.median(took[1:])
+
+
+def show(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> None:
+    """The comparison as a table."""
+    title = f"{preset}, vocabulary {case.vocab:,}, {case.rows} rows of {case.length} tokens, {threads} threads"
+    table = Table("", "ours", "ours", "theirs", "theirs / best of ours", title=title, title_justify="left")
+    table.add_row("", *measured["how"], "")
+    medians = [statistics.median(side) for side in measured["turns"]]
+    best = measured["turns"][medians.index(min(medians[:2]))]
+    ratios = [t / o for o, t in zip(best, measured["turns"][-1], strict=True)]
+    table.add_row("step, ms", *(f"{1e3 * x:.1f}" for x in medians), reference.spread(ratios))
+    table.add_row("tokens/s", *(f"{case.rows * case.length / x:,.0f}" for x in medians), "")
+    ours, theirs = (statistics.median(side) for side in measured["products"])
+    bare = [t / o for o, t in zip(*measured["products"], strict=True)]
+    table.add_row("bare products, ms", f"{1e3 * ours:.1f}", "", f"{1e3 * theirs:.1f}", reference.spread(bare))
+    for name in ("forward", "loss", "forward and loss", "backward", "clipping and AdamW"):
+        cells = [f"{1e3 * side[name]:.1f}" if name in side else "" for side in measured["parts"]]
+        table.add_row(f"  {name}, ms", *cells, "")
+    table.add_row("start to first step, s", *(f"{x:.1f}" for x in measured["first"]), "")
+    table.add_row("peak memory, MiB", *(f"{x:,.0f}" for x in measured["peak"]), "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"losses of the first {CHECKED} steps agree to {measured['difference']:.0e}; start and memory are without a "
+        f"compile cache, and of theirs before compiling; of theirs was tried, in ms: {measured['tried']}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
