@@ -103,6 +103,7 @@ def points(value: float, signed: bool = False) -> str:
 
 
 def seeds_text(n: int) -> str:
+    """How many seeds, in words."""
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
