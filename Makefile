@@ -9,8 +9,7 @@ PYENV   = $(HOME)/.pyenv/versions
 PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
 REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
-# Two processes, each with whole files: fixtures are made once, and two cores are busy.
-PYTEST ?= -n 2 --dist loadfile --durations=15
+PYTEST ?= --durations=15
 
 .PHONY: help demo full sweep test parity lint bench clean venv ref
 
