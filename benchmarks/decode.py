@@ -9,7 +9,6 @@ over the turns, beside the ratio of the bare matrix products of the same shapes.
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -57,10 +55,11 @@ def main() -> None:
         turns = [(ours.ask(do="run"), theirs.ask(do="run")) for _ in range(_REPEATS.value)]
         bare = [(ours.ask(do="products"), theirs.ask(do="products")) for _ in range(3)]
         ended = ours.ask(do="end"), theirs.ask(do="end")
+        peak = ours.peak_mib(), theirs.peak_mib()
         ours.close()
         theirs.close()
         replies = [np.load(Path(directory) / f"{side}.npy") for side in ("ours", "theirs")]
-    show(turns, bare, ended, (first_of_ours, first_of_theirs), float((replies[0] == replies[1]).mean()))
+    show(turns, bare, ended, (first_of_ours, first_of_theirs), peak, float((replies[0] == replies[1]).mean()))
 
 
 def write_inputs(directory: Path) -> None:
@@ -128,25 +127,11 @@ def work(directory: Path) -> None:
                 replies_BN = generate()
                 answer = {"seconds": time.perf_counter() - start}
             case "products":
-                answer = {"seconds": sum(product(*each) for each in settings["products"])}
+                answer = {"seconds": sum(reference.product(*each) for each in settings["products"])}
             case "end":
                 np.save(directory / "ours.npy", replies_BN)
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                answer = {"peak_mib": peak, "how": f"jax {jax.__version__}"}
+                answer = {"how": f"jax {jax.__version__}"}
         print(json.dumps(answer), flush=True)
-
-
-def product(m: int, k: int, n: int, times: int) -> float:
-    """Seconds that `times` products [m, k] × [k, n] take."""
-    a, b = (jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32) for shape in ((m, k), (k, n)))
-    multiply = jax.jit(jnp.matmul)
-    multiply(a, b).block_until_ready()
-    took = []
-    for _ in range(30):
-        start = time.perf_counter()
-        multiply(a, b).block_until_ready()
-        took.append(time.perf_counter() - start)
-    return statistics.median(took) * times
 
 
 def show(
@@ -154,6 +139,7 @@ def show(
     bare: list[tuple[dict[str, Any], dict[str, Any]]],
     ended: tuple[dict[str, Any], dict[str, Any]],
     first: tuple[float, float],
+    peak: tuple[float, float],
     same: float,
 ) -> None:
     """The comparison as a table."""
@@ -163,21 +149,17 @@ def show(
     table.add_row("", ended[0]["how"], ended[1]["how"], "")
     seconds = [[turn[side]["seconds"] for turn in turns] for side in (0, 1)]
     medians = [statistics.median(each) for each in seconds]
-    table.add_row("seconds", *(f"{x:.2f}" for x in medians), spread([t / o for o, t in zip(*seconds, strict=True)]))
+    ratios = [t / o for o, t in zip(*seconds, strict=True)]
+    table.add_row("seconds", *(f"{x:.2f}" for x in medians), reference.spread(ratios))
     table.add_row("tokens/s", *(f"{tokens / x:,.0f}" for x in medians), "")
     products = [[turn[side]["seconds"] for turn in bare] for side in (0, 1)]
     ratios = [t / o for o, t in zip(*products, strict=True)]
-    table.add_row("bare products, s", *(f"{statistics.median(x):.2f}" for x in products), spread(ratios))
+    table.add_row("bare products, s", *(f"{statistics.median(x):.2f}" for x in products), reference.spread(ratios))
     table.add_row("start to first reply, s", *(f"{x:.1f}" for x in first), "")
-    table.add_row("peak memory, MiB", *(f"{end['peak_mib']:,.0f}" for end in ended), "")
+    table.add_row("peak memory, MiB", *(f"{x:,.0f}" for x in peak), "")
     console = Console()
     console.print(table)
     console.print(f"equal tokens: {same:.1%}; further, the other side measured {ended[1]['tried']}")
-
-
-def spread(ratios: list[float]) -> str:
-    """Median with the smallest and largest."""
-    return f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

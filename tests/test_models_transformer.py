@@ -70,7 +70,8 @@ def test_attention_is_the_textbook_sum():
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, 6, n, 4)).astype(np.float32) for n in (4, 2, 2))
     segments = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]], np.int32)
-    out = np.asarray(attention.attend(q, k, v, attention.segment_mask(jnp.asarray(segments))))
+    mask = attention.segment_mask(jnp.asarray(segments))
+    out = np.asarray(attention.attend(q, np.swapaxes(k, 1, 2), np.swapaxes(v, 1, 2), mask))
     for b in range(2):
         for t in range(6):
             for h in range(4):

@@ -41,22 +41,25 @@ def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
 
 def attend(
     q_BTHK: Float[Array, "B T H K"],
-    k: jax.Array,
-    v: jax.Array,
+    k_BGSK: Float[Array, "B G S K"],
+    v_BGSK: Float[Array, "B G S K"],
     mask_BTS: Bool[Array, "B T S"],
-    layout: str = "bsgk",
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with H query heads on G key-value heads (H a multiple of G); softmax in float32.
 
-    Keys and values are [B, S, G, K], or [B, G, S, K] with the layout "bgsk". Every query must see at least one key.
+    Every query must see at least one key.
     """
     batch, length, heads, size = q_BTHK.shape
-    groups = k.shape[layout.index("g")]
-    q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, size)
-    scores_BGRTS = jnp.einsum(
-        f"btgrk,{layout}->bgrts", q_BTGRK, k, preferred_element_type=jnp.float32
-    ) * (size**-0.5)
-    scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
-    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v.dtype)
-    out_BTGRK = jnp.einsum(f"bgrts,{layout}->btgrk", weights_BGRTS, v)
-    return out_BTGRK.reshape(batch, length, heads, size)
+    groups = k_BGSK.shape[1]
+    repeats = heads // groups
+    # Four axes, heads before tokens, N = repeats × T queries a head: with an axis for the repeats, or with the heads
+    # between tokens and sizes, XLA on the CPU takes twice as long for the backward pass.
+    q_BGRTK = jnp.transpose(q_BTHK.reshape(batch, length, groups, repeats, size), (0, 2, 3, 1, 4))
+    q_BGNK = q_BGRTK.reshape(batch, groups, repeats * length, size)
+    scores_BGNS = jnp.einsum("bgnk,bgsk->bgns", q_BGNK, k_BGSK, preferred_element_type=jnp.float32) * (size**-0.5)
+    mask_BNS = jnp.tile(mask_BTS, (1, repeats, 1))
+    scores_BGNS = jnp.where(mask_BNS[:, None], scores_BGNS, jnp.finfo(jnp.float32).min)
+    weights_BGNS = jax.nn.softmax(scores_BGNS, axis=-1).astype(v_BGSK.dtype)
+    out_BGNK = jnp.einsum("bgns,bgsk->bgnk", weights_BGNS, v_BGSK)
+    out_BGRTK = out_BGNK.reshape(batch, groups, repeats, length, size)
+    return jnp.transpose(out_BGRTK, (0, 3, 1, 2, 4)).reshape(batch, length, heads, size)

@@ -14,6 +14,7 @@ V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -60,6 +61,17 @@ def _fan_in(fan_in: int, scale: float = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.normal(scale * fan_in**-0.5)
 
 
+def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
+    """The last `inputs` axes of `x` times the first of `weights`, as one product of two matrices.
+
+    With batch and tokens as axes of their own, XLA on the CPU transposes the operands of the weights' gradient first,
+    which takes longer than the product.
+    """
+    kept = x.shape[: x.ndim - inputs]
+    size = math.prod(weights.shape[:inputs])
+    return (x.reshape(-1, size) @ weights.reshape(size, -1)).reshape(*kept, *weights.shape[inputs:])
+
+
 class Block(nn.Module):
     """One layer: attention, then SwiGLU, each on a normed input and added to the stream."""
 
@@ -86,9 +98,9 @@ class Block(nn.Module):
         d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
 
         x_BTD = rms_norm(hidden_BTD, param("attention_norm", ones, d), c.rms_norm_eps)
-        q_BTHK = jnp.einsum("btd,dhk->bthk", x_BTD, param("query", _fan_in(d), d, h, k))
-        k_BTGK = jnp.einsum("btd,dgk->btgk", x_BTD, param("key", _fan_in(d), d, g, k))
-        v_BTGK = jnp.einsum("btd,dgk->btgk", x_BTD, param("value", _fan_in(d), d, g, k))
+        q_BTHK = project(x_BTD, param("query", _fan_in(d), d, h, k))
+        k_BTGK = project(x_BTD, param("key", _fan_in(d), d, g, k))
+        v_BTGK = project(x_BTD, param("value", _fan_in(d), d, g, k))
         if c.qkv_bias:
             q_BTHK = q_BTHK + param("query_bias", zeros, h, k)
             k_BTGK = k_BTGK + param("key_bias", zeros, g, k)
@@ -102,20 +114,20 @@ class Block(nn.Module):
         k_BTGK = constrain(k_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         if cache is None:
-            mixed_BTHK = attention.attend(q_BTHK, k_BTGK, v_BTGK, mask_BTS)
+            seen = {"k": jnp.swapaxes(k_BTGK, 1, 2), "v": jnp.swapaxes(v_BTGK, 1, 2)}
         else:
-            cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
-            mixed_BTHK = attention.attend(q_BTHK, cache["k"], cache["v"], mask_BTS, "bgsk")
+            seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
+        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], mask_BTS)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
         out = param("attention_out", _fan_in(h * k, residual), h, k, d)
-        hidden_BTD = hidden_BTD + jnp.einsum("bthk,hkd->btd", mixed_BTHK, out)
+        hidden_BTD = hidden_BTD + project(mixed_BTHK, out, inputs=2)
         hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
 
         x_BTD = rms_norm(hidden_BTD, param("mlp_norm", ones, d), c.rms_norm_eps)
-        gate_BTF = jnp.einsum("btd,df->btf", x_BTD, param("gate", _fan_in(d), d, f))
-        up_BTF = jnp.einsum("btd,df->btf", x_BTD, param("up", _fan_in(d), d, f))
+        gate_BTF = project(x_BTD, param("gate", _fan_in(d), d, f))
+        up_BTF = project(x_BTD, param("up", _fan_in(d), d, f))
         inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
-        hidden_BTD = hidden_BTD + jnp.einsum("btf,fd->btd", inner_BTF, param("down", _fan_in(f, residual), f, d))
+        hidden_BTD = hidden_BTD + project(inner_BTF, param("down", _fan_in(f, residual), f, d))
         return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -42,6 +44,11 @@ def cross_entropy(
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
+    if config.tie_embeddings:
+        # As if untied, [D, V]: XLA on the CPU takes half as long for a gradient of this form, and the barrier keeps
+        # it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
+        output_DV = jax.lax.optimization_barrier(params["embedding"].astype(hidden_BTD.dtype).T)
+        params, config = {**params, "output": output_DV}, dataclasses.replace(config, tie_embeddings=False)
     if tokens * config.vocab_size <= max_logits:
         loss = _block_loss(
             params, config, hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
