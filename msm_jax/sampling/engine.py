@@ -275,6 +275,6 @@ class Sampler:
 
 def _model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
     try:
-        return ModelConfig(**info["model"])
-    except (KeyError, TypeError) as error:
+        return ModelConfig.from_json(info["model"])
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
