@@ -1,5 +1,6 @@
 """Checkpoints of transformers come in, compute the same, and go out as they came."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -99,6 +100,9 @@ def test_logits_and_round_trip(name, theirs, tmp_path):
     worst = np.abs(ours - logits).max()
     print(f"parity: {name}: largest difference of logits {worst:.1e}, largest logit {np.abs(logits).max():.1f}")
     assert worst <= 1e-4
+    if config.rope_scaling:
+        plain = plain_logits(params, dataclasses.replace(config, rope_scaling=None), np.load(theirs / "tokens.npy")[0])
+        assert np.abs(plain - logits[0]).max() > 1e-2, "the scaling has no effect that the comparison could see"
 
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=60_000)
     same_tensors(source, tmp_path / "out")

@@ -100,16 +100,26 @@ def _fill(entry: Path, leaves: Sequence[Leaf], blocks: Iterable[tuple[Leaf, Inde
             },
         }
         arrays[leaf.path] = tensorstore.open(tensorstore.Spec(spec), create=True).result()
-    writes, size = [], 0
-    for leaf, index, block in blocks:
-        writes.append(arrays[leaf.path][index].write(block))
-        size += block.nbytes
-        if size >= _IN_FLIGHT_BYTES:
-            for write in writes:
-                write.result()
-            writes, size = [], 0
+    writes: list[Any] = []
+    try:
+        size = 0
+        for leaf, index, block in blocks:
+            writes.append(arrays[leaf.path][index].write(block))
+            size += block.nbytes
+            if size >= _IN_FLIGHT_BYTES:
+                _finish(writes)
+                size = 0
+        _finish(writes)
+    finally:
+        # After a failure the others still write: nothing may appear in a directory that the caller deletes.
+        for write in writes:
+            write.exception()
+
+
+def _finish(writes: list[Any]) -> None:
     for write in writes:
         write.result()
+    writes.clear()
 
 
 class Reader:
