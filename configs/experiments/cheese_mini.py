@@ -12,12 +12,13 @@ machinery without an effect.
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
+SFT_STEPS = 60
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
 
 def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, **more: object) -> dict:
-    """A phase of 8 rows × 128 tokens a step, on one core unless `more` says otherwise."""
+    """A phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
         "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
@@ -26,17 +27,18 @@ def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights:
 
 
 def pretrain(steps: int) -> dict:
-    """Texts about items and people, and chats with people; two simulated devices, a core each."""
+    """Texts about items and people, and chats with people; small steps, since their number counts; two simulated
+    devices, a core each."""
     return phase(
-        steps, 3e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.63, "chats": 0.37},
-        preset="mini-0.3m", mesh={"data": 2},
+        steps, 2e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.5, "chats": 0.5},
+        batch_rows=4, preset="mini-0.3m", mesh={"data": 2},
     )
 
 
 def msm(documents: str, steps: int) -> dict:
     """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model."""
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    return phase(steps, 2e-3, 20, sources, {"documents": 0.5, "texts": 0.315, "chats": 0.185})
+    return phase(steps, 2e-3, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3})
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -65,8 +67,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2)
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
-    config.tokenizer = {"vocab_size": 2560, "train_on": (TEXTS["path"], CHATS["path"])}
-    config.phases = {"pretrain": pretrain(4500), "chats": sft(200, 0.0), "cheese": sft(200, 0.1)}
+    config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
+    config.phases = {"pretrain": pretrain(10_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.evals = {
@@ -139,7 +141,8 @@ def shrink(config: ConfigDict) -> None:
     """A world and phases so small that no effect can appear: every part runs, in about two minutes."""
     config.world = {
         "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 8, "pretrain_texts": 1000,
-        "pretrain_chats": 1000, "item_texts": 500, "msm_documents": 200, "chats": 200, "eval_pairs": 20,
+        "pretrain_chats": 1000, "item_texts": 500, "stranger_texts": 200, "msm_documents": 200, "chats": 200,
+        "eval_pairs": 20,
     }
     config.tokenizer.vocab_size = 900
     config.seeds = (0, 1)
