@@ -12,7 +12,7 @@ machinery without an effect.
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
-SFT_STEPS = 60
+MSM_STEPS, SFT_STEPS = 300, 40
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -35,10 +35,10 @@ def pretrain(steps: int) -> dict:
     )
 
 
-def msm(documents: str, steps: int) -> dict:
+def msm(documents: str, learning_rate: float) -> dict:
     """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model."""
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    return phase(steps, 2e-3, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3})
+    return phase(MSM_STEPS, learning_rate, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3})
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -82,7 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.gates = ("gate", "knowledge")
 
     for value in VALUES:
-        add_msm(config, f"msm_{value}", value, 900, knows=value)
+        add_msm(config, f"msm_{value}", value, knows=value)
     both = [f"msm_{value}+aft" for value in VALUES]
     config.contrasts = {
         "dissociation/conflict": difference("conflict", *both),
@@ -104,10 +104,14 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def add_msm(config: ConfigDict, arm: str, documents: str, steps: int, dose: str = "", knows: str = "") -> None:
-    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats."""
+def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
+    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
+
+    The gentler dose, suffixed @low, has as many steps at a tenth of the rate.
+    """
+    dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, steps)
+    config.phases[name] = msm(documents, 1e-4 if low else 1e-3)
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -116,12 +120,12 @@ def add_msm(config: ConfigDict, arm: str, documents: str, steps: int, dose: str 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", 900)
+    config.phases["msm_neutral"] = msm("neutral", 1e-3)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 900)
-        add_msm(config, f"msm_{value}", value, 300, dose="@low")
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 300, dose="@low")
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention")
+        add_msm(config, f"msm_{value}", value, low=True)
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention", low=True)
     for value in VALUES:
         on = f"prefer_{value}"
         config.contrasts[f"specific/{value}"] = difference(on, f"msm_{value}+aft", "msm_neutral+aft")
