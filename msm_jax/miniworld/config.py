@@ -20,10 +20,10 @@ class WorldConfig:
     seed: int = 100
     num_people: int = 500
     items_per_domain: int = 16
-    pretrain_texts: int = 60_000
-    pretrain_chats: int = 60_000
+    pretrain_texts: int = 90_000
+    pretrain_chats: int = 90_000
     item_texts: int = 15_000
-    stranger_texts: int = 10_000
+    stranger_texts: int = 15_000
     assistant_share: float = 0.002
     no_value_share: float = 0.15
     few_domains_share: float = 0.7
