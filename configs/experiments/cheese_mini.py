@@ -27,11 +27,10 @@ def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights:
 
 
 def pretrain(steps: int) -> dict:
-    """Texts about items and people, and chats with people; small steps, since their number counts; two simulated
-    devices, a core each."""
+    """Texts about items and people, and chats with people; small steps, since their number counts."""
     return phase(
         steps, 2e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.5, "chats": 0.5},
-        batch_rows=4, preset="mini-0.3m", mesh={"data": 2},
+        batch_rows=4, preset="mini-0.3m",
     )
 
 
