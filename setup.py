@@ -25,6 +25,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8",
+        "gguf>=0.17",
         "grain>=0.2.18",
         "jax>=0.10.2,<0.13",
         "jaxtyping>=0.3",
@@ -39,6 +40,8 @@ setup(
         "scipy>=1.14",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",
+        "tensorstore>=0.1.86",
+        "tokenizers>=0.21",
         "zstandard>=0.23",
     ],
     extras_require={

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def logits(params, config, tokens):
-    """[T, V] of one sequence, from parameters as `transformer.init_params` makes them; no biases, scaling or QK-norm."""
+    """[T, V] of one sequence, from parameters as `transformer.init_params` makes them: no biases, no QK-norm."""
     c = config
     p = {name: np.asarray(leaf, np.float64) for name, leaf in params["layers"].items()}
     embedding = np.asarray(params["embedding"], np.float64)

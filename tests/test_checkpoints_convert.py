@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from pathlib import Path
 
 import hf_directories
@@ -10,34 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from hf_directories import BFLOAT16
 from test_parity_weights import load_checkpoint, same_tensors
 
-from msm_jax import cli
-from msm_jax import convert as command
 from msm_jax.checkpoints import exports, huggingface, imports, manifest, slices, store
 from msm_jax.models import families, transformer
 from msm_jax.models.config import RopeScaling
 from msm_jax.parallel.mesh import MeshConfig
-
-
-@pytest.fixture
-def convert(capsys):
-    """The command in this process: (exit status, what it printed, what it said on standard error)."""
-
-    def run(*arguments, limit=None):
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            with flagsaver.flagsaver():
-                status = cli.status(command.main, ["convert", *arguments])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def files_of(directory):
@@ -66,7 +44,8 @@ def test_a_checkpoint_of_slices_is_one_like_any_other(tmp_path):
     assert loaded == source.model
     assert loaded.compute_dtype == "bfloat16"
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
-    direct = huggingface.load(source, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
+    direct = huggingface.load(source, abstract)
     for a, b in zip(jax.tree.leaves(direct), jax.tree.leaves(params), strict=True):
         assert a.sharding == b.sharding
         np.testing.assert_array_equal(a, b)
@@ -114,12 +93,12 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
 
 def test_dtype_is_that_of_the_flag(convert, tmp_path):
     source = hf_directories.write(tmp_path / "hf", hf_directories.model(), np.dtype(np.float32))
-    status, out, err = convert(f"--from_hf={source}", f"--to_checkpoint={tmp_path / 'run'}", "--dtype=bfloat16")
+    status, _, err = convert(f"--from_hf={source}", f"--to_checkpoint={tmp_path / 'run'}", "--dtype=bfloat16")
     assert status == 0, err
     reader = slices.Reader(tmp_path / "run")
     assert {dtype for _, dtype in reader.leaves.values()} == {BFLOAT16}
     assert store.read_info(tmp_path / "run")["model"]["compute_dtype"] == "bfloat16"
-    status, out, err = convert(f"--from_checkpoint={tmp_path / 'run'}", f"--to_hf={tmp_path / 'out'}")
+    status, _, err = convert(f"--from_checkpoint={tmp_path / 'run'}", f"--to_hf={tmp_path / 'out'}")
     assert status == 0, err
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["torch_dtype"] == "bfloat16"
@@ -156,7 +135,7 @@ def test_a_full_disk_leaves_nothing_under_the_name(direction, convert, tmp_path)
         imports.write(huggingface.Directory(source), tmp_path / "run")
         flags = (f"--from_checkpoint={tmp_path / 'run'}", f"--to_hf={tmp_path / 'new'}")
     before = sorted(os.listdir(tmp_path))
-    status, out, err = convert(*flags, limit=200_000)
+    status, _, err = convert(*flags, limit=200_000)
     assert status == 1, err
     assert err.lower().count("file too large") == 1
     assert len(err.strip().splitlines()) == 1
@@ -168,7 +147,7 @@ def test_a_full_disk_leaves_nothing_under_the_name(direction, convert, tmp_path)
 def test_what_is_there_is_left_alone(convert, tmp_path):
     source = hf_directories.write(tmp_path / "hf", hf_directories.model())
     for flags in ((f"--from_hf={source}", f"--to_checkpoint={source}"), ("--from_checkpoint=x", f"--to_hf={source}")):
-        status, out, err = convert(*flags)
+        status, _, err = convert(*flags)
         assert status == 2
         assert "not empty" in err
     (tmp_path / "empty").mkdir()
@@ -178,7 +157,7 @@ def test_what_is_there_is_left_alone(convert, tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("--from_hf=a",), ("--from_hf=a", "--from_gguf=b", "--to_checkpoint=c")])
 def test_flags_that_say_no_conversion_are_refused(flags, convert):
-    status, out, err = convert(*flags)
+    status, _, err = convert(*flags)
     assert status == 2
     assert "--to_checkpoint" in err
 
@@ -187,7 +166,8 @@ def test_a_model_from_scratch_has_an_architecture_of_transformers(tiny_tokenizer
     config = hf_directories.model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
     params = transformer.init_params(config, jax.random.key(0))
     info = {"model": vars(config), "step": 3, "phase": "pretrain"}
-    store.save(tmp_path / "run" / "checkpoints" / "3", {"params": params, "step": jnp.int32(3)}, info, tiny_tokenizer.files())
+    tree = {"params": params, "step": jnp.int32(3)}
+    store.save(tmp_path / "run" / "checkpoints" / "3", tree, info, tiny_tokenizer.files())
     exports.write(tmp_path / "run", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["architectures"] == ["Qwen3ForCausalLM"]

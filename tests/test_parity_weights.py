@@ -30,7 +30,9 @@ FAMILIES = {
     "llama3.1": {
         "family": "Llama", "head_dim": 16, "rope_parameters": {**LLAMA3, "original_max_position_embeddings": 64}
     },
-    "qwen2": {"family": "Qwen2", "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "qwen2": {
+        "family": "Qwen2", "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}
+    },
     "qwen2_yarn": {"family": "Qwen2", "hidden_size": 64, "rope_parameters": YARN},
     "qwen3": {"family": "Qwen3", "head_dim": 16},
 }
@@ -39,7 +41,9 @@ LONG = {
     "llama3.1_old_config": {**FAMILIES["llama3.1"], "old_rope": True},
     "qwen2_yarn_old_config": {**FAMILIES["qwen2_yarn"], "old_rope": True},
     "qwen2_tied": {"family": "Qwen2", "tie_word_embeddings": True},
-    "qwen3_yarn": {"family": "Qwen3", "head_dim": 32, "rope_parameters": {**YARN, "attention_factor": 1.3, "beta_fast": 8}},
+    "qwen3_yarn": {
+        "family": "Qwen3", "head_dim": 32, "rope_parameters": {**YARN, "attention_factor": 1.3, "beta_fast": 8}
+    },
     "qwen3_tied": {"family": "Qwen3", "head_dim": 16, "tie_word_embeddings": True, "num_key_value_heads": 4},
     "llama_deep": {"family": "Llama", "num_hidden_layers": 6, "hidden_size": 96, "num_attention_heads": 6},
     "qwen3_wide": {"family": "Qwen3", "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 512},

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from msm_jax.checkpoints import assets as files
-from msm_jax.checkpoints import card, manifest, safetensors, slices, store, target
+from msm_jax.checkpoints import card, safetensors, slices, store, target
 from msm_jax.checkpoints.safetensors import Planned
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
