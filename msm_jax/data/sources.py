@@ -135,7 +135,8 @@ def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:
     meta = record.get("meta", {})
     if not isinstance(meta, dict):
-        raise InputError(f'{where}: field "meta" is {messages_lib.json_type(meta)}, not an object; write it as an object')
+        kind = messages_lib.json_type(meta)
+        raise InputError(f'{where}: field "meta" is {kind}, not an object; write it as an object')
     return {k: v for k, v in record.items() if k not in (*body, "meta")} | meta
 
 

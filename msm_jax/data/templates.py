@@ -142,6 +142,23 @@ def find_source(files: Mapping[str, bytes], where: str = "") -> str | None:
     return None if found is None else str(found)
 
 
+def of_checkpoint(info: Mapping[str, Any], assets: Mapping[str, bytes], where: str = "") -> ChatTemplate | None:
+    """The template that a checkpoint was trained with, and what it was told; None where it has none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    if TEMPLATE_FILE not in assets:
+        return None
+    source = find_source({TEMPLATE_FILE: assets[TEMPLATE_FILE]}, where) or ""
+    return ChatTemplate(source, info.get("chat_variables", {}), f"{where}{TEMPLATE_FILE}")
+
+
+def files(template: ChatTemplate | None) -> dict[str, bytes]:
+    """File name -> bytes: what a checkpoint holds of its template."""
+    return {} if template is None else {TEMPLATE_FILE: template.source.encode("utf-8")}
+
+
 def for_transformers(assets: Mapping[str, bytes]) -> dict[str, bytes]:
     """The tokenizer and template files of an export: no file tells another template than `chat_template.jinja`.
 

@@ -63,7 +63,7 @@ class JsonTokenizer(Tokenizer):
         tokens = self._start.get_added_tokens_decoder()
         special = {i: token for i, token in tokens.items() if token.special}
         self.specials = {token.content: i for i, token in special.items()}
-        self._special_ids = frozenset(special)
+        self._special_ids = {i: token.content for i, token in special.items()}
         self.marker_pattern = self._markers(list(special.values()))
         if "eos_token" not in self.named_specials:
             raise InputError(f"{where}{CONFIG_FILE}: names no eos_token; add it")
@@ -119,7 +119,7 @@ class JsonTokenizer(Tokenizer):
                 continue
             out.append(self._decode_run(run, continues))
             run, continues = [], self._prefix == "first"
-            out.append(self._start.id_to_token(i) if specials else "")
+            out.append(self._special_ids[i] if specials else "")
         out.append(self._decode_run(run, continues))
         return "".join(out)
 
@@ -164,11 +164,13 @@ class JsonTokenizer(Tokenizer):
         pieces = [*self.named_specials.values(), *(map(_piece, listed) if isinstance(listed, list) else [])]
         given = {token["content"]: token for token in spec.get("added_tokens", [])}
         flags = ("single_word", "lstrip", "rstrip", "normalized")
-        return [
-            tokenizers.AddedToken(piece, special=True, **{flag: given.get(piece, {}).get(flag, False) for flag in flags})
-            for piece in dict.fromkeys(pieces)
-            if not given.get(piece, {}).get("special")
-        ]
+        found = []
+        for piece in dict.fromkeys(pieces):
+            token = given.get(piece, {})
+            if not token.get("special"):
+                kept = {flag: token.get(flag, False) for flag in flags}
+                found.append(tokenizers.AddedToken(piece, special=True, **kept))
+        return found
 
     def _markers(self, tokens: list[tokenizers.AddedToken]) -> re.Pattern[str]:
         for token in tokens:
@@ -185,7 +187,7 @@ class JsonTokenizer(Tokenizer):
         return re.compile("|".join(patterns) or "(?!)")
 
     def _id_of(self, name: str) -> int:
-        return self._start.token_to_id(self.named_specials[name])
+        return self.specials[self.named_specials[name]]
 
     def _begin(self, add_bos_token: bool | None) -> int | None:
         if add_bos_token is False or (add_bos_token and "bos_token" not in self.named_specials):
@@ -221,8 +223,10 @@ def _prefix(spec: Mapping[str, Any]) -> Literal["never", "first", "always"]:
     for step in [*_steps(spec.get("normalizer")), *_steps(spec.get("pre_tokenizer"))]:
         if step["type"] == "Metaspace":
             scheme = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
-            if scheme != "never":
-                return scheme
+            if scheme == "first":
+                return "first"
+            if scheme == "always":
+                return "always"
         if step["type"] == "Prepend" or (step["type"] == "ByteLevel" and step.get("add_prefix_space")):
             return "always"
     return "never"
