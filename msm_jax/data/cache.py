@@ -70,6 +70,10 @@ def cache_address(
         "tokenizer": tokenizer.sha256,
         "template": template.sha256 if config.kind == "chats" and template is not None else "",
     }
+    if not tokenizer.chats_begin_with_bos:
+        # A file beside the vocabulary says this.
+        specials = sorted(tokenizer.specials.values())
+        made_from["specials"] = [tokenizer.bos_id, tokenizer.document_end_id, specials]
     if config.kind == "chats" and template is not None:
         settings = dataclasses.replace(chat, variables=dict(template.variables))
         if settings != ChatConfig():

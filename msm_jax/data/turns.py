@@ -112,6 +112,12 @@ def _uncertain(i: int, message: Mapping[str, Any], written: str) -> str:
             f'field "messages[{i}].reasoning_content": the chat template does not write it; set chat.thinking = '
             '"strip", or use a template that does'
         )
+    content = str(message.get("content") or "").strip()
+    if message.get("tool_calls") and content and content not in written:
+        return (
+            f'field "messages[{i}].content": the chat template leaves it out beside tool calls; empty it, or use a '
+            "template that writes both"
+        )
     what = "content, tool calls" if message.get("tool_calls") else "content"
     return (
         f'field "messages[{i}]": the chat template does not write this assistant turn as opener, {what} and closing '

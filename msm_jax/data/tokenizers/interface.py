@@ -36,7 +36,7 @@ class Tokenizer(abc.ABC):
       named_specials: "bos_token", "eos_token", ... -> piece, what a chat template is told.
       marker_pattern: matches the specials in a rendered chat, with white space that belongs to them.
       chats_begin_with_bos: the begin token goes before a chat whose template writes none.
-      sha256: over `files()`.
+      sha256: of the file that holds the vocabulary, by `files_sha256`.
     """
 
     vocab_size: int

@@ -48,7 +48,7 @@ class JsonTokenizer(Tokenizer):
         """
         self._files = {name: files[name] for name in (JSON_FILE, CONFIG_FILE, SPECIALS_FILE) if name in files}
         self._where = where
-        self.sha256 = files_sha256(self._files)
+        self.sha256 = files_sha256({JSON_FILE: self._files[JSON_FILE]})
         spec = self._json(JSON_FILE)
         config = self._json(SPECIALS_FILE) | self._json(CONFIG_FILE)
         self.named_specials = {name: _piece(config[name]) for name in _NAMES if config.get(name) is not None}
