@@ -112,7 +112,7 @@ class Rendering:
     """A compiled template.
 
     Attributes:
-      dated: whether it has asked for today's date since it was compiled.
+      dated: whether the last text asked for today's date.
     """
 
     def __init__(self, source: str):
@@ -134,6 +134,7 @@ class Rendering:
 
     def render(self, variables: dict[str, Any]) -> tuple[str, Spans]:
         """The text, and the spans of its generation blocks; raises whatever the template does."""
+        self.dated = False
         return self._tag.render(self._template, variables)
 
 
