@@ -17,7 +17,6 @@ from msm_jax.models import families, transformer
 from msm_jax.models.config import RopeScaling
 from msm_jax.parallel.mesh import MeshConfig
 
-
 TRAINED = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}<|assistant|>{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
