@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ def main() -> None:
     for each in config.evals.values():
         items.check(each)
     origin = checkpoint_digest(checkpoint)
-    addresses = {name: address(each, origin) for name, each in config.evals.items()}
+    addresses = {name: address(each, origin, config.chat_variables) for name, each in config.evals.items()}
     stored = {name: reusable(workdir, name, addresses[name]) for name in config.evals}
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
-        sampler = Sampler.from_checkpoint(checkpoint, batch=config.batch)
+        sampler = Sampler.from_checkpoint(checkpoint, batch=config.batch, chat_variables=config.chat_variables)
     rows = []
     for name, each in config.evals.items():
         found = stored[name]
@@ -62,9 +63,11 @@ def main() -> None:
     Console().print(table(f"{checkpoint}", rows))
 
 
-def address(config: EvalConfig, origin: str) -> dict[str, Any]:
+def address(config: EvalConfig, origin: str, chat_variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a result depends on, as JSON; one that was made for an equal address is reused."""
+    told = {"chat_variables": settings.to_json(chat_variables)} if chat_variables else {}
     return {
+        **told,
         "config": settings.to_json(config),
         "items_sha256": sources.data_sha256(config.path),
         "checkpoint": origin,

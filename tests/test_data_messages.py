@@ -24,7 +24,8 @@ def read(tmp_path):
 
 def test_tools_and_calls(read):
     tool = {"type": "function", "function": {"name": "f"}}
-    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": ""}, ANSWER]
+    calling = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    messages = [USER, calling, {"role": "tool", "content": ""}, ANSWER]
     chat = read(messages=messages, tools=[tool], meta={"a": 1}, source="s")
     assert chat.tools == (tool,)
     assert chat.meta == {"a": 1, "source": "s"}

@@ -1,4 +1,4 @@
-"""Chats are rendered, encoded and masked as transformers does: small tokenizers here, real ones where they were fetched.
+"""Chats are rendered, encoded and masked as transformers does: small tokenizers here, real ones where fetched.
 
 `MSM_JAX_TEMPLATES` names the folder that `make parity-templates` fetches real templates and tokenizers into;
 docs/parity_templates.md holds the last result.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
+
+log = logging.getLogger(__name__)
 
 # Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
 _CHUNK = 16
@@ -93,11 +96,16 @@ class Sampler:
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path | str, mesh: MeshConfig = MeshConfig(), batch: int = 64  # noqa: B008 (frozen)
+        cls,
+        path: Path | str,
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
+        batch: int = 64,
+        chat_variables: Mapping[str, Any] | None = None,
     ) -> Sampler:
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
-        Weights are loaded in the model's compute dtype, which is what each product would cast them to.
+        Weights are loaded in the model's compute dtype, which is what each product would cast them to. The chat
+        template is told what it was told in training, and `chat_variables` over that.
 
         Raises:
             InputError: there is no checkpoint at `path`, it is damaged or not self-contained, or the mesh does
@@ -108,6 +116,12 @@ class Sampler:
         config = _model_config(info, path)
         tokenizer = Tokenizer.from_files(assets, f"{path}/")
         template = templates.of_checkpoint(info, assets, f"{path}/")
+        if template is not None and chat_variables:
+            for name in sorted(template.variables.keys() & chat_variables.keys()):
+                if template.variables[name] != chat_variables[name]:
+                    log.warning("%s was trained with the chat variable %s = %r, and is sampled with %r",
+                                path, name, template.variables[name], chat_variables[name])
+            template = replace(template, variables={**template.variables, **chat_variables})
         abstract = transformer.abstract_params(config)
         devices = make_mesh(mesh, jax.local_devices())
         shardings = sharding.tree_shardings(devices, transformer.logical_axes(abstract), abstract)
