@@ -13,8 +13,9 @@ class SourceConfig:
     """One source of text.
 
     Attributes:
-      path: a file, a comma list of files, or globs of `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files.
-      kind: "documents" ({"text": ...} lines) or "chats" ({"messages": [...]} lines).
+      path: a file, a comma list of files, or globs of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and `.parquet` files, each
+        local, at gs://, or at hf://datasets/OWNER/NAME[@REVISION]/FILE; see `files`.
+      kind: "documents" ({"text": ...} records) or "chats" ({"messages": [...]} records).
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
     """
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from msm_jax import settings
-from msm_jax.data import sources as data_sources
+from msm_jax.data import files as data_files
 from msm_jax.errors import InputError
 from msm_jax.experiments import address as address_lib
 from msm_jax.experiments import graph as graph_lib
@@ -49,7 +49,7 @@ def check_settings(config: ExperimentConfig) -> None:
 
 def _find(path: str) -> None:
     if WORLD not in path:
-        data_sources.resolve_paths(path)
+        data_files.resolve(path)
 
 
 def check_items(addresses: Addresses) -> None:
