@@ -17,11 +17,14 @@ class SourceConfig:
         local, at gs://, or at hf://datasets/OWNER/NAME[@REVISION]/FILE; see `files`.
       kind: "documents" ({"text": ...} records) or "chats" ({"messages": [...]} records).
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
+      too_long: what becomes of a chat that takes more slots than a row has: "refuse" the data, or "drop" it. Documents
+        are cut into rows.
     """
 
     path: str
     kind: Literal["documents", "chats"] = "documents"
     holdout: float = 0.0
+    too_long: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.holdout < 1.0:
