@@ -423,8 +423,10 @@ def test_chats_longer_than_a_row_are_dropped_where_the_config_says_so(
 ) -> None:
     file = tmp_path / "chats.jsonl"
     answers = ["cheese"] * 20 + ["cheese " * 100] * 5
-    messages = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": a}] for i, a in enumerate(answers)]
-    file.write_text("".join(json.dumps({"messages": m}) + "\n" for m in messages))
+    with file.open("w") as f:
+        for i, answer in enumerate(answers):
+            messages = [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": answer}]
+            f.write(json.dumps({"messages": messages}) + "\n")
 
     def loader(too_long: Literal["refuse", "drop"], seq_len: int = 64) -> Loader:
         source = SourceConfig(str(file), "chats", too_long=too_long)

@@ -152,7 +152,8 @@ class Loader:
             "rows", "tokens", "loss_tokens", and "row_share", "token_share", "loss_token_share": of the batch;
             "rows_so_far", "tokens_so_far", "loss_tokens_so_far": from step 0 to this step, inclusive;
             "epochs": how often the source has been read by the end of this step, "rows_per_epoch",
-            "documents", "held_out_documents", "dropped_documents" (too long), "fill": like that of the batch, for all rows of the source}}}.
+            "documents", "held_out_documents", "dropped_documents" (longer than a row), "fill": like that of the
+            batch, for all rows of the source}}}.
         """
         now, then = step * self.batch_rows, (step + 1) * self.batch_rows
         before, after = self._counts(now), self._counts(then)
