@@ -136,7 +136,7 @@ def test_an_uninterrupted_run_records_every_step(whole, files):
     assert list((workdir / "tensorboard").iterdir())
     recorded = manifest.read(workdir)
     assert recorded.parent is None
-    assert recorded.data == {str(files / "documents.jsonl"): manifest.file_sha256(files / "documents.jsonl")}
+    assert recorded.data == manifest.file_digests([files / "documents.jsonl"])
     assert recorded.versions["jax"] == jax.__version__
     assert json.loads((workdir / "config.json").read_text())["data"]["sources"]["web"]["holdout"] == 0.1
     info = store.read_info(workdir)

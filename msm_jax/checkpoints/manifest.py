@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,11 @@ def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that decide the bits of a run."""
     found = {"python": platform.python_version(), "msm_jax": msm_jax.__version__}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def file_digests(paths: Iterable[Path]) -> dict[str, str]:
+    """The sha256 of each file's bytes, by path."""
+    return {str(path): file_sha256(path) for path in paths}
 
 
 def file_sha256(path: Path) -> str:
