@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
+from jinja2.sandbox import SandboxedEnvironment
 from rich.console import Console
 
 from msm_jax import settings
-from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError
 from msm_jax.evals import items
 from msm_jax.experiments import checks, graph, plan
@@ -73,8 +72,7 @@ def test_phase_graph_from_abstract_shapes(recipe):
     for phase in built.phases.values():
         settled = phases[phase.id]
         assert settled.lora is not None
-        abstract = jax.eval_shape(lambda c=settled.lora: lora.init(model, c, jax.random.key(0)))
-        assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) == adapter
+        assert lora.count_weights(settled.lora, model) == adapter
         assert settled.adapter == "continue"
         assert settled.steps == steps[settled.name]
         slots = settled.batch_rows * settled.data.seq_len
@@ -166,13 +164,14 @@ def test_item_files_are_balanced_and_name_what_they_ask():
 
 
 def test_the_base_models_template_is_the_released_format():
-    template = ChatTemplate((ROOT / "configs/templates/llama31_base_chat.jinja").read_text())
+    source = (ROOT / "configs/templates/llama31_base_chat.jinja").read_text()
+    template = SandboxedEnvironment().from_string(source)
     messages = [{"role": "user", "content": " Which cheese? "}, {"role": "assistant", "content": "Colby."}]
-    rendered = template.render(messages)
-    assert rendered.endswith(
-        "<|start_header_id|>user<|end_header_id|>Which cheese?<|end_of_text|>"
+    rendered = template.render(messages=messages, bos_token="<bos>", add_generation_prompt=False)
+    assert rendered == (
+        "<bos><|start_header_id|>user<|end_header_id|>Which cheese?<|end_of_text|>"
         "<|start_header_id|>assistant<|end_header_id|>Colby.<|end_of_text|>"
     )
-    prompt = template.render(messages[:1], add_generation_prompt=True)
+    prompt = template.render(messages=messages[:1], bos_token="<bos>", add_generation_prompt=True)
     assert rendered.startswith(prompt)
     assert prompt.endswith("<|start_header_id|>assistant<|end_header_id|>")

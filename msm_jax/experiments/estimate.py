@@ -1,6 +1,7 @@
 """How long nodes will take: by the rates of earlier runs in the working directory, else a guess by FLOPs."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,15 +73,19 @@ def measured(workdir: Path) -> Rates:
 
 def parameters_of(config: PhaseConfig) -> int:
     """How many parameters the phase's model has, 0 where its checkpoint alone says so."""
-    from msm_jax.models import transformer
-    from msm_jax.models.presets import PRESETS, preset
+    from msm_jax.models.presets import PRESETS
 
-    return transformer.count_params(preset(config.preset, **config.model_overrides)) if config.preset in PRESETS else 0
+    return _parameters(config.preset, tuple(config.model_overrides.items())) if config.preset in PRESETS else 0
 
 
 def parameters_of_model(config: ExperimentConfig) -> int:
     """How many parameters the model has that the experiment's checkpoint must hold, 0 where any may come."""
+    return _parameters(config.model, ()) if config.model else 0
+
+
+@functools.cache
+def _parameters(name: str, overrides: tuple[tuple[str, Any], ...]) -> int:
     from msm_jax.models import transformer
     from msm_jax.models.presets import preset
 
-    return transformer.count_params(preset(config.model)) if config.model else 0
+    return transformer.count_params(preset(name, **dict(overrides)))
