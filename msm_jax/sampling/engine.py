@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
-from msm_jax.parallel import sharding
+from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
@@ -66,8 +66,11 @@ class Sampler:
         template: ChatTemplate,
         mesh: Mesh | None = None,
         batch: int = 64,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
+
+        Adapters are applied beside them, without a merged copy.
 
         Raises:
             InputError: the tokenizer has more ids than the model, or `batch` is below 1.
@@ -87,39 +90,34 @@ class Sampler:
         self._mesh = mesh
         self._specials = frozenset(tokenizer.specials.values())
         with self._on_mesh():
-            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config)
+            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config, tuple(adapters))
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path | str, mesh: MeshConfig = MeshConfig(), batch: int = 64  # noqa: B008 (frozen)
+        cls,
+        path: Path | str,
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
+        batch: int = 64,
+        adapter: Path | str = "",
     ) -> Sampler:
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
-        Weights are loaded in the model's compute dtype, which is what each product would cast them to.
+        Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
+        with an adapter finds its base by itself; `adapter` names an adapter, ours or a PEFT directory, on the base
+        `path`. Tokenizer and chat template are those that the adapter was trained with.
 
         Raises:
-            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, or the mesh does
-                not fit the devices or the model.
+            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, an adapter is for another
+                base, or the mesh does not fit the devices or the model.
         """
-        path = store.resolve(path)
-        info, assets = store.read_info(path), store.read_assets(path)
-        config = _model_config(info, path)
-        if TEMPLATE_FILE not in assets:
-            raise InputError(f"{path}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
-        tokenizer = Tokenizer.from_files(assets)
-        template = ChatTemplate(assets[TEMPLATE_FILE].decode("utf-8"))
-        abstract = transformer.abstract_params(config)
+        found = compose.find(path, adapter)
+        if TEMPLATE_FILE not in found.assets:
+            raise InputError(f"{found.checkpoint}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
+        tokenizer = Tokenizer.from_files(found.assets)
+        template = ChatTemplate(found.assets[TEMPLATE_FILE].decode("utf-8"))
         devices = make_mesh(mesh, jax.local_devices())
-        shardings = sharding.tree_shardings(devices, transformer.logical_axes(abstract), abstract)
-
-        def target(keys: tuple[Any, ...], leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:
-            # The final norm alone is applied in float32 whatever the compute dtype.
-            dtype = leaf.dtype if keys[-1].key == "final_norm" else config.compute_dtype
-            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
-
-        tree = {"params": jax.tree_util.tree_map_with_path(target, abstract, shardings)}
-        params = store.load(path, tree)["params"]
-        return cls(params, config, tokenizer, template, devices, batch)
+        params, adapters = compose.load(found, devices)
+        return cls(params, found.model, tokenizer, template, devices, batch, adapters)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a chat up to where the assistant speaks."""
@@ -271,10 +269,3 @@ class Sampler:
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
-
-
-def _model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
-    try:
-        return ModelConfig(**info["model"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
