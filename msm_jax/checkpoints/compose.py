@@ -98,8 +98,8 @@ def model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
         InputError: its info is not of this version.
     """
     try:
-        return ModelConfig(**info["model"])
-    except (KeyError, TypeError) as error:
+        return ModelConfig.from_json(info["model"])
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
 
 

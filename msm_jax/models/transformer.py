@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, lora
+from msm_jax.models import attention, lora, rotary
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel.sharding import constrain
 
@@ -113,8 +113,8 @@ class Block(nn.Module):
         if c.qk_norm:
             q_BTHK = rms_norm(q_BTHK, param("query_norm", ones, k), c.rms_norm_eps)
             k_BTGK = rms_norm(k_BTGK, param("key_norm", ones, k), c.rms_norm_eps)
-        q_BTHK = attention.rope(q_BTHK, positions_BT, c.rope_theta)
-        k_BTGK = attention.rope(k_BTGK, positions_BT, c.rope_theta)
+        q_BTHK = rotary.rotate(q_BTHK, positions_BT, c.rope_theta, c.rope_scaling)
+        k_BTGK = rotary.rotate(k_BTGK, positions_BT, c.rope_theta, c.rope_scaling)
         q_BTHK = constrain(q_BTHK, "batch", "sequence", "heads", "head_dim")
         k_BTGK = constrain(k_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")

@@ -187,7 +187,9 @@ class Sampler:
             WorkError: a log-probability is not a number, as the weights are not.
         """
         with self._on_mesh():
-            sums = scoring.score(self._params, self.config, prompts, continuations)
+            sums = scoring.score(
+                self._params, self.config, prompts, continuations, self.tokenizer.vocab_size
+            )
         if not np.isfinite(sums).all():
             raise WorkError("log-probabilities are not finite; the checkpoint holds weights that are not")
         return sums

@@ -227,9 +227,9 @@ def _from_scratch(config: PhaseConfig) -> Origin:
 def _from_checkpoint(kind: Literal["resume", "state", "params"], path: Path) -> Origin:
     info, assets = store.read_info(path), store.read_assets(path)
     try:
-        model = ModelConfig(**info["model"])
+        model = ModelConfig.from_json(info["model"])
         step, recorded = int(info["step"]), info["tokenizer_sha256"]
-    except (KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
     if TEMPLATE_FILE not in assets:
         raise InputError(f"{path}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
