@@ -40,7 +40,7 @@ class Loader:
         self,
         config: DataConfig,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         batch_rows: int,
         seed: int,
         cache_dir: str | os.PathLike[str],
@@ -49,7 +49,7 @@ class Loader:
 
         Args:
           config: what to read.
-          tokenizer, template: from the checkpoint, or the phase's own.
+          tokenizer, template: from the checkpoint, or the phase's own; without a template no chats can be read.
           batch_rows: rows of a global batch, over all hosts.
           seed: decides packing, order and mixture, not what is held out.
           cache_dir: where tokenised sources are kept, unless `config.cache_dir` says so.
@@ -72,7 +72,7 @@ class Loader:
         self._rows = []
         for name in self.source_names:
             source = config.sources[name]
-            cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir)
+            cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir, config.chat)
             if source.kind == "chats":
                 _check_chat_lengths(cache, config.seq_len)
             held_out = _held_out(cache, source.holdout)

@@ -42,6 +42,14 @@ def check_settings(config: ExperimentConfig) -> None:
                 f"phases.{built.name}.chat_template: {built.chat_template}: no such file; "
                 "check the path, or leave it empty for the built-in template"
             )
+        named = [config.phases[name].get("chat_template", "") for name in phase.parent]
+        before = next((path for path in reversed(named) if path), "")
+        changes = bool(phase.parent) and built.chat_template not in ("", before)
+        if changes and not built.replace_chat_template:
+            raise InputError(
+                f"phases.{built.name}.chat_template: the phases before it train under another; leave it empty, or "
+                "set replace_chat_template"
+            )
     for measurement in graph.measurements.values():
         for name, path in measurement.evals.items():
             _check_eval(config, name, path)

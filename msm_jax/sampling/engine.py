@@ -25,7 +25,6 @@ from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
 
-TEMPLATE_FILE = "chat_template.jinja"
 # Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
 _CHUNK = 16
 
@@ -53,8 +52,8 @@ class Sampler:
     Attributes:
         config: the model's shape.
         tokenizer: of the model.
-        template: of its chats.
-        stop_ids: ids that end a reply: the template's end of turn and the tokenizer's end.
+        template: of its chats; None where the checkpoint has none, so that it cannot chat.
+        stop_ids: ids that end a reply; see `templates.stop_ids`.
         batch: most requests that are decoded side by side.
     """
 
@@ -63,14 +62,16 @@ class Sampler:
         params: transformer.Params,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         mesh: Mesh | None = None,
         batch: int = 64,
+        generation_config: bytes | None = None,
         adapters: Sequence[Adapter] = (),
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
 
-        Adapters are applied beside them, without a merged copy.
+        `generation_config` is the JSON file of that name, for the stop ids that it lists. Adapters are applied beside
+        the parameters, without a merged copy.
 
         Raises:
             InputError: the tokenizer has more ids than the model, or `batch` is below 1.
@@ -85,7 +86,7 @@ class Sampler:
         self.config = config
         self.tokenizer = tokenizer
         self.template = template
-        self.stop_ids = templates.stop_ids(tokenizer, template)
+        self.stop_ids = templates.stop_ids(tokenizer, template, generation_config)
         self.batch = batch
         self._mesh = mesh
         self._specials = frozenset(tokenizer.specials.values())
@@ -111,30 +112,36 @@ class Sampler:
                 base, or the mesh does not fit the devices or the model.
         """
         found = compose.find(path, adapter)
-        if TEMPLATE_FILE not in found.assets:
-            raise InputError(f"{found.checkpoint}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
-        tokenizer = Tokenizer.from_files(found.assets)
-        template = ChatTemplate(found.assets[TEMPLATE_FILE].decode("utf-8"))
+        tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
+        template = templates.of_checkpoint(found.info, found.assets, f"{found.checkpoint}/")
         devices = make_mesh(mesh, jax.local_devices())
         params, adapters = compose.load(found, devices)
-        return cls(params, found.model, tokenizer, template, devices, batch, adapters)
+        generation = found.assets.get(templates.GENERATION_FILE)
+        return cls(params, found.model, tokenizer, template, devices, batch, generation, adapters)
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a chat up to where the assistant speaks."""
-        return templates.encode_prompt(self.tokenizer, self.template, messages)
+    def chat_prompt(
+        self, messages: Sequence[templates.Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """The ids of a chat up to where the assistant speaks.
 
-    def chat_turn(self, messages: Sequence[Mapping[str, str]], reply: str) -> tuple[list[int], list[int]]:
+        Raises:
+            InputError: the checkpoint has no chat template, or it refuses the messages.
+        """
+        return templates.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
+
+    def chat_turn(self, messages: Sequence[templates.Message], reply: str) -> tuple[list[int], list[int]]:
         """`chat_prompt(messages)`, and the ids of the assistant's reply with the end of turn that closes it."""
-        chat = [*messages, {"role": "assistant", "content": reply}]
-        ids, mask = templates.encode_chat(self.tokenizer, self.template, chat)
-        # The reply and its end of turn are the last tokens that carry loss; the prompt is what stands before them.
-        end = len(mask) - mask[::-1].index(True)
-        begin = end - [*mask[:end][::-1], False].index(False)
-        return ids[:begin], ids[begin:end]
+        answer = {"role": "assistant", "content": reply}
+        return templates.encode_reply(self.tokenizer, self._chat_template(), messages, answer)
+
+    def _chat_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise InputError("the checkpoint has no chat template, so it cannot chat; sample plain text from it")
+        return self.template
 
     def text_prompt(self, text: str) -> list[int]:
-        """The ids of plain text, from the begin token on."""
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        """The ids of plain text, from the begin token on where texts have one; of no text, where a new one begins."""
+        return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
 
     def generate(
         self,

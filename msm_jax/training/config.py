@@ -66,11 +66,12 @@ class PhaseConfig:
     """One phase of training.
 
     A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and,
-    for chats, a `chat_template` file (empty: the built-in one). A phase from a checkpoint takes all of these
-    from it, so they stay empty. Batches have `batch_rows` rows, cut into `micro_batches` for accumulation.
-    `threads` fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal
-    thread counts. Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of
-    the phase always saves one).
+    for chats, a `chat_template` file (empty: the tokenizer directory's, else the built-in one). A phase from a
+    checkpoint takes all of these from it, so they stay empty; `chat_template` may be set where the checkpoint
+    has none, or with `replace_chat_template`, to train on under another one. Batches have `batch_rows` rows, cut
+    into `micro_batches` for accumulation. `threads` fixes the CPU threads of the process (0: all cores); results
+    are bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate
+    checkpoints off (the end of the phase always saves one).
 
     With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
     adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
@@ -89,6 +90,7 @@ class PhaseConfig:
     model_overrides: Mapping[str, int | float | bool | str] = field(default_factory=dict)
     tokenizer: str = ""
     chat_template: str = ""
+    replace_chat_template: bool = False
     lora: LoraConfig | None = None
     adapter: Literal["continue", "merge", "stack"] = "continue"
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -113,7 +115,9 @@ class PhaseConfig:
                 f"batch_rows = {self.batch_rows} is not a multiple of {ways}, "
                 "the product of mesh.data, mesh.fsdp and micro_batches"
             )
-        model_fields = ("preset", "model_overrides", "tokenizer", "chat_template")
+        model_fields = ("preset", "model_overrides", "tokenizer")
+        if self.replace_chat_template and (self.init.mode == "scratch" or not self.chat_template):
+            raise InputError("replace_chat_template needs init.checkpoint and chat_template; set them or leave it out")
         if self.init.mode == "scratch":
             for name in ("preset", "tokenizer"):
                 if not getattr(self, name):

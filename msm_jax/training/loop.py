@@ -72,6 +72,8 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
     # What the phase starts from: its own newest checkpoint, another's state or parameters, or nothing.
     start = origin.find(config, workdir)
     log.info("%s: %s", config.name, origin.describe(start))
+    for notice in start.notices:
+        log.warning("%s: %s", config.name, notice)
 
     # Data: every batch is a function of its step.
     loader = Loader(
@@ -252,10 +254,11 @@ def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: M
         data=manifest.file_digests(sorted(files)),
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
-        template_sha256=start.template.sha256,
+        template_sha256=start.template.sha256 if start.template else "",
         versions=manifest.versions(),
         mesh=dataclasses.asdict(config.mesh),
         seed=config.seed,
         device_kind=mesh.devices.flat[0].device_kind,
         threads=config.threads,
+        replaced_template_sha256=start.replaced_template_sha256,
     )

@@ -15,18 +15,16 @@ from jax.sharding import Mesh
 from msm_jax.checkpoints import adapters, store
 from msm_jax.checkpoints.adapters import Base, Layer, Stack
 from msm_jax.checkpoints.digest import digest
-from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
-from msm_jax.training import state
+from msm_jax.training import chat, state
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.state import Frozen, TrainState
-
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,10 @@ class Origin:
     """Where a phase starts, and the model, tokenizer and chat template that follow from it.
 
     `checkpoint` and its `info` are None and empty for "scratch". `assets` are the files that go into this
-    phase's own checkpoints. `start_step` is the number of finished steps. `found` are the adapters in `checkpoint`,
-    None where it holds a model's own weights; `stack` those of this phase, None where it trains all weights.
+    phase's own checkpoints. `start_step` is the number of finished steps. `template`, the hash of the one that the
+    phase replaced, and `notices` for the user are as in `chat.PhaseTemplate`. `found` are the adapters in
+    `checkpoint`, None where it holds a model's own weights; `stack` those of this phase, None where it trains all
+    weights.
     """
 
     kind: Literal["resume", "state", "params", "scratch"]
@@ -43,9 +43,11 @@ class Origin:
     info: Mapping[str, Any]
     model: ModelConfig
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: ChatTemplate | None
     assets: Mapping[str, bytes]
     start_step: int
+    replaced_template_sha256: str = ""
+    notices: tuple[str, ...] = ()
     found: Stack | None = None
     stack: Stack | None = None
 
@@ -81,13 +83,13 @@ def find(config: PhaseConfig, workdir: Path) -> Origin:
     """
     own = store.latest(workdir)
     if own is not None:
-        found = _from_checkpoint("resume", own)
+        found = _from_checkpoint(config, "resume", own)
         if config.init.mode == "scratch":
             _check_own_tokenizer(config, found)
     elif config.init.mode == "scratch":
         found = _from_scratch(config)
     else:
-        found = _from_checkpoint(config.init.mode, store.resolve(config.init.checkpoint))
+        found = _from_checkpoint(config, config.init.mode, store.resolve(config.init.checkpoint))
     found = _with_adapters(config, found)
     if found.model.vocab_size < found.tokenizer.vocab_size:
         raise InputError(
@@ -218,27 +220,37 @@ def _check_continues(wanted: LoraConfig, there: LoraConfig, checkpoint: Path) ->
 
 def _from_scratch(config: PhaseConfig) -> Origin:
     tokenizer = Tokenizer.load(config.tokenizer)
-    template = ChatTemplate(_template_source(config))
+    template = chat.from_scratch(config.chat_template, config.data.chat.variables, config.tokenizer, tokenizer)
     overrides = {"vocab_size": tokenizer.vocab_size, **config.model_overrides}
     model = preset(config.preset, **overrides)
-    return Origin("scratch", None, {}, model, tokenizer, template, _assets(tokenizer, template), 0)
+    assets = chat.assets(chat.tokenizer_files(config.tokenizer), tokenizer, template)
+    return Origin("scratch", None, {}, model, tokenizer, template, assets, 0)
 
 
-def _from_checkpoint(kind: Literal["resume", "state", "params"], path: Path) -> Origin:
+def _from_checkpoint(config: PhaseConfig, kind: Literal["resume", "state", "params"], path: Path) -> Origin:
     info, assets = store.read_info(path), store.read_assets(path)
     try:
         model = ModelConfig.from_json(info["model"])
         step, recorded = int(info["step"]), info["tokenizer_sha256"]
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
-    if TEMPLATE_FILE not in assets:
-        raise InputError(f"{path}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
-    tokenizer = Tokenizer.from_files(assets)
-    template = ChatTemplate(assets[TEMPLATE_FILE].decode("utf-8"))
+    tokenizer = Tokenizer.from_files(assets, f"{path}/")
     if tokenizer.sha256 != recorded:
         raise InputError(f"{path}: its tokenizer is not the one its info records; use another checkpoint")
     start = 0 if kind == "params" else step
-    return Origin(kind, path, info, model, tokenizer, template, assets, start)
+    found = chat.from_checkpoint(config, path, info, assets, resumes=kind == "resume")
+    return Origin(
+        kind,
+        path,
+        info,
+        model,
+        tokenizer,
+        found.template,
+        chat.assets(assets, tokenizer, found.template),
+        start,
+        found.replaced_sha256,
+        found.notices,
+    )
 
 
 def _check_own_tokenizer(config: PhaseConfig, found: Origin) -> None:
@@ -249,24 +261,12 @@ def _check_own_tokenizer(config: PhaseConfig, found: Origin) -> None:
             f"tokenizer {config.tokenizer} does not match {found.checkpoint} ({tokenizer.vocab_size} and "
             f"{found.tokenizer.vocab_size} ids); use the one the run began with, or another workdir"
         )
-    if _template_source(config) != found.template.source:
+    template = chat.from_scratch(config.chat_template, config.data.chat.variables, config.tokenizer, tokenizer)
+    if (template and template.source) != (found.template and found.template.source):
         raise InputError(
             f"chat_template {config.chat_template or '(built-in)'} does not match {found.checkpoint}; "
             "use the one the run began with, or another workdir"
         )
-
-
-def _template_source(config: PhaseConfig) -> str:
-    if not config.chat_template:
-        return DEFAULT_TEMPLATE
-    try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"chat_template {config.chat_template}: cannot be read: {error}") from error
-
-
-def _assets(tokenizer: Tokenizer, template: ChatTemplate) -> dict[str, bytes]:
-    return {**tokenizer.files(), TEMPLATE_FILE: template.source.encode("utf-8")}
 
 
 def checkpoint_tree(origin: Origin, now: TrainState, below: Sequence[lora.Weights]) -> dict[str, Any]:
@@ -292,6 +292,8 @@ def checkpoint_info(
         "trained_parameters": origin.trained,
         "data_fingerprint": fingerprint,
         "tokenizer_sha256": origin.tokenizer.sha256,
-        "template_sha256": origin.template.sha256,
+        "template_sha256": origin.template.sha256 if origin.template else "",
+        "replaced_template_sha256": origin.replaced_template_sha256,
+        "chat_variables": dict(origin.template.variables) if origin.template else {},
         "totals": dict(totals),
     }
