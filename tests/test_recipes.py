@@ -133,7 +133,8 @@ def test_the_command_refuses_with_one_line():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert re.match(r"refused: runs/weights/qwen3-32b: is not there; Qwen3-32B .*--dry_run lists them all\)", done.stderr)
+    line = r"refused: runs/weights/qwen3-32b: is not there; Qwen3-32B .*--dry_run lists them all\)"
+    assert re.match(line, done.stderr)
 
 
 def test_an_unknown_option_is_refused():

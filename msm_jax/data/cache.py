@@ -4,7 +4,7 @@ A source is tokenised once. Its directory is named by the hash of the data bytes
 template, and the version of this format. Building writes to a temporary directory and renames it, so that
 what exists is whole and several processes may build the same one.
 
-A document is stored as begin token, text, end token; a chat as `templates.encode_chat` makes it.
+A document is stored as `Tokenizer.document` makes it, a chat as the examples of `templates.training_examples`.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from msm_jax.data import files as data_files
 from msm_jax.data import sources
-from msm_jax.data.config import SourceConfig
-from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.config import ChatConfig, SourceConfig
+from msm_jax.data.templates import ChatTemplate, training_examples
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 
@@ -60,32 +60,46 @@ class TokenCache:
         return f"{self.files[self.file[document]]}:{self.line[document]}"
 
 
-def cache_address(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> str:
+def cache_address(
+    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> str:
     """The hash of all that the cache of a source is made from (not of where its files lie)."""
-    made_from = {
+    made_from: dict[str, Any] = {
         "format": _FORMAT,
         "kind": config.kind,
         "data": sources.data_sha256(config.path),
         "tokenizer": tokenizer.sha256,
-        "template": template.sha256 if config.kind == "chats" else "",
+        "template": template.sha256 if config.kind == "chats" and template is not None else "",
     }
+    if not tokenizer.chats_begin_with_bos:
+        # A file beside the vocabulary says this.
+        specials = sorted(tokenizer.specials.values())
+        made_from["specials"] = [tokenizer.bos_id, tokenizer.document_end_id, specials]
+    if config.kind == "chats" and template is not None:
+        settings = dataclasses.replace(chat, variables=dict(template.variables))
+        if settings != ChatConfig():
+            made_from["chat"] = dataclasses.asdict(settings)
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
 def open_cache(
-    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, cache_dir: str | os.PathLike[str]
+    config: SourceConfig,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    cache_dir: str | os.PathLike[str],
+    chat: ChatConfig = ChatConfig(),  # noqa: B008 (frozen)
 ) -> TokenCache:
     """Opens the cache of a source under `cache_dir`, building it first where it is missing.
 
     Raises:
-      InputError: the data is wrong (see `sources`).
+      InputError: the data is wrong (see `sources`), or there are chats and no template.
       WorkError: the cache cannot be written, or is damaged.
     """
-    address = cache_address(config, tokenizer, template)
+    address = cache_address(config, tokenizer, template, chat)
     directory = Path(cache_dir) / address[:32]
     if not directory.exists():
         try:
-            _build(directory, config, tokenizer, template)
+            _build(directory, config, tokenizer, template, chat)
         except OSError as e:
             raise WorkError(
                 f"{directory}: the token cache cannot be written ({e}); free space or choose "
@@ -105,11 +119,13 @@ def _map(file: Path, dtype: type) -> np.ndarray:
     return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
-def _build(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+def _build(
+    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        _write(temporary, config, tokenizer, template)
+        _write(temporary, config, tokenizer, template, chat)
         try:
             temporary.rename(directory)
         except OSError:
@@ -120,10 +136,18 @@ def _build(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    encoded = (
-        _documents(config, tokenizer) if config.kind == "documents" else _chats(config, tokenizer, template)
-    )
+def _write(
+    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> None:
+    if config.kind == "documents":
+        encoded = _documents(config, tokenizer)
+    elif template is None:
+        raise InputError(
+            f"{config.path}: these are chats, but the checkpoint has no chat template; set chat_template to a "
+            "Jinja file"
+        )
+    else:
+        encoded = _chats(config, tokenizer, template, chat)
     number = {file: i for i, file in enumerate(data_files.resolve(config.path))}
     lengths, file, line, content = [], [], [], []
     with (
@@ -165,13 +189,15 @@ def _documents(config: SourceConfig, tokenizer: Tokenizer) -> _Encoded:
     documents = sources.iter_documents(config.path)
     while batch := list(itertools.islice(documents, _BATCH)):
         for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
-            yield [tokenizer.bos_id, *ids, tokenizer.eos_id], [], document.where, document.text
+            yield tokenizer.document(ids), [], document.where, document.text
 
 
-def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> _Encoded:
+def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, settings: ChatConfig) -> _Encoded:
     for chat in sources.iter_chats(config.path):
         try:
-            ids, mask = encode_chat(tokenizer, template, chat.messages)
+            examples = training_examples(tokenizer, template, chat.messages, chat.tools, settings)
         except InputError as e:
             raise InputError(f"{chat.where}: {e}") from None
-        yield ids, mask, chat.where, json.dumps(chat.messages)
+        text = json.dumps([*chat.messages, *([chat.tools] if chat.tools else [])])
+        for ids, mask in examples:
+            yield ids, mask, chat.where, text

@@ -43,7 +43,7 @@ class Loader:
         self,
         config: DataConfig,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         batch_rows: int,
         seed: int,
         cache_dir: str | os.PathLike[str],
@@ -52,7 +52,7 @@ class Loader:
 
         Args:
           config: what to read.
-          tokenizer, template: from the checkpoint, or the phase's own.
+          tokenizer, template: from the checkpoint, or the phase's own; without a template no chats can be read.
           batch_rows: rows of a global batch, over all hosts.
           seed: decides packing, order and mixture, not what is held out.
           cache_dir: where tokenised sources are kept, unless `config.cache_dir` says so.
@@ -76,7 +76,7 @@ class Loader:
         self._rows = []
         for name in self.source_names:
             source = config.sources[name]
-            cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir)
+            cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir, config.chat)
             fits = _fits(cache, source, config.seq_len)
             if not fits.all():
                 log.info("%s: dropped %d of %d chats, longer than a row", name, (~fits).sum(), len(fits))

@@ -2,8 +2,8 @@
 
 A line of JSONL is one object, a row of Parquet (as Hugging Face data sets have them) one record of the same shape:
 `{"text", "meta"}` (or `{"text", "source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...],
-"meta"}` for chats. Blank lines are skipped. Everything else that is wrong is an `InputError` that names file, line
-(or row, from 1) and field. What a path may be is in `files`.
+"meta"}` for chats, see `messages`. Blank lines are skipped. Everything else that is wrong is an `InputError` that names
+file, line (or row, from 1) and field. What a path may be is in `files`.
 """
 
 import dataclasses
@@ -19,9 +19,8 @@ from typing import Any, BinaryIO
 import zstandard
 
 from msm_jax.data import files, parquet
+from msm_jax.data import messages as messages_lib
 from msm_jax.errors import InputError
-
-ROLES = ("system", "user", "assistant")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,11 +34,12 @@ class Document:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chat:
-    """{"role", "content"} messages with at least one assistant turn; `where` is "file:line", or "file:row"."""
+    """Messages with at least one assistant turn, as `messages.read` makes them; `where` as in `Document`."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     meta: Mapping[str, Any]
     where: str
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def data_sha256(path: str | Sequence[str]) -> str:
@@ -75,7 +75,7 @@ def iter_documents(path: str) -> Iterator[Document]:
             if "text" not in record:
                 hint = '; this is a chat, set kind="chats"' if "messages" in record else "; add it"
                 raise InputError(f'{where}: field "text" is missing{hint}')
-            text = _checked_text(record["text"], where, "text")
+            text = messages_lib.checked_text(record["text"], where, "text")
             yield Document(text, _meta(record, where, "text"), where)
 
 
@@ -91,7 +91,8 @@ def iter_chats(path: str) -> Iterator[Chat]:
             if "messages" not in record:
                 hint = '; this is a document, set kind="documents"' if "text" in record else "; add it"
                 raise InputError(f'{where}: field "messages" is missing{hint}')
-            yield Chat(_messages(record["messages"], where), _meta(record, where, "messages"), where)
+            messages, tools = messages_lib.read(record, where)
+            yield Chat(messages, _meta(record, where, *messages_lib.FIELDS), where, tools)
 
 
 def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,59 +106,14 @@ def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{file}:{line}", record
 
 
-def _messages(messages: object, where: str) -> tuple[dict[str, str], ...]:
-    if not isinstance(messages, list) or not messages:
-        raise InputError(f'{where}: field "messages" must be a non-empty list of {{"role", "content"}}')
-    checked: list[dict[str, str]] = []
-    for i, message in enumerate(messages):
-        field = f"messages[{i}]"
-        if not isinstance(message, dict):
-            raise InputError(f'{where}: field "{field}" must be an object with "role" and "content"')
-        for key in ("role", "content"):
-            if key not in message:
-                raise InputError(f'{where}: field "{field}.{key}" is missing; add it')
-        role = message["role"]
-        if role not in ROLES:
-            raise InputError(
-                f'{where}: field "{field}.role" is {json.dumps(role)}; use one of {", ".join(ROLES)}'
-            )
-        if role == "system" and i > 0:
-            again = any(m["role"] == "system" for m in checked)
-            problem = "is a second system message; keep one" if again else "is a system message; put it first"
-            raise InputError(f'{where}: field "{field}" {problem}')
-        content = _checked_text(message["content"], where, f"{field}.content")
-        checked.append({"role": role, "content": content})
-    if not any(m["role"] == "assistant" for m in checked):
-        raise InputError(f'{where}: field "messages" has no assistant turn; add one or remove the line')
-    return tuple(checked)
-
-
-def _checked_text(value: object, where: str, field: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f'{where}: field "{field}" is {_json_type(value)}, not a string; quote it')
-    if not value.strip():
-        raise InputError(f'{where}: field "{field}" is empty; remove the line or fill it in')
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f'{where}: field "{field}" holds half of a surrogate pair, which is not a character; remove it'
-        ) from None
-    return value
-
-
-def _meta(record: dict[str, Any], where: str, body: str) -> dict[str, Any]:
+def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:
     meta = record.get("meta")
     if meta is None:  # what Parquet has where a row lacks the field
         meta = {}
     if not isinstance(meta, dict):
-        raise InputError(f'{where}: field "meta" is {_json_type(meta)}, not an object; write it as an object')
-    return {k: v for k, v in record.items() if k not in (body, "meta")} | meta
-
-
-def _json_type(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+        kind = messages_lib.json_type(meta)
+        raise InputError(f'{where}: field "meta" is {kind}, not an object; write it as an object')
+    return {k: v for k, v in record.items() if k not in (*body, "meta")} | meta
 
 
 def _records(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -182,7 +138,7 @@ def _objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as e:
             raise InputError(f"{file}:{number}: bad JSON ({e}); each line must be one JSON object") from None
         if not isinstance(record, dict):
-            problem = f"{_json_type(record)}, not an object; each line must be one JSON object"
+            problem = f"{messages_lib.json_type(record)}, not an object; each line must be one JSON object"
             raise InputError(f"{file}:{number}: {problem}")
         yield number, record
 

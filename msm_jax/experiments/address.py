@@ -206,7 +206,7 @@ def _without_paths(config: PhaseConfig) -> dict[str, Any]:
     fields = settings.to_json(config)
     for source in fields["data"]["sources"].values():
         del source["path"]
-    del fields["data"]["cache_dir"], fields["init"]["checkpoint"]
+    del fields["data"]["cache_dir"], fields["init"]["checkpoint"], fields["init"]["base"]
     del fields["tokenizer"], fields["chat_template"]
     return fields
 

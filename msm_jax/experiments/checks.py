@@ -12,6 +12,7 @@ from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import WORLD, ExperimentConfig
 from msm_jax.experiments.plan import phase_configs, world_settings
+from msm_jax.training.config import PhaseConfig
 
 
 def check_settings(config: ExperimentConfig) -> None:
@@ -26,9 +27,24 @@ def check_settings(config: ExperimentConfig) -> None:
         world_settings({key: value for key, value in config.world.items() if key != "kind"})
     if config.model:
         preset(config.model)
-    phase_configs(config, graph_lib.build(config))
+    graph = graph_lib.build(config)
+    configs = phase_configs(config, graph)
+    for phase in graph.phases.values():
+        _check_template(config, phase, configs[phase.id])
     for name, path in _items_of_evals(config):
         _eval_config(config, name, path)
+
+
+def _check_template(config: ExperimentConfig, phase: graph_lib.Phase, built: PhaseConfig) -> None:
+    """Refuse a phase that trains under another chat template than the phases before it, unless it says so."""
+    named = [config.phases[name].get("chat_template", "") for name in phase.parent]
+    before = next((path for path in reversed(named) if path), "")
+    changes = bool(phase.parent) and built.chat_template not in ("", before)
+    if changes and not built.replace_chat_template:
+        raise InputError(
+            f"phases.{built.name}.chat_template: the phases before it train under another; leave it empty, or "
+            "set replace_chat_template"
+        )
 
 
 def check_files(config: ExperimentConfig) -> None:

@@ -86,19 +86,21 @@ def data(args: Mapping[str, Any], report: Report) -> None:
     """
     from msm_jax.checkpoints import store
     from msm_jax.data.loader import Loader
-    from msm_jax.data.templates import ChatTemplate
     from msm_jax.data.tokenizers import Tokenizer
+    from msm_jax.training import chat
     from msm_jax.training.config import PhaseConfig
 
     config = settings.build(PhaseConfig, args["config"], "phase")
     if args["checkpoint"]:
-        assets = store.read_assets(Path(args["checkpoint"]))
+        path = store.resolve(args["checkpoint"])
+        info, assets = store.read_info(path), store.read_assets(path)
         tokenizer = Tokenizer.from_files(assets)
-        template = ChatTemplate(assets["chat_template.jinja"].decode())
+        template = chat.from_checkpoint(config, path, info, assets, resumes=False).template
     else:
         tokenizer = Tokenizer.load(args["tokenizer"])
-        path = args["chat_template"]
-        template = ChatTemplate(Path(path).read_text(encoding="utf-8")) if path else ChatTemplate()
+        template = chat.from_scratch(
+            args["chat_template"], config.data.chat.variables, args["tokenizer"], tokenizer
+        )
     Loader(config.data, tokenizer, template, config.batch_rows, config.seed, config.data.cache_dir)
 
 

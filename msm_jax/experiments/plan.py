@@ -184,12 +184,17 @@ class Planner:
                 "config": settings.to_json(config),
                 "checkpoint": self.config.checkpoint,
                 "tokenizer": addresses.inputs.tokenizer_dir,
-                "chat_template": "" if self.config.checkpoint else self.config.phases[root].get("chat_template", ""),
+                "chat_template": "" if self.config.checkpoint else self._chat_template(phase.chain),
             }
             seconds = estimate.FIRST_GUESS["data"]
             task = Task(node_id, self._executors["data"], args, seconds=seconds)
             checks[node_id] = Step(node_id, "data", (), {}, task, "before the first phase", seconds, True)
         return list(checks.values())
+
+    def _chat_template(self, chain: tuple[str, ...]) -> str:
+        """The template file that is in force in the last phase of a chain; "" for that of the tokenizer."""
+        named = [self.config.phases[name].get("chat_template", "") for name in chain]
+        return next((path for path in reversed(named) if path), "")
 
     def _evals(self, measurement: graph_lib.Measurement, addresses: Addresses) -> Step:
         found = addresses.evals[measurement.id]
