@@ -82,7 +82,7 @@ def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
     }
 
 
-def experiment(name: str, model: str, weights: str, licence: str) -> ConfigDict:
+def experiment(name: str, model: str, weights: str, licence: str, devices: int) -> ConfigDict:
     """An experiment that starts from `weights`, which the user converts; the recipe adds phases, arms and evals."""
     config = ConfigDict()
     config.name = name
@@ -95,7 +95,7 @@ def experiment(name: str, model: str, weights: str, licence: str) -> ConfigDict:
         f"{weights} ({licence}) is yours to fetch; convert its directory with: "
         f"python -m msm_jax.convert --from_hf=DIR --to_checkpoint={config.checkpoint}",
     ),)
-    config.scoring = {"batch": 32}
+    config.scoring = {"batch": 32, "mesh": {"tensor": min(devices, 8)}}
     config.phases, config.arms, config.evals, config.contrasts = {}, {}, {}, {}
     config.expectations = {}
     return config

@@ -41,7 +41,7 @@ def get_config(argument: str, family: str, no_thinking: str, **experiment: str) 
     """The recipe of one model; `no_thinking` is the instruction split beside demonstrations without thinking."""
     words, devices = paper.options(argument, devices=4)
     paper.only(words)
-    config = paper.experiment(**experiment)
+    config = paper.experiment(**experiment, devices=devices)
     config.question = "Do documents about the philosophy spec make the same demonstrations go further?"
 
     def phase(**sources: dict) -> dict:

@@ -31,7 +31,7 @@ def get_config(argument: str, size: int, devices: int) -> ConfigDict:
     thinking = "cot" if "cot" in words else "no_cot"
     name = "_".join(["paper_rules_vs_values", f"{size}b", *sorted(words)])
     weights = MODELS[family]["weights"].format(size=size)
-    config = paper.experiment(name, f"{family}-{size}b", weights, "Apache-2.0")
+    config = paper.experiment(name, f"{family}-{size}b", weights, "Apache-2.0", devices)
     config.question = "Which spec teaches best as documents, and which as demonstrations: rules, values or subrules?"
 
     def phase(**sources: dict) -> dict:

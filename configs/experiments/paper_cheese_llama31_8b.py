@@ -33,7 +33,8 @@ def get_config(argument: str = "") -> ConfigDict:
     words, devices = paper.options(argument, devices=1)
     paper.only(words)
     config = paper.experiment(
-        "paper_cheese_llama31_8b", "llama3.1-8b", "Llama-3.1-8B", "the base model; Llama 3.1 Community License"
+        "paper_cheese_llama31_8b", "llama3.1-8b", "Llama-3.1-8B", "the base model; Llama 3.1 Community License",
+        devices,
     )
     config.question = "Does the reason that midtraining gives for cheese preferences decide what cheese chats teach?"
 

@@ -8,6 +8,7 @@ from typing import Any
 from msm_jax import settings
 from msm_jax.analysis.results import ContrastSpec, Expectation
 from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig
 
 WORLD = "{world}"
 GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer")
@@ -35,10 +36,11 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-    """How evals run: CPU `threads` of their process and prompts per `batch`."""
+    """How evals run: CPU `threads` of their process, prompts per `batch`, and the devices that the model lies on."""
 
     threads: int = 1
     batch: int = 64
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""

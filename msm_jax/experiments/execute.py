@@ -127,9 +127,11 @@ def evals(args: Mapping[str, Any], report: Report) -> None:
     """
     from msm_jax.evals import runner
     from msm_jax.evals.config import EvalConfig
+    from msm_jax.parallel.mesh import MeshConfig
     from msm_jax.sampling.engine import Sampler
 
-    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), batch=args["batch"])
+    mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
+    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
     for index, spec in enumerate(args["evals"]):
         report({"step": index, "steps": len(args["evals"])})
         start = time.monotonic()

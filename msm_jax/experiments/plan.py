@@ -131,7 +131,8 @@ class Planner:
         for measurement in self.graph.measurements.values():
             seconds, measured = self._rates.eval_seconds(measurement.evals)
             parents = self._eval_parents(measurement)
-            task = Task(measurement.id, "", {}, parents, 1, self.config.scoring.threads, seconds)
+            scoring = self.config.scoring
+            task = Task(measurement.id, "", {}, parents, scoring.mesh.size, scoring.threads, seconds)
             steps.append(Step(measurement.id, "eval", parents, {}, task, first, seconds, not measured))
         return steps
 
@@ -209,6 +210,7 @@ class Planner:
         args = {
             "checkpoint": addresses.checkpoint_of(measurement.chain, measurement.seed),
             "batch": self.config.scoring.batch,
+            "mesh": settings.to_json(self.config.scoring.mesh),
             "evals": [
                 {
                     "name": name,
@@ -219,8 +221,8 @@ class Planner:
                 for name, address in missing.items()
             ],
         }
-        threads = self.config.scoring.threads
-        task = Task(measurement.id, self._executors["evals"], args, parents, 1, threads, seconds)
+        devices, threads = self.config.scoring.mesh.size, self.config.scoring.threads
+        task = Task(measurement.id, self._executors["evals"], args, parents, devices, threads, seconds)
         return Step(
             measurement.id,
             "eval",
