@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model = "smollm2-135m"
     config.provide = ((config.checkpoint, "make it with: make smollm2 (it fetches SmolLM2-135M-Instruct, Apache-2.0)"),)
     config.phases = {
-        "msm": phase(60, f"{EXAMPLES}/documents.jsonl", "documents"),
+        "msm": phase(50, f"{EXAMPLES}/documents.jsonl", "documents"),
         "aft": phase(20, f"{EXAMPLES}/chats.jsonl", "chats"),
     }
     config.arms = {"aft": ("aft",), "msm+aft": ("msm", "aft")}
