@@ -215,6 +215,8 @@ def test_a_storage_that_fails_is_a_failure_during_work() -> None:
         raise ConnectionError("the net\nis down")
     with pytest.raises(InputError, match=r"^gs://b/a: not readable"), files.reading("gs://b/a"):
         raise PermissionError
+    with pytest.raises(InputError, match=r"^gs://b/a: not readable \(Forbidden: .*credentials$"), files.reading("gs://b/a"):
+        raise OSError("Forbidden: https://storage/b/a\ndenied")
 
 
 COMMIT = "ab45fbfa000e5dfc368151dca7bf1852728bfa52"

@@ -99,7 +99,10 @@ def reading(file: str) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{file}: not readable; check its permissions") from None
     except _failures() as error:
-        raise WorkError(f"{file}: reading fails ({' '.join(str(error).split())[:200]}); run again") from error
+        problem = " ".join(str(error).split())[:200]
+        if problem.startswith("Forbidden"):  # gcsfs's word for what it was denied
+            raise InputError(f"{file}: not readable ({problem}); check its permissions and your credentials") from None
+        raise WorkError(f"{file}: reading fails ({problem}); run again") from error
 
 
 def _expand(path: str) -> list[str]:
