@@ -52,11 +52,13 @@ def main() -> None:
         console = rich.console.Console(highlight=False)
         if not console.is_terminal:
             console.width = _PLAIN_WIDTH
+        template = f"chat template {start.template.sha256[:12]}" if start.template else "no chat template"
         console.print(
             f"{config.name}, step {_STEP.value} of {config.steps}: {config.batch_rows} rows of "
-            f"{config.data.seq_len} slots; tokenizer {start.tokenizer.sha256[:12]}, "
-            f"chat template {start.template.sha256[:12]}"
+            f"{config.data.seq_len} slots; tokenizer {start.tokenizer.sha256[:12]}, {template}"
         )
+        for notice in start.notices:
+            console.print(rich.text.Text(notice, style="bold red"))
         console.print(_shares(loader.describe(_STEP.value)))
         for line in rows_as_text(loader, start.tokenizer, _STEP.value, _ROWS.value, console.is_terminal):
             console.print(line, soft_wrap=True)

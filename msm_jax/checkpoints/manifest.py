@@ -16,7 +16,7 @@ from typing import Any
 import msm_jax
 from msm_jax.errors import InputError, WorkError
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Manifest:
 
     `data` maps each data file to its sha256, `mesh` each axis to its devices. `continued` lists the steps at
     which the run went on under another mesh, device kind, thread count or version, with what was new.
+    `replaced_template_sha256` is of the parent's chat template where the run trained under another, else "".
     """
 
     phase: str
@@ -48,6 +49,7 @@ class Manifest:
     device_kind: str
     threads: int
     continued: Sequence[Mapping[str, Any]] = ()
+    replaced_template_sha256: str = ""
 
 
 def write(run_dir: Path, manifest: Manifest) -> None:

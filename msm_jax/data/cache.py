@@ -4,7 +4,7 @@ A source is tokenised once. Its directory is named by the hash of the data bytes
 template, and the version of this format. Building writes to a temporary directory and renames it, so that
 what exists is whole and several processes may build the same one.
 
-A document is stored as begin token, text, end token; a chat as `templates.encode_chat` makes it.
+A document is stored as `Tokenizer.document` makes it, a chat as the examples of `templates.training_examples`.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from msm_jax.data import files as data_files
 from msm_jax.data import sources
-from msm_jax.data.config import SourceConfig
-from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.config import ChatConfig, SourceConfig
+from msm_jax.data.templates import ChatTemplate, training_examples
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 
@@ -41,12 +42,12 @@ class TokenCache:
       tokens: int32 `[tokens]`, all documents one after the other.
       mask: bool `[tokens]`, which tokens carry loss as a target; None for documents, where all do.
       offsets: int64 `[documents + 1]`, where each document begins.
-      file, line: int32 `[documents]`, where each document was read.
+      file, line: int32 `[documents]`, where each document was read (in Parquet, `line` is a row).
       content: uint64 `[documents]`, hash of each document's text, the same for every tokenizer.
     """
 
     address: str
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     tokens: np.ndarray
     mask: np.ndarray | None
     offsets: np.ndarray
@@ -59,38 +60,52 @@ class TokenCache:
         return f"{self.files[self.file[document]]}:{self.line[document]}"
 
 
-def cache_address(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> str:
+def cache_address(
+    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> str:
     """The hash of all that the cache of a source is made from (not of where its files lie)."""
-    made_from = {
+    made_from: dict[str, Any] = {
         "format": _FORMAT,
         "kind": config.kind,
         "data": sources.data_sha256(config.path),
         "tokenizer": tokenizer.sha256,
-        "template": template.sha256 if config.kind == "chats" else "",
+        "template": template.sha256 if config.kind == "chats" and template is not None else "",
     }
+    if not tokenizer.chats_begin_with_bos:
+        # A file beside the vocabulary says this.
+        specials = sorted(tokenizer.specials.values())
+        made_from["specials"] = [tokenizer.bos_id, tokenizer.document_end_id, specials]
+    if config.kind == "chats" and template is not None:
+        settings = dataclasses.replace(chat, variables=dict(template.variables))
+        if settings != ChatConfig():
+            made_from["chat"] = dataclasses.asdict(settings)
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
 def open_cache(
-    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, cache_dir: str | os.PathLike[str]
+    config: SourceConfig,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    cache_dir: str | os.PathLike[str],
+    chat: ChatConfig = ChatConfig(),  # noqa: B008 (frozen)
 ) -> TokenCache:
     """Opens the cache of a source under `cache_dir`, building it first where it is missing.
 
     Raises:
-      InputError: the data is wrong (see `sources`).
+      InputError: the data is wrong (see `sources`), or there are chats and no template.
       WorkError: the cache cannot be written, or is damaged.
     """
-    address = cache_address(config, tokenizer, template)
+    address = cache_address(config, tokenizer, template, chat)
     directory = Path(cache_dir) / address[:32]
     if not directory.exists():
         try:
-            _build(directory, config, tokenizer, template)
+            _build(directory, config, tokenizer, template, chat)
         except OSError as e:
             raise WorkError(
                 f"{directory}: the token cache cannot be written ({e}); free space or choose "
                 "another data.cache_dir"
             ) from e
-    files = tuple(sources.resolve_paths(config.path))
+    files = tuple(data_files.resolve(config.path))
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
@@ -104,11 +119,13 @@ def _map(file: Path, dtype: type) -> np.ndarray:
     return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
-def _build(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+def _build(
+    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        _write(temporary, config, tokenizer, template)
+        _write(temporary, config, tokenizer, template, chat)
         try:
             temporary.rename(directory)
         except OSError:
@@ -119,11 +136,19 @@ def _build(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    encoded = (
-        _documents(config, tokenizer) if config.kind == "documents" else _chats(config, tokenizer, template)
-    )
-    number = {str(file): i for i, file in enumerate(sources.resolve_paths(config.path))}
+def _write(
+    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+) -> None:
+    if config.kind == "documents":
+        encoded = _documents(config, tokenizer)
+    elif template is None:
+        raise InputError(
+            f"{config.path}: these are chats, but the checkpoint has no chat template; set chat_template to a "
+            "Jinja file"
+        )
+    else:
+        encoded = _chats(config, tokenizer, template, chat)
+    number = {file: i for i, file in enumerate(data_files.resolve(config.path))}
     lengths, file, line, content = [], [], [], []
     with (
         (directory / "tokens.bin").open("wb") as tokens_file,
@@ -164,13 +189,15 @@ def _documents(config: SourceConfig, tokenizer: Tokenizer) -> _Encoded:
     documents = sources.iter_documents(config.path)
     while batch := list(itertools.islice(documents, _BATCH)):
         for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
-            yield [tokenizer.bos_id, *ids, tokenizer.eos_id], [], document.where, document.text
+            yield tokenizer.document(ids), [], document.where, document.text
 
 
-def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate) -> _Encoded:
+def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, settings: ChatConfig) -> _Encoded:
     for chat in sources.iter_chats(config.path):
         try:
-            ids, mask = encode_chat(tokenizer, template, chat.messages)
+            examples = training_examples(tokenizer, template, chat.messages, chat.tools, settings)
         except InputError as e:
             raise InputError(f"{chat.where}: {e}") from None
-        yield ids, mask, chat.where, json.dumps(chat.messages)
+        text = json.dumps([*chat.messages, *([chat.tools] if chat.tools else [])])
+        for ids, mask in examples:
+            yield ids, mask, chat.where, text

@@ -1,29 +1,37 @@
 """Chat templates: messages to token ids, and which of them carry loss.
 
-A template is Jinja source as Hugging Face checkpoints carry it, rendered in Jinja's sandbox. The rendered
-text is split at the control pieces of the tokenizer (`<|user|>`, `<|end|>`, ...), which become their ids; the
-text between two of them is encoded on its own, and so is what an assistant says, apart from any text that the
-template puts before it. A message that spells a marker does not make one: such spellings are broken by a
+A template is Jinja source as Hugging Face checkpoints carry it. A foreign one is rendered in a process of its own
+(see `template_process`); what it is told besides the messages (`enable_thinking`, a date) belongs to it as
+`variables`. The rendered text is split at the special pieces of the tokenizer (`<|user|>`, `<|im_end|>`, ...), which
+become their ids; what stands between two of them is encoded as one text, unless a token would then reach from the
+prompt into what the assistant says. A message that spells a special does not make one: such spellings are broken by a
 character that is taken out again after the split.
 
-Loss falls on what the assistant says and on the marker that closes its turn.
+Loss falls on what the assistant says and on the special that closes its turn; see `turns`.
 """
 
+from __future__ import annotations
+
+import bisect
 import dataclasses
 import functools
 import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import jinja2
-import jinja2.sandbox
-
-from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.data import chat_rendering, template_process
+from msm_jax.data.config import ChatConfig
+from msm_jax.data.tokenizers import CONFIG_FILE, Tokenizer
+from msm_jax.data.turns import Rendered, Turn, prepared, turns_of
 from msm_jax.errors import InputError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -37,168 +45,402 @@ _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template; `source` is its Jinja text."""
+    """A chat template.
+
+    Attributes:
+      source: its Jinja text.
+      variables: what it is told besides messages, tools and the special pieces; plain JSON values.
+      where: how errors name it.
+    """
 
     source: str = DEFAULT_TEMPLATE
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    where: str = dataclasses.field(default="chat template", compare=False)
 
     def __post_init__(self) -> None:
-        self._compiled  # noqa: B018  (a syntax error is refused here)
+        """Refuse what does not compile."""
+        self.renders([], [])
 
     @functools.cached_property
     def sha256(self) -> str:
         """sha256 of the source."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
-    @functools.cached_property
-    def _compiled(self) -> jinja2.Template:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise_exception
-        try:
-            return environment.from_string(self.source)
-        except jinja2.TemplateSyntaxError as e:
-            raise InputError(f"chat template:{e.lineno}: {e.message}; correct the template") from None
-
     def render(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = False,
         *,
-        bos_token: str = "",
-        eos_token: str = "",
+        tools: Tools = (),
+        **named_specials: str,
     ) -> str:
-        """The chat as text, to be read; to get ids use `encode_chat`, which is safe from markers in messages.
+        """The chat as text, to be read; to get ids use `encode_chat`, which is safe from specials in messages.
 
         Raises:
-          InputError: the template refuses the messages or fails on them.
+          InputError: the template refuses the messages, fails on them, or does not end.
         """
+        ask = [(len(messages), add_generation_prompt)]
+        return self.renders(messages, ask, tools, named_specials)[0].text
+
+    def renders(
+        self,
+        messages: Sequence[Message],
+        ask: Sequence[tuple[int, bool]],
+        tools: Tools = (),
+        named_specials: Mapping[str, str] | None = None,
+    ) -> list[Rendered]:
+        """The first messages as text, for each (number of them, add_generation_prompt) in `ask`.
+
+        Raises:
+          InputError: like `render`.
+        """
+        given = {"tools": None, "documents": None, **(named_specials or {}), **self.variables}
+        if tools:
+            given["tools"] = list(tools)
+        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
         try:
-            return self._compiled.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=bos_token,
-                eos_token=eos_token,
+            if self.source == DEFAULT_TEMPLATE:
+                request = {"source": self.source, "messages": plain, "variables": given, "ask": ask}
+                found = list(chat_rendering.answers(request, _TRUSTED))
+                if "problem" in found[-1]:
+                    raise template_process.TemplateProblem(found[-1]["problem"])
+                found = found[: len(ask)]
+            else:
+                found = template_process.render(self.source, plain, given, list(ask))
+        except template_process.TemplateProblem as e:
+            raise InputError(f"{self.where}:{e}; correct the template or the messages") from None
+        return [Rendered(answer["text"], tuple(map(tuple, answer["spans"])), answer["dated"]) for answer in found]
+
+
+# The built-in template is ours, so it runs here.
+_TRUSTED: dict[str, chat_rendering.Rendering] = {}
+
+
+def find_source(files: Mapping[str, bytes], where: str = "") -> str | None:
+    """The chat template among the files of a checkpoint or Hugging Face directory; None where there is none.
+
+    It is `chat_template.jinja`, else the one in `tokenizer_config.json`; of a list of named templates, "default".
+
+    Raises:
+      InputError: a file that is not text, or named templates without a default.
+    """
+    if TEMPLATE_FILE in files:
+        try:
+            return files[TEMPLATE_FILE].decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{where}{TEMPLATE_FILE}: not UTF-8; save the file as UTF-8") from None
+    found = _json_object(files, CONFIG_FILE, where).get("chat_template")
+    if isinstance(found, list):
+        named = {entry["name"]: entry["template"] for entry in found}
+        if "default" not in named:
+            names = ", ".join(sorted(named)) or "none"
+            raise InputError(
+                f"{where}{CONFIG_FILE}: none of its chat templates is named default (there are {names}); "
+                f"save the one to use as {TEMPLATE_FILE}"
             )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as e:
-            raise InputError(f"chat template: {e}; correct the template or the messages") from None
+        return str(named["default"])
+    return None if found is None else str(found)
+
+
+def of_checkpoint(info: Mapping[str, Any], assets: Mapping[str, bytes], where: str = "") -> ChatTemplate | None:
+    """The template that a checkpoint was trained with, and what it was told; None where it has none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    if TEMPLATE_FILE not in assets:
+        return None
+    source = find_source({TEMPLATE_FILE: assets[TEMPLATE_FILE]}, where) or ""
+    return ChatTemplate(source, info.get("chat_variables", {}), f"{where}{TEMPLATE_FILE}")
+
+
+def files(template: ChatTemplate | None) -> dict[str, bytes]:
+    """File name -> bytes: what a checkpoint holds of its template."""
+    return {} if template is None else {TEMPLATE_FILE: template.source.encode("utf-8")}
+
+
+def for_transformers(assets: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The tokenizer and template files of an export: no file tells another template than `chat_template.jinja`.
+
+    Older readers take the template from `tokenizer_config.json`, so where one stands there it is replaced.
+    """
+    out = dict(assets)
+    config = _json_object(assets, CONFIG_FILE)
+    if "chat_template" in config and TEMPLATE_FILE in assets:
+        source = assets[TEMPLATE_FILE].decode("utf-8")
+        if config["chat_template"] != source:
+            out[CONFIG_FILE] = (json.dumps({**config, "chat_template": source}, indent=2) + "\n").encode()
+    return out
 
 
 def encode_chat(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Tools = (),
+    thinking: str = "keep",
 ) -> tuple[list[int], list[bool]]:
-    """The ids of a chat, from the begin token on, and for each id whether it carries loss.
+    """The ids of a chat, and for each id whether it carries loss.
 
-    There is no end token unless the template writes one: the marker that closes the last turn ends the chat.
+    There is no end token unless the template writes one: the special that closes the last turn ends the chat.
 
     Raises:
       InputError: what the template makes of an assistant turn is not its opener, the content (white space
-        around it aside) and a marker; the message names the turn.
+        around it aside), its thinking and tool calls, and a special; or the template writes the turn otherwise
+        once others follow. The message names the turn.
     """
-    return _encode(tokenizer, template, messages, add_generation_prompt=False)
+    chat = _Chat(tokenizer, template, messages, tools, thinking)
+    for turn in chat.turns:
+        if not turn.is_in(chat.whole.text):
+            raise InputError(
+                f'field "messages[{turn.index}]": the chat template rewrites this assistant turn once others follow '
+                'it, so it is not what was said; train each turn on its own (chat.history = "split")'
+            )
+    return chat.encode(chat.whole.text, chat.turns)
 
 
-def encode_prompt(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
+def training_examples(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], tools: Tools, config: ChatConfig
+) -> list[tuple[list[int], list[bool]]]:
+    """The (ids, mask) of a chat, in which each assistant turn carries loss once, as it stood when it was said.
+
+    One, unless the template rewrites earlier turns (Qwen3 takes out their thinking) and `config.history` is
+    "split": then also the chat up to each turn that was rewritten later, with loss on what the later ones lack.
+
+    Raises:
+      InputError: see `encode_chat`; or the template writes today's date.
+    """
+    chat = _Chat(tokenizer, template, messages, tools, config.thinking)
+    if chat.whole.dated:
+        raise InputError(
+            f"{template.where}: it writes today's date, so that tomorrow's run would train on other text; set the "
+            'variable that it reads in its place in data.chat.variables (Llama 3 has "date_string")'
+        )
+    examples = []
+    left = list(chat.turns)
+    text = chat.whole.text
+    while left:
+        here = [turn for turn in left if turn.is_in(text)]
+        if here:
+            examples.append(chat.encode(text, here))
+        if config.history == "last":
+            break
+        left = [turn for turn in left if turn not in here]
+        text = left[-1].rendered if left else ""
+    if not examples:
+        raise InputError(
+            'field "messages": the chat template rewrites every assistant turn of this chat, so nothing carries '
+            'loss; set chat.history = "split" or end the chat with an assistant turn'
+        )
+    return examples[::-1]
+
+
+def encode_prompt(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], tools: Tools = ()
+) -> list[int]:
     """The ids of a chat up to where the assistant speaks: with its answer, `encode_chat` begins with them."""
-    return _encode(tokenizer, template, messages, add_generation_prompt=True)[0]
+    chat = _Chat(tokenizer, template, messages, tools, "keep", prompt=True)
+    return chat.encode(chat.whole.text, [])[0]
 
 
-def stop_ids(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[int, ...]:
-    """The ids that end an assistant turn: the marker that the template closes it with, and the end token."""
-    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids, mask = encode_chat(tokenizer, template, probe)
-    closing = [i for i, loss in zip(ids, mask, strict=True) if loss][-1]
-    return tuple(sorted({closing, tokenizer.eos_id}))
+def encode_reply(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], reply: Message, tools: Tools = ()
+) -> tuple[list[int], list[int]]:
+    """The ids up to where the assistant speaks, and those of its reply with the special that closes the turn.
+
+    Raises:
+      InputError: see `encode_chat`; earlier turns may be rewritten.
+    """
+    chat = _Chat(tokenizer, template, [*messages, reply], tools, "keep")
+    ids, mask = chat.encode(chat.whole.text, chat.turns[-1:])
+    begin = mask.index(True)
+    end = len(mask) - mask[::-1].index(True)
+    return ids[:begin], ids[begin:end]
+
+
+def stop_ids(
+    tokenizer: Tokenizer, template: ChatTemplate | None, generation_config: bytes | None = None
+) -> tuple[int, ...]:
+    """The ids that end a reply.
+
+    They are the special that the template closes a turn with, the tokenizer's end token and its end of a document,
+    and `eos_token_id` (one or a list) of `generation_config.json`.
+
+    Raises:
+      InputError: the template's turns cannot be read (see `encode_chat`), or the file is damaged.
+    """
+    found = {tokenizer.eos_id, tokenizer.document_end_id}
+    if template is not None:
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ids, mask = encode_chat(tokenizer, template, probe)
+        found.add([i for i, loss in zip(ids, mask, strict=True) if loss][-1])
+    if generation_config is not None:
+        named = _json_object({GENERATION_FILE: generation_config}, GENERATION_FILE).get("eos_token_id")
+        listed = named if isinstance(named, list) else [] if named is None else [named]
+        for i in listed:
+            if type(i) is not int or not 0 <= i < tokenizer.vocab_size:
+                raise InputError(f"{GENERATION_FILE}: eos_token_id {i!r} is no id of the tokenizer; correct it")
+        found.update(listed)
+    return tuple(sorted(found))
+
+
+class _Chat:
+    """A chat rendered whole and up to each assistant turn.
+
+    Attributes:
+      whole: the rendering of all messages, for `prompt` with the generation prompt.
+      turns: what the assistant says, in order; for `prompt` without those that cannot be read, where training on
+        the chat would be refused.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        messages: Sequence[Message],
+        tools: Tools,
+        thinking: str,
+        *,
+        prompt: bool = False,
+    ):
+        self._tokenizer = tokenizer
+        messages = [prepared(message, strip=thinking == "strip") for message in messages]
+        self._shield, safe, safe_tools = _safe(tokenizer, messages, tools)
+        spoken = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
+        ask = [(len(safe), prompt)]
+        for i in spoken:
+            ask += [(i, True), (i + 1, False)]
+        if not prompt and spoken[-1:] == [len(safe) - 1]:
+            ask.pop()  # the last turn ends the chat, which is rendered already
+        found = template.renders(safe, ask, safe_tools, tokenizer.named_specials)
+        self.whole = found[0]
+        if f"\\u{ord(self._shield):04x}" in self.whole.text.lower():
+            raise InputError(
+                f"{template.where}: it escapes what is not ASCII in a text that spells a special token; "
+                "remove the spelling from the messages or correct the template"
+            )
+        found = [*found[1:], self.whole]
+        renderings = {i: (found[2 * n].text, found[2 * n + 1]) for n, i in enumerate(spoken)}
+        self.turns = turns_of(
+            safe, renderings, tokenizer.marker_pattern, mask_thinking=thinking == "mask", lenient=prompt
+        )
+
+    def encode(self, text: str, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
+        """The ids of a rendering, with loss on the turns that are given; the prompt of every turn is cut off."""
+        loss = sorted(span for turn in turns for span in turn.loss)
+        cuts = [turn.begin for turn in self.turns if turn.is_in(text)]
+        return _encode(self._tokenizer, text, self._shield, cuts, loss)
 
 
 def _encode(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool
+    tokenizer: Tokenizer, text: str, shield: str, cuts: Sequence[int], loss: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
-    markers = tokenizer.specials
-    marker_pattern = _marker_pattern(tuple(markers))
-    shield = _unused_character(messages)
-    safe = [{**m, "content": _shielded(m["content"], tuple(markers), shield)} for m in messages]
-    render = _renderer(tokenizer, template)
-    text = render(safe, add_generation_prompt)
+    """The ids of a rendered text, cut at `cuts` and at the ends of the spans that carry loss."""
+    begins = [begin for begin, _ in loss]
 
-    # Begin of what the assistant says -> end of the marker that closes it.
-    turns: dict[int, int] = {}
-    for i, message in enumerate(safe):
-        if message["role"] == "assistant":
-            opener = render(safe[:i], True)
-            closing = marker_pattern.search(text, len(opener))
-            said = text[len(opener) : closing.start()] if closing else None
-            if not text.startswith(opener) or said is None or said.strip() != message["content"].strip():
-                raise InputError(
-                    f'field "messages[{i}]": the chat template does not write this assistant turn as opener, '
-                    "content and closing marker, so what carries loss is uncertain; use another template"
-                )
-            turns[len(opener)] = closing.end() if closing else 0
+    def carries(at: int) -> bool:
+        span = bisect.bisect_right(begins, at) - 1
+        return span >= 0 and at < loss[span][1]
 
+    borders = sorted({*cuts, *(at for span in loss for at in span)})
     ids: list[int] = []
     mask: list[bool] = []
-    loss_until = 0
 
     def add_text(start: int, stop: int) -> None:
-        run = tokenizer.encode(text[start:stop].replace(shield, ""))
-        ids.extend(run)
-        mask.extend([start < loss_until] * len(run))
+        inside = borders[bisect.bisect_right(borders, start) : bisect.bisect_left(borders, stop)]
+        starts = [start, *inside]
+        parts = [text[a:b].replace(shield, "") for a, b in zip(starts, [*inside, stop], strict=True)]
+        for at, run in zip(starts, tokenizer.encode_parts(parts, begins=start == 0), strict=True):
+            ids.extend(run)
+            mask.extend([carries(at)] * len(run))
 
     at = 0
-    cuts = sorted(
-        [(start, None) for start in turns] + [(m.start(), m) for m in marker_pattern.finditer(text)],
-        key=lambda cut: (cut[0], cut[1] is not None),
-    )
-    for start, marker in cuts:
-        add_text(at, start)
-        at = start
-        if marker is None:
-            loss_until = turns[start]
-        else:
-            ids.append(markers[marker.group()])
-            mask.append(start < loss_until)
-            at = marker.end()
-    add_text(at, len(text))
-    if ids[:1] != [tokenizer.bos_id]:
-        ids.insert(0, tokenizer.bos_id)
-        mask.insert(0, False)
+    for marker in tokenizer.marker_pattern.finditer(text):
+        if marker.start() > at:
+            add_text(at, marker.start())
+        piece = marker.group()
+        ids.append(tokenizer.specials[piece if piece in tokenizer.specials else piece.strip()])
+        mask.append(carries(marker.start()))
+        at = marker.end()
+    if len(text) > at:
+        add_text(at, len(text))
+    if tokenizer.chats_begin_with_bos and ids[:1] != tokenizer.begin_ids:
+        ids = [*tokenizer.begin_ids, *ids]
+        mask = [False, *mask]
     return ids, mask
 
 
-def _renderer(tokenizer: Tokenizer, template: ChatTemplate) -> Callable[[Sequence[Message], bool], str]:
-    pieces = {i: piece for piece, i in tokenizer.specials.items()}
-    return functools.partial(
-        template.render, bos_token=pieces[tokenizer.bos_id], eos_token=pieces[tokenizer.eos_id]
-    )
+def _safe(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools
+) -> tuple[str, list[dict[str, Any]], list[Any]]:
+    """A character that occurs nowhere, and the messages and tools with every spelt special broken by it."""
+    said = [text for value in (*messages, *tools) for text in _strings(value)]
+    shield = next((c for c in _NONCHARACTERS if not any(c in text for text in said)), None)
+    if shield is None:
+        raise InputError('field "messages" holds all of U+FDD0 to U+FDEF, which are not characters; remove one')
+    markers = tuple(tokenizer.specials)
+    return shield, [_shielded(m, markers, shield) for m in messages], [_shielded(t, markers, shield) for t in tools]
 
 
-@functools.lru_cache
-def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)))
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
-def _unused_character(messages: Sequence[Message]) -> str:
-    for character in _NONCHARACTERS:
-        if not any(character in m["content"] for m in messages):
-            return character
-    raise InputError('field "messages" holds all of U+FDD0 to U+FDEF, which are not characters; remove one')
+def _shielded(value: Any, markers: tuple[str, ...], shield: str) -> Any:
+    if isinstance(value, str):
+        return _shielded_text(value, markers, shield)
+    if isinstance(value, Mapping):
+        return {_shielded(k, markers, shield): _shielded(item, markers, shield) for k, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shielded(item, markers, shield) for item in value]
+    return value
 
 
-def _shielded(content: str, markers: tuple[str, ...], shield: str) -> str:
+def _shielded_text(content: str, markers: tuple[str, ...], shield: str) -> str:
     """`content` with every marker broken, and parts of one at its edges, which a template may complete."""
-    if not any(character in content for character in {m[0] for m in markers} | {m[-1] for m in markers}):
+    edges, pattern, begins, ends, longest = _spellings(markers)
+    if not any(character in content for character in edges):
         return content
-    content = _marker_pattern(markers).sub(lambda m: m.group()[0] + shield + m.group()[1:], content)
-    head = len(content) - len(content.lstrip())
+    content = pattern.sub(lambda m: m.group()[0] + shield + m.group()[1:], content)
     tail = len(content.rstrip())
-    begins = max(
-        (k for m in markers for k in range(1, len(m)) if content.endswith(m[:k], 0, tail)), default=0
-    )
-    if begins:
-        content = content[: tail - begins + 1] + shield + content[tail - begins + 1 :]
-    ends = max((k for m in markers for k in range(1, len(m)) if content.startswith(m[-k:], head)), default=0)
-    if ends:
-        content = content[: head + ends - 1] + shield + content[head + ends - 1 :]
+    begun = max((k for k in range(1, min(longest, tail + 1)) if content[tail - k : tail] in begins), default=0)
+    if begun:
+        content = content[: tail - begun + 1] + shield + content[tail - begun + 1 :]
+    head = len(content) - len(content.lstrip())
+    most = min(longest, len(content) - head + 1)
+    ended = max((k for k in range(1, most) if content[head : head + k] in ends), default=0)
+    if ended:
+        content = content[: head + ended - 1] + shield + content[head + ended - 1 :]
     return content
 
 
-def _raise_exception(message: Any) -> NoReturn:
-    raise jinja2.TemplateError(str(message))
+@functools.lru_cache(maxsize=8)
+def _spellings(
+    markers: tuple[str, ...],
+) -> tuple[frozenset[str], re.Pattern[str], frozenset[str], frozenset[str], int]:
+    """First and last characters of markers, what matches one, proper beginnings and endings, the longest's length."""
+    pattern = "|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)) or "(?!)"
+    begins = frozenset(m[:k] for m in markers for k in range(1, len(m)))
+    ends = frozenset(m[-k:] for m in markers for k in range(1, len(m)))
+    edges = frozenset(character for m in markers for character in (m[0], m[-1]))
+    return edges, re.compile(pattern), begins, ends, max(map(len, markers), default=1)
+
+
+def _json_object(files: Mapping[str, bytes], name: str, where: str = "") -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        value = json.loads(files[name])
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{where}{name}: not JSON ({e}); copy it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}{name}: not a JSON object; copy it again")
+    return value

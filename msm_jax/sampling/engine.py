@@ -13,19 +13,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
-from msm_jax.parallel import sharding
+from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
 
-TEMPLATE_FILE = "chat_template.jinja"
 # Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
 _CHUNK = 16
 
@@ -53,8 +52,8 @@ class Sampler:
     Attributes:
         config: the model's shape.
         tokenizer: of the model.
-        template: of its chats.
-        stop_ids: ids that end a reply: the template's end of turn and the tokenizer's end.
+        template: of its chats; None where the checkpoint has none, so that it cannot chat.
+        stop_ids: ids that end a reply; see `templates.stop_ids`.
         batch: most requests that are decoded side by side.
     """
 
@@ -63,11 +62,16 @@ class Sampler:
         params: transformer.Params,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         mesh: Mesh | None = None,
         batch: int = 64,
+        generation_config: bytes | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
+
+        `generation_config` is the JSON file of that name, for the stop ids that it lists. Adapters are applied beside
+        the parameters, without a merged copy.
 
         Raises:
             InputError: the tokenizer has more ids than the model, or `batch` is below 1.
@@ -82,61 +86,62 @@ class Sampler:
         self.config = config
         self.tokenizer = tokenizer
         self.template = template
-        self.stop_ids = templates.stop_ids(tokenizer, template)
+        self.stop_ids = templates.stop_ids(tokenizer, template, generation_config)
         self.batch = batch
         self._mesh = mesh
         self._specials = frozenset(tokenizer.specials.values())
         with self._on_mesh():
-            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config)
+            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config, tuple(adapters))
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path | str, mesh: MeshConfig = MeshConfig(), batch: int = 64  # noqa: B008 (frozen)
+        cls,
+        path: Path | str,
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
+        batch: int = 64,
+        adapter: Path | str = "",
     ) -> Sampler:
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
-        Weights are loaded in the model's compute dtype, which is what each product would cast them to.
+        Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
+        with an adapter finds its base by itself; `adapter` names an adapter, ours or a PEFT directory, on the base
+        `path`. Tokenizer and chat template are those that the adapter was trained with.
 
         Raises:
-            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, or the mesh does
-                not fit the devices or the model.
+            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, an adapter is for another
+                base, or the mesh does not fit the devices or the model.
         """
-        path = store.resolve(path)
-        info, assets = store.read_info(path), store.read_assets(path)
-        config = _model_config(info, path)
-        if TEMPLATE_FILE not in assets:
-            raise InputError(f"{path}: holds no {TEMPLATE_FILE}; use a checkpoint that is self-contained")
-        tokenizer = Tokenizer.from_files(assets)
-        template = ChatTemplate(assets[TEMPLATE_FILE].decode("utf-8"))
-        abstract = transformer.abstract_params(config)
+        found = compose.find(path, adapter)
+        tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
+        template = templates.of_checkpoint(found.info, found.assets, f"{found.checkpoint}/")
         devices = make_mesh(mesh, jax.local_devices())
-        shardings = sharding.tree_shardings(devices, transformer.logical_axes(abstract), abstract)
+        params, adapters = compose.load(found, devices)
+        generation = found.assets.get(templates.GENERATION_FILE)
+        return cls(params, found.model, tokenizer, template, devices, batch, generation, adapters)
 
-        def target(keys: tuple[Any, ...], leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:
-            # The final norm alone is applied in float32 whatever the compute dtype.
-            dtype = leaf.dtype if keys[-1].key == "final_norm" else config.compute_dtype
-            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
+    def chat_prompt(
+        self, messages: Sequence[templates.Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """The ids of a chat up to where the assistant speaks.
 
-        tree = {"params": jax.tree_util.tree_map_with_path(target, abstract, shardings)}
-        params = store.load(path, tree)["params"]
-        return cls(params, config, tokenizer, template, devices, batch)
+        Raises:
+            InputError: the checkpoint has no chat template, or it refuses the messages.
+        """
+        return templates.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a chat up to where the assistant speaks."""
-        return templates.encode_prompt(self.tokenizer, self.template, messages)
-
-    def chat_turn(self, messages: Sequence[Mapping[str, str]], reply: str) -> tuple[list[int], list[int]]:
+    def chat_turn(self, messages: Sequence[templates.Message], reply: str) -> tuple[list[int], list[int]]:
         """`chat_prompt(messages)`, and the ids of the assistant's reply with the end of turn that closes it."""
-        chat = [*messages, {"role": "assistant", "content": reply}]
-        ids, mask = templates.encode_chat(self.tokenizer, self.template, chat)
-        # The reply and its end of turn are the last tokens that carry loss; the prompt is what stands before them.
-        end = len(mask) - mask[::-1].index(True)
-        begin = end - [*mask[:end][::-1], False].index(False)
-        return ids[:begin], ids[begin:end]
+        answer = {"role": "assistant", "content": reply}
+        return templates.encode_reply(self.tokenizer, self._chat_template(), messages, answer)
+
+    def _chat_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise InputError("the checkpoint has no chat template, so it cannot chat; sample plain text from it")
+        return self.template
 
     def text_prompt(self, text: str) -> list[int]:
-        """The ids of plain text, from the begin token on."""
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        """The ids of plain text, from the begin token on where texts have one; of no text, where a new one begins."""
+        return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
 
     def generate(
         self,
@@ -189,7 +194,9 @@ class Sampler:
             WorkError: a log-probability is not a number, as the weights are not.
         """
         with self._on_mesh():
-            sums = scoring.score(self._params, self.config, prompts, continuations)
+            sums = scoring.score(
+                self._params, self.config, prompts, continuations, self.tokenizer.vocab_size
+            )
         if not np.isfinite(sums).all():
             raise WorkError("log-probabilities are not finite; the checkpoint holds weights that are not")
         return sums
@@ -271,10 +278,3 @@ class Sampler:
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
-
-
-def _model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
-    try:
-        return ModelConfig(**info["model"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error

@@ -6,18 +6,19 @@ bracket is a different piece. Control pieces (`<s>`, `<|end|>`, ...) are only ev
 that spells one is ordinary text.
 """
 
-import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import sentencepiece
 
+from msm_jax.data.tokenizers.interface import SENTENCEPIECE_FILE, Tokenizer, checked, files_sha256
 from msm_jax.errors import InputError
 
-MODEL_FILE = "tokenizer.model"
+MODEL_FILE = SENTENCEPIECE_FILE
 CHAT_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 # SentencePiece writes a space as this character, so where it occurs in a text it is encoded by its bytes.
@@ -28,75 +29,62 @@ _RESERVED = "\u2585"
 _MAX_SENTENCE = 4000
 
 
-class Tokenizer:
-    """A SentencePiece model with byte fallback.
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model with byte fallback."""
 
-    Attributes:
-      vocab_size: number of ids.
-      pad_id, bos_id, eos_id: ids of the special tokens; `pad_id` is 0 where the model has none.
-      specials: control piece, as text -> its id.
-      sha256: over `files()`.
-    """
+    chats_begin_with_bos = True
 
-    def __init__(self, model: bytes):
+    def __init__(self, model: bytes, where: str = ""):
         """Opens a serialised SentencePiece model.
 
         Raises:
           InputError: not a model, or one without begin, end or byte pieces.
         """
         self._model = model
+        name = f"{where}{MODEL_FILE}"
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError:
-            raise InputError(f"{MODEL_FILE}: not a SentencePiece model; train one or copy it again") from None
+            raise InputError(f"{name}: not a SentencePiece model; train one or copy it again") from None
         sp = self._sp
-        self.vocab_size: int = sp.vocab_size()
-        self.bos_id: int = sp.bos_id()
-        self.eos_id: int = sp.eos_id()
-        self.pad_id: int = max(sp.pad_id(), 0)
-        controls = (i for i in range(self.vocab_size) if sp.is_control(i))
-        self.specials: dict[str, int] = {sp.id_to_piece(i): i for i in controls}
-        self.sha256 = files_sha256(self.files())
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise InputError(f"{MODEL_FILE}: has no begin or end piece; train it with bos_id and eos_id")
+        self.vocab_size = sp.vocab_size()
+        if sp.bos_id() < 0 or sp.eos_id() < 0:
+            raise InputError(f"{name}: has no begin or end piece; train it with bos_id and eos_id")
         if not sp.is_byte(sp.piece_to_id("<0x00>")):
-            raise InputError(f"{MODEL_FILE}: has no byte pieces; train it with byte_fallback")
+            raise InputError(f"{name}: has no byte pieces; train it with byte_fallback")
+        self.bos_id = sp.bos_id()
+        self.eos_id = self.document_end_id = sp.eos_id()
+        self.pad_id = max(sp.pad_id(), 0)
+        controls = (i for i in range(self.vocab_size) if sp.is_control(i))
+        self.specials = {sp.id_to_piece(i): i for i in controls}
+        self.named_specials = {
+            "bos_token": sp.id_to_piece(sp.bos_id()),
+            "eos_token": sp.id_to_piece(sp.eos_id()),
+        }
+        self.marker_pattern = re.compile(
+            "|".join(re.escape(piece) for piece in sorted(self.specials, key=len, reverse=True))
+        )
+        self.sha256 = files_sha256(self.files())
         self._byte_x = sp.piece_to_id("<0x78>")
         self._space_ids = [sp.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
 
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads `tokenizer.model` from a directory; InputError where there is none."""
-        file = Path(directory) / MODEL_FILE
-        if not file.is_file():
-            raise InputError(f"{file}: no such file; give the directory of a trained SentencePiece tokenizer")
-        return cls(file.read_bytes())
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> "Tokenizer":
-        """The tokenizer of `files()`; other names in `files` are ignored."""
-        if MODEL_FILE not in files:
-            names = ", ".join(sorted(files)) or "nothing"
-            raise InputError(f"{MODEL_FILE} is missing; the files hold {names}")
-        return cls(files[MODEL_FILE])
-
     def files(self) -> dict[str, bytes]:
-        """File name -> bytes: all that `from_files` needs."""
+        """`tokenizer.model`."""
         return {MODEL_FILE: self._model}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without begin or end token; markers in it are encoded as ordinary text.
-
-        Raises:
-          InputError: the text holds half of a surrogate pair.
-        """
+        """See `Tokenizer`."""
         return self._joined([self._sp.encode(part) for part in _parts(text)])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on all cores."""
+        """See `Tokenizer`."""
         parts = [_parts(text) for text in texts]
         encoded = iter(self._sp.encode([part for of_text in parts for part in of_text], num_threads=-1))
         return [self._joined([next(encoded) for _ in of_text]) for of_text in parts]
+
+    def encode_parts(self, parts: Sequence[str], *, begins: bool) -> list[list[int]]:
+        """Each part on its own, with the space that SentencePiece puts before a text."""
+        return [self.encode(part) for part in parts]
 
     def _joined(self, parts: list[list[int]]) -> list[int]:
         ids = parts[0]
@@ -105,13 +93,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, specials: bool = False, continues: bool = False) -> str:
-        """The text of `ids`.
-
-        Args:
-          ids: token ids; what stands between two control ids is decoded on its own, as it was encoded.
-          specials: write control ids as their text instead of dropping them.
-          continues: the ids go on from text before them, so that a space at their start is kept.
-        """
+        """See `Tokenizer`."""
         out: list[str] = []
         run: list[int] = []
         for i in map(int, ids):
@@ -188,31 +170,12 @@ def train_sentencepiece(
     temporary = out / f".{MODEL_FILE}.{os.getpid()}"
     temporary.write_bytes(model.getvalue())
     temporary.replace(out / MODEL_FILE)
-    return Tokenizer(model.getvalue())
-
-
-def tokens_per_word(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """Mean number of ids per word (split at white space) over `texts`; 0 where there is no word."""
-    texts = list(texts)
-    words = sum(len(text.split()) for text in texts)
-    return sum(map(len, tokenizer.encode_batch(texts))) / words if words else 0.0
-
-
-def files_sha256(files: Mapping[str, bytes]) -> str:
-    """sha256 over names and bytes, independent of the mapping's order."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(files[name]).digest())
-    return total.hexdigest()
+    return SentencePieceTokenizer(model.getvalue())
 
 
 def _parts(text: str) -> list[str]:
     """The text cut at the character that SentencePiece takes for a space; each part is encoded on its own."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise InputError(f"text holds half of a surrogate pair, {text[e.start]!a}; remove it") from None
-    return text.split(_SPACE)
+    return checked(text).split(_SPACE)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

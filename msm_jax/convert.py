@@ -1,0 +1,65 @@
+"""Converts weights, tokenizer and chat template between Hugging Face directories, GGUF files and our checkpoints.
+
+    python -m msm_jax.convert --from_hf=DIR --to_checkpoint=RUN
+    python -m msm_jax.convert --from_gguf=FILE --to_checkpoint=RUN
+    python -m msm_jax.convert --from_checkpoint=RUN --to_hf=DIR --dtype=bfloat16
+
+The target must not exist or be empty; it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from absl import flags
+
+from msm_jax import cli
+from msm_jax.checkpoints import assets, exports, gguf, huggingface, imports
+from msm_jax.checkpoints.huggingface import Source
+from msm_jax.errors import InputError
+from msm_jax.models import transformer
+
+_FROM_HF = flags.DEFINE_string("from_hf", None, "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
+_FROM_GGUF = flags.DEFINE_string("from_gguf", None, "A GGUF file of the Llama family.")
+_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", None, "A checkpoint of ours, or a run directory.")
+_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", None, "The run directory to make, with one checkpoint.")
+_TO_HF = flags.DEFINE_string("to_hf", None, "The Hugging Face directory to make.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."
+)
+
+
+def main() -> None:
+    """Converts what the flags say."""
+    given = {flag.name for flag in (_FROM_HF, _FROM_GGUF, _FROM_CHECKPOINT, _TO_CHECKPOINT, _TO_HF) if flag.value}
+    dtype = None
+    if _DTYPE.value:
+        dtype = np.dtype(ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else _DTYPE.value)
+    if given == {"from_hf", "to_checkpoint"}:
+        _import(huggingface.Directory(_FROM_HF.value, dtype), dtype)
+    elif given == {"from_gguf", "to_checkpoint"}:
+        _import(gguf.File(_FROM_GGUF.value, dtype), dtype)
+    elif given == {"from_checkpoint", "to_hf"}:
+        exports.write(_FROM_CHECKPOINT.value, Path(_TO_HF.value), dtype)
+        print(f"wrote {_TO_HF.value}")
+    else:
+        raise InputError(
+            "give --from_hf=DIR or --from_gguf=FILE with --to_checkpoint=RUN, or --from_checkpoint=RUN with "
+            f"--to_hf=DIR; given are {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
+        )
+
+
+def _import(source: Source, dtype: np.dtype | None) -> None:
+    checkpoint = imports.write(source, Path(_TO_CHECKPOINT.value), dtype)
+    count = transformer.count_params(source.model)
+    print(f"wrote {checkpoint}: {count:,} parameters")
+    if not any(name in source.assets for name in assets.TOKENIZERS):
+        print(f"{source.where} holds no {' or '.join(assets.TOKENIZERS)}: the checkpoint has no tokenizer")
+    elif assets.TEMPLATE not in source.assets:
+        print(f"{source.where} holds no chat template: the checkpoint has none")
+
+
+if __name__ == "__main__":
+    cli.run(main)

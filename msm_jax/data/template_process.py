@@ -1,0 +1,129 @@
+"""The process in which chat templates run, so that one that does not end can be ended.
+
+One per process of ours, started when the first template is compiled, ended with us. It holds no state that matters:
+where a template hangs it is killed, and the next request starts another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, Any
+
+from msm_jax.data import chat_rendering
+from msm_jax.errors import WorkError
+
+LIMIT_SECONDS = 5.0
+_START_SECONDS = 60.0
+
+
+class TemplateProblem(Exception):
+    """What a template did wrong, as `chat_rendering.problem` words it."""
+
+
+class _Process:
+    """The other process, and the pipes to it."""
+
+    def __init__(self) -> None:
+        # Without -P the folder of the script would go before the standard library.
+        command = [sys.executable, "-P", chat_rendering.__file__]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+        self._unread = b""
+        self.owner = os.getpid()
+        if self.read_line(_START_SECONDS) is None:
+            self.kill()
+            raise WorkError("the process that renders chat templates did not start; try again")
+
+    def write_line(self, line: bytes) -> None:
+        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
+        pipe.write(line)
+        pipe.flush()
+
+    def read_line(self, seconds: float) -> bytes | None:
+        """The next line, None where the time ran out; EOFError where the process ended."""
+        pipe: IO[bytes] = self._process.stdout  # type: ignore[assignment]
+        until = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            if not self._selector.select(max(0.0, until - time.monotonic())):
+                return None
+            got = os.read(pipe.fileno(), 1 << 20)
+            if not got:
+                raise EOFError
+            self._unread += got
+        line, self._unread = self._unread.split(b"\n", 1)
+        return line
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._selector.close()
+
+
+_lock = threading.Lock()
+_running: _Process | None = None
+
+
+def render(
+    source: str, messages: list[Any], variables: dict[str, Any], ask: list[tuple[int, bool]]
+) -> list[dict[str, Any]]:
+    """Compiles the template and renders what is asked for; each has `LIMIT_SECONDS`.
+
+    Args:
+      source: of the template.
+      messages, variables: what the template is given, as JSON would hold it.
+      ask: (number of the first messages that are given, add_generation_prompt) of each text; none to compile only.
+
+    Returns:
+      {"text", "spans", "dated"} of each; see `chat_rendering`.
+
+    Raises:
+      TemplateProblem: the template is refused.
+      WorkError: no process can be started.
+    """
+    global _running
+    request = json.dumps({"source": source, "messages": messages, "variables": variables, "ask": ask}).encode()
+    with _lock:
+        process = _running = _ready(request + b"\n")
+        finished = False
+        try:
+            found: list[dict[str, Any]] = []
+            while len(found) < max(1, len(ask)):
+                line = process.read_line(LIMIT_SECONDS)
+                if line is None:
+                    raise TemplateProblem(f" it runs longer than {LIMIT_SECONDS:g} seconds")
+                found.append(json.loads(line))
+                if "problem" in found[-1]:
+                    finished = True
+                    raise TemplateProblem(found[-1]["problem"])
+            finished = True
+            return found[: len(ask)]
+        except EOFError:
+            raise TemplateProblem(" it ends the process that renders it, as too much memory does") from None
+        finally:
+            # What is under way has to stop, and no answer to it may be taken for that to a later request.
+            if not finished:
+                process.kill()
+                _running = None
+
+
+def _ready(request: bytes) -> _Process:
+    """A process that has been given the request: the running one, or a new one."""
+    # After a fork the pipes belong to the process that opened them.
+    if _running is not None and _running.owner == os.getpid():
+        try:
+            _running.write_line(request)
+            return _running
+        except BrokenPipeError:
+            _running.kill()
+    process = _Process()
+    process.write_line(request)
+    return process

@@ -1,0 +1,25 @@
+"""Tokenizers: SentencePiece models that we train, and `tokenizer.json` files of Hugging Face checkpoints."""
+
+from msm_jax.data.tokenizers.interface import (
+    CONFIG_FILE,
+    FILES,
+    JSON_FILE,
+    SPECIALS_FILE,
+    Tokenizer,
+    files_sha256,
+    tokens_per_word,
+)
+from msm_jax.data.tokenizers.sentencepiece_kind import CHAT_MARKERS, MODEL_FILE, train_sentencepiece
+
+__all__ = [
+    "CHAT_MARKERS",
+    "CONFIG_FILE",
+    "FILES",
+    "JSON_FILE",
+    "MODEL_FILE",
+    "SPECIALS_FILE",
+    "Tokenizer",
+    "files_sha256",
+    "tokens_per_word",
+    "train_sentencepiece",
+]

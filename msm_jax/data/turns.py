@@ -1,0 +1,239 @@
+"""Where in a rendered chat the assistant speaks: found by rendering the chat up to each turn, and checked.
+
+What a turn adds to the chat before it (rendered with `add_generation_prompt`, as sampling does) has to be the turn's
+thinking, content and tool calls, white space around them aside, and then a special that closes it. Where the template
+marks the assistant's words with `{% generation %}`, loss falls on what is marked of that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msm_jax.errors import InputError
+
+# The first of these that a message has is its thinking; templates read the first, gpt-oss the second.
+_THINKING = ("reasoning_content", "thinking", "reasoning")
+_THINK_BLOCK = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
+_THINK_TAGS = re.compile(r"</?think>")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered chat: its text, the spans of its generation blocks, whether today's date was asked for."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    dated: bool
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant turn.
+
+    Attributes:
+      index: of the message.
+      begin: where the prompt ends and the assistant speaks, in characters of `rendered`.
+      end: the end of the special that closes the turn.
+      loss: the spans from `begin` to `end` that carry loss.
+      rendered: the chat up to this turn.
+    """
+
+    index: int
+    begin: int
+    end: int
+    loss: tuple[tuple[int, int], ...]
+    rendered: str
+
+    def is_in(self, text: str) -> bool:
+        """Whether a rendering holds the turn, and all before it, as they stood when it was said."""
+        return text.startswith(self.rendered[: self.end])
+
+
+def prepared(message: Mapping[str, Any], strip: bool) -> dict[str, Any]:
+    """The message with its thinking under the names that templates read; an assistant's without it for `strip`."""
+    thinking = next((message[name] for name in _THINKING if message.get(name) is not None), None)
+    if strip and message.get("role") == "assistant":
+        bare = {key: value for key, value in message.items() if key not in _THINKING}
+        if isinstance(message.get("content"), str):
+            bare["content"] = _split_thinking(message["content"])[1]
+        return bare
+    return dict(message) if thinking is None else {"thinking": thinking, **message, "reasoning_content": thinking}
+
+
+def turns_of(
+    messages: Sequence[Mapping[str, Any]],
+    renderings: Mapping[int, tuple[str, Rendered]],
+    specials: re.Pattern[str],
+    *,
+    mask_thinking: bool,
+    lenient: bool,
+) -> list[Turn]:
+    """The assistant turns.
+
+    Args:
+      messages: as they were rendered.
+      renderings: of each turn, by its index: the chat before it with a generation prompt, and the chat with it.
+      specials: matches what may close a turn.
+      mask_thinking: no loss on the thinking of a turn.
+      lenient: pass over a turn that is uncertain.
+
+    Raises:
+      InputError: it is uncertain what the template wrote for a turn; the message names the turn.
+    """
+    marked = not lenient and any(rendered.spans for _, rendered in renderings.values())
+    turns = []
+    for i, (opener, rendered) in renderings.items():
+        found = None
+        if rendered.text.startswith(opener):
+            found = _read(rendered.text[len(opener) :], messages[i], specials)
+        if found is None and lenient:
+            continue
+        if found is None:
+            raise InputError(_uncertain(i, messages[i], rendered.text[len(opener) :]))
+        begin = len(opener)
+        thought, end = begin + found[0], begin + found[1]
+        spans = _clipped(rendered, begin, end, i) if marked else [(begin, end)]
+        if mask_thinking:
+            spans = [(max(a, thought), b) for a, b in spans if b > thought]
+        turns.append(Turn(i, begin, end, tuple(spans), rendered.text))
+    if marked:
+        _check_marks(turns, [rendered for _, rendered in renderings.values()])
+    return turns
+
+
+def _uncertain(i: int, message: Mapping[str, Any], written: str) -> str:
+    thinking = str(message.get("reasoning_content") or "").strip()
+    if thinking and thinking not in written:
+        return (
+            f'field "messages[{i}].reasoning_content": the chat template does not write it; set chat.thinking = '
+            '"strip", or use a template that does'
+        )
+    content = str(message.get("content") or "").strip()
+    if message.get("tool_calls") and content and content not in written:
+        return (
+            f'field "messages[{i}].content": the chat template leaves it out beside tool calls; empty it, or use a '
+            "template that writes both"
+        )
+    what = "content, tool calls" if message.get("tool_calls") else "content"
+    return (
+        f'field "messages[{i}]": the chat template does not write this assistant turn as opener, {what} and closing '
+        "special token, so what carries loss is uncertain; use another template"
+    )
+
+
+def _clipped(rendered: Rendered, begin: int, end: int, i: int) -> list[tuple[int, int]]:
+    """What the generation blocks mark of a turn; outside of it they may mark white space and empty thinking alone."""
+    spans = [(a, b) for a, b in rendered.spans if a < end and b > begin]
+    for a, b in spans:
+        outside = rendered.text[a : max(a, begin)] + rendered.text[end : max(b, end)]
+        if _THINK_TAGS.sub("", outside).strip():
+            raise InputError(
+                f'field "messages[{i}]": the chat template marks more than this assistant turn as generated '
+                f"({outside.strip()[:40]!r}); correct its generation blocks"
+            )
+    clipped = [(max(a, begin), min(b, end)) for a, b in spans]
+    if not any(a < b for a, b in clipped):
+        raise InputError(
+            f'field "messages[{i}]": the chat template has generation blocks, but none marks this assistant turn; '
+            "correct them"
+        )
+    return [(a, b) for a, b in clipped if a < b]
+
+
+def _check_marks(turns: Sequence[Turn], renderings: Sequence[Rendered]) -> None:
+    """Refuses a block that marks something other than an assistant turn, in the longest rendering."""
+    rendered = max(renderings, key=lambda r: len(r.text))
+    here = [turn for turn in turns if turn.is_in(rendered.text)]
+    for a, b in rendered.spans:
+        if rendered.text[a:b].strip() and not any(a < turn.end and b > turn.begin for turn in here):
+            if len(here) < len(turns):
+                continue  # of a turn that the template rewrites, which is trained from another rendering
+            raise InputError(
+                f"the chat template marks {rendered.text[a:b].strip()[:40]!r} as generated, which no assistant turn "
+                "says; correct its generation blocks"
+            )
+
+
+def _read(said: str, message: Mapping[str, Any], specials: re.Pattern[str]) -> tuple[int, int] | None:
+    """Ends of the thinking and of the closing special in what a turn adds to a chat; None where it is not that."""
+    for thought, spoken in _candidates(said, message):
+        end = _calls_end(said, spoken, message.get("tool_calls") or ())
+        closing = specials.search(said, end) if end is not None else None
+        if closing is None or end is None:
+            continue
+        # After the content of a turn without calls nothing else may stand.
+        if message.get("tool_calls") or not said[end : closing.start()].strip():
+            return thought, closing.end()
+    return None
+
+
+def _candidates(said: str, message: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """(end of the thinking, end of the content) in the ways in which a template may write a message."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        return
+    content = content.strip()
+    thinking = message.get("reasoning_content")
+    at = len(said) - len(said.lstrip())
+    if not thinking and said.startswith(content, at):
+        before, answer = _split_thinking(content)
+        yield (0 if before is None else at + len(content) - len(answer)), at + len(content)
+    block = _THINK_BLOCK.match(said)
+    if block is None:
+        return
+    before, answer = (thinking, content) if thinking else _split_thinking(content)
+    answer = answer.strip()
+    if block.group(1).strip() == (before or "").strip() and said.startswith(answer, block.end()):
+        yield block.end(), block.end() + len(answer)
+
+
+def _calls_end(said: str, at: int, calls: Sequence[Mapping[str, Any]]) -> int | None:
+    """Where the last of the tool calls ends: each has its name, then its arguments; None where one is missing."""
+    for call in calls:
+        function = call.get("function") or call
+        name, arguments = str(function.get("name")), function.get("arguments")
+        begin = said.find(name, at)
+        if begin < 0:
+            return None
+        at = begin + len(name)
+        whole = [arguments] if isinstance(arguments, str) else _written(arguments)
+        ends = [said.find(text, at) + len(text) for text in whole if said.find(text, at) >= 0]
+        if ends:
+            at = min(ends)
+            continue
+        for text in _leaves(arguments):
+            begin = said.find(text, at)
+            if begin < 0:
+                return None
+            at = begin + len(text)
+    return at
+
+
+def _written(value: Any) -> list[str]:
+    """A JSON value in the ways in which a template may write it."""
+    return [json.dumps(value, ensure_ascii=False, separators=how) for how in (None, (",", ":"))]
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _leaves(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _split_thinking(content: str) -> tuple[str | None, str]:
+    """The thinking that an assistant's content begins with, None where there is none, and what follows it."""
+    block = _THINK_BLOCK.match(content)
+    begins = content.lstrip().startswith("<think>")
+    if block is None or content.count("</think>") != 1 or ("<think>" in content and not begins):
+        return None, content
+    return block.group(1), content[block.end() :]
