@@ -36,6 +36,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<0.13",
         "rich>=13.0",
+        "safetensors>=0.5",
         "scipy>=1.14",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",

@@ -10,6 +10,7 @@ from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Addresses, Inputs
 from msm_jax.experiments.config import WORLD, ExperimentConfig
 from msm_jax.experiments.plan import world_settings
+from msm_jax.training.config import PhaseConfig
 
 
 def check_settings(config: ExperimentConfig) -> None:
@@ -32,9 +33,12 @@ def check_settings(config: ExperimentConfig) -> None:
     graph = graph_lib.build(config)
     # "{world}" and the rest stand for directories that need not exist yet.
     inputs = Inputs(WORLD, config.tokenizer.path or "tokenizer")
+    built_phases: dict[tuple[str, ...], PhaseConfig] = {}
     for phase in graph.phases.values():
         start = "parent" if phase.parent else config.checkpoint
         built = address_lib.phase_config(config, phase, inputs, start, Path("workdir"))
+        built_phases[phase.chain] = built
+        _check_adapter(built, built_phases.get(phase.parent))
         for source in built.data.sources.values():
             _find(source.path)
         if built.chat_template and not Path(built.chat_template).is_file():
@@ -53,6 +57,23 @@ def check_settings(config: ExperimentConfig) -> None:
     for measurement in graph.measurements.values():
         for name, path in measurement.evals.items():
             _check_eval(config, name, path)
+
+
+def _check_adapter(phase: PhaseConfig, before: PhaseConfig | None) -> None:
+    """Refuse, before anything is trained, what `training.origin` would refuse of the adapter that it finds."""
+    if before is None or before.lora is None or phase.adapter != "continue":
+        return
+    if phase.lora is None:
+        raise InputError(
+            f"phases.{phase.name}: follows {before.name}, which trains an adapter; set lora to train one, or "
+            'adapter = "merge" to train all weights'
+        )
+    for name in ("rank", "alpha", "targets"):
+        if getattr(phase.lora, name) != getattr(before.lora, name):
+            raise InputError(
+                f"phases.{phase.name}.lora.{name} = {getattr(phase.lora, name)!r}, but {before.name} before it has "
+                f'{getattr(before.lora, name)!r}; set it to that, or adapter = "stack" or "merge" for a fresh one'
+            )
 
 
 def _find(path: str) -> None:
