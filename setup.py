@@ -38,6 +38,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=18.0",
         "rich>=13.0",
+        "safetensors>=0.5",
         "scipy>=1.14",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",

@@ -3,6 +3,9 @@
     python -m msm_jax.convert --from_hf=DIR --to_checkpoint=RUN
     python -m msm_jax.convert --from_gguf=FILE --to_checkpoint=RUN
     python -m msm_jax.convert --from_checkpoint=RUN --to_hf=DIR --dtype=bfloat16
+    python -m msm_jax.convert --from_peft=DIR --base=RUN --to_checkpoint=RUN
+    python -m msm_jax.convert --from_checkpoint=RUN --to_peft=DIR
+    python -m msm_jax.convert --from_checkpoint=RUN --merge --to_checkpoint=RUN
 
 The target must not exist or be empty; it appears whole or not at all.
 """
@@ -16,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from msm_jax import cli
-from msm_jax.checkpoints import assets, exports, gguf, huggingface, imports
+from msm_jax.checkpoints import assets, exchange, exports, gguf, huggingface, imports
 from msm_jax.checkpoints.huggingface import Source
 from msm_jax.errors import InputError
 from msm_jax.models import transformer
@@ -26,6 +29,10 @@ _FROM_GGUF = flags.DEFINE_string("from_gguf", None, "A GGUF file of the Llama fa
 _FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", None, "A checkpoint of ours, or a run directory.")
 _TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", None, "The run directory to make, with one checkpoint.")
 _TO_HF = flags.DEFINE_string("to_hf", None, "The Hugging Face directory to make.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", None, "A directory of PEFT's with a LoRA adapter.")
+_BASE = flags.DEFINE_string("base", None, "The checkpoint of ours that the adapter of --from_peft lies on.")
+_TO_PEFT = flags.DEFINE_string("to_peft", None, "The directory of PEFT's to make of a checkpoint's adapter.")
+_MERGE = flags.DEFINE_bool("merge", False, "Add the adapter of --from_checkpoint to its base: all weights are written.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."
 )
@@ -33,7 +40,8 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Converts what the flags say."""
-    given = {flag.name for flag in (_FROM_HF, _FROM_GGUF, _FROM_CHECKPOINT, _TO_CHECKPOINT, _TO_HF) if flag.value}
+    named = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
+    given = {flag.name for flag in named if flag.value}
     dtype = None
     if _DTYPE.value:
         dtype = np.dtype(ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else _DTYPE.value)
@@ -44,10 +52,18 @@ def main() -> None:
     elif given == {"from_checkpoint", "to_hf"}:
         exports.write(_FROM_CHECKPOINT.value, Path(_TO_HF.value), dtype)
         print(f"wrote {_TO_HF.value}")
+    elif given == {"from_peft", "base", "to_checkpoint"}:
+        print(f"wrote {exchange.import_peft(_FROM_PEFT.value, _BASE.value, Path(_TO_CHECKPOINT.value))}")
+    elif given == {"from_checkpoint", "to_peft"}:
+        exchange.export_peft(_FROM_CHECKPOINT.value, Path(_TO_PEFT.value))
+        print(f"wrote {_TO_PEFT.value}")
+    elif given == {"from_checkpoint", "merge", "to_checkpoint"}:
+        print(f"wrote {exchange.merge(_FROM_CHECKPOINT.value, Path(_TO_CHECKPOINT.value), dtype)}")
     else:
         raise InputError(
-            "give --from_hf=DIR or --from_gguf=FILE with --to_checkpoint=RUN, or --from_checkpoint=RUN with "
-            f"--to_hf=DIR; given are {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
+            "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
+            "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
+            f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
         )
 
 

@@ -278,7 +278,7 @@ def test_all_weights_can_be_trained_from_base_and_adapter(files, first, tmp_path
     assert (full / "params").is_dir()
     assert "base" not in store.read_info(full)
     np.testing.assert_allclose(scores(full), scores(first), atol=1e-4)
-    with pytest.raises(InputError, match='holds an adapter.*adapter = "merge"'):
+    with pytest.raises(InputError, match=r'holds an adapter.*adapter = "merge"'):
         loop.train(after(files, first), tmp_path / "refused")
 
 
@@ -336,11 +336,11 @@ def test_what_contradicts_itself_is_refused(files, base, first, tmp_path):
         adapted(files, first, "state", adapter="merge")
     with pytest.raises(InputError, match="holds no adapter whose state"):
         loop.train(adapted(files, base, "state", steps=20), tmp_path / "a")
+    twice = dataclasses.replace(adapted(files, base), init=InitConfig("params", str(base), str(base)))
     with pytest.raises(InputError, match=r"init.base is set, but .* holds no adapter"):
-        config = adapted(files, base)
-        loop.train(dataclasses.replace(config, init=InitConfig("params", str(base), str(base))), tmp_path / "b")
+        loop.train(twice, tmp_path / "b")
     loop.train(adapted(files, base, steps=1), tmp_path / "c")
-    with pytest.raises(InputError, match="trains an adapter, but config.lora = None"):
+    with pytest.raises(InputError, match=r"trains an adapter, but config.lora = None"):
         loop.train(after(files, base, name="adapted", steps=2), tmp_path / "c")
     stored = json.loads((tmp_path / "c" / "config.json").read_text())
     assert stored["lora"]["rank"] == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,10 +139,3 @@ def load_merged(found: Composed, mesh: Mesh) -> transformer.Params:
     weights = load_adapters(found, mesh)
     base = adapters.load_base(found.stack, found.model, mesh, found.checkpoint)
     return adapters.merge_all(base, found.stack, weights)
-
-
-def with_digests(found: Composed, digests: Mapping[str, str]) -> Composed:
-    """The model with its base known by the digests of its tensors."""
-    assert found.stack is not None
-    base = dataclasses.replace(found.stack.base, digests=digests)
-    return dataclasses.replace(found, stack=dataclasses.replace(found.stack, base=base))
