@@ -42,6 +42,7 @@ setup(
         "scipy>=1.14",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",
+        "tokenizers>=0.21",
         "zstandard>=0.23",
     ],
     extras_require={

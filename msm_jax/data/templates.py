@@ -208,7 +208,7 @@ def training_examples(
     "split": then also the chat up to each turn that was rewritten later, with loss on what the later ones lack.
 
     Raises:
-      InputError: see `encode_chat`; or the template writes today's date.
+      InputError: see `encode_chat`; or the template writes today's date, or leaves the tools out.
     """
     chat = _Chat(tokenizer, template, messages, tools, config.thinking)
     if chat.whole.dated:
@@ -216,6 +216,13 @@ def training_examples(
             f"{template.where}: it writes today's date, so that tomorrow's run would train on other text; set the "
             'variable that it reads in its place in data.chat.variables (Llama 3 has "date_string")'
         )
+    for n, tool in enumerate(tools):
+        name = tool.get("function", tool).get("name", "")
+        if name not in chat.whole.text:
+            raise InputError(
+                f'field "tools[{n}]": the chat template does not write it, so the model never sees {name}; remove '
+                '"tools", or use a template that writes them'
+            )
     examples = []
     left = list(chat.turns)
     text = chat.whole.text
