@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -46,9 +46,9 @@ def main() -> None:
     if _DTYPE.value:
         dtype = np.dtype(ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else _DTYPE.value)
     if given == {"from_hf", "to_checkpoint"}:
-        _import(huggingface.Directory(_FROM_HF.value, dtype), dtype)
+        _import(huggingface.Directory(_FROM_HF.value, dtype), Path(_TO_CHECKPOINT.value), dtype)
     elif given == {"from_gguf", "to_checkpoint"}:
-        _import(gguf.File(_FROM_GGUF.value, dtype), dtype)
+        _import(gguf.File(_FROM_GGUF.value, dtype), Path(_TO_CHECKPOINT.value), dtype)
     elif given == {"from_checkpoint", "to_hf"}:
         exports.write(_FROM_CHECKPOINT.value, Path(_TO_HF.value), dtype)
         print(f"wrote {_TO_HF.value}")
@@ -67,8 +67,8 @@ def main() -> None:
         )
 
 
-def _import(source: Source, dtype: np.dtype | None) -> None:
-    checkpoint = imports.write(source, Path(_TO_CHECKPOINT.value), dtype)
+def _import(source: Source, run_dir: Path, dtype: np.dtype | None) -> None:
+    checkpoint = imports.write(source, run_dir, dtype)
     count = transformer.count_params(source.model)
     print(f"wrote {checkpoint}: {count:,} parameters")
     if not any(name in source.assets for name in assets.TOKENIZERS):

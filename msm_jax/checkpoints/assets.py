@@ -18,7 +18,7 @@ CONFIG = "hf_config.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# One of these is a tokenizer; the others say how it is used.
+# The first of these that is there is the tokenizer; the other files say how it is used.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _VERBATIM = (*TOKENIZERS, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 
@@ -110,7 +110,7 @@ def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
 
 def digests(assets: Mapping[str, bytes]) -> tuple[str, str]:
     """sha256 of the tokenizer and of the chat template, as a checkpoint's info holds them; "" where there is none."""
-    held = {name: assets[name] for name in TOKENIZERS if name in assets}
+    held = next(({name: assets[name]} for name in TOKENIZERS if name in assets), None)
     template = assets.get(TEMPLATE)
     return (
         tokenizers.files_sha256(held) if held else "",

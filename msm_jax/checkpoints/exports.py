@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from msm_jax.checkpoints import assets as files
-from msm_jax.checkpoints import card, manifest, safetensors, slices, store, target
+from msm_jax.checkpoints import card, safetensors, slices, store, target
 from msm_jax.checkpoints.safetensors import Planned
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
@@ -51,10 +51,12 @@ def write(
     model = ModelConfig.from_json(info["model"])
     reader = slices.Reader(path)
     for weight in families.weights(model):
-        found = reader.leaves.get(weight.path, ((), np.dtype(np.float32)))[0]
+        found = reader.leaves[weight.path][0] if weight.path in reader.leaves else "missing"
         if found != weight.full_shape:
-            name = ".".join(weight.path)
-            raise InputError(f"{path}: parameter {name} is {found} and its info makes it {weight.full_shape}")
+            raise InputError(
+                f"{path}: parameter {'.'.join(weight.path)} is {found} and by its info {weight.full_shape}; "
+                "the checkpoint is damaged, use another one"
+            )
     tensors = families.tensors(model)
     planned = [Planned(n, dtype or reader.leaves[w.path][1], w.hf_shape) for n, (w, _) in tensors.items()]
     config = _config(assets, model, planned[0].dtype, path)
