@@ -40,31 +40,30 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Converts what the flags say."""
-    named = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
-    given = {flag.name for flag in named if flag.value}
-    dtype = None
-    if _DTYPE.value:
-        dtype = np.dtype(ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else _DTYPE.value)
-    if given == {"from_hf", "to_checkpoint"}:
-        _import(huggingface.Directory(_FROM_HF.value, dtype), Path(_TO_CHECKPOINT.value), dtype)
-    elif given == {"from_gguf", "to_checkpoint"}:
-        _import(gguf.File(_FROM_GGUF.value, dtype), Path(_TO_CHECKPOINT.value), dtype)
-    elif given == {"from_checkpoint", "to_hf"}:
-        exports.write(_FROM_CHECKPOINT.value, Path(_TO_HF.value), dtype)
-        print(f"wrote {_TO_HF.value}")
-    elif given == {"from_peft", "base", "to_checkpoint"}:
-        print(f"wrote {exchange.import_peft(_FROM_PEFT.value, _BASE.value, Path(_TO_CHECKPOINT.value))}")
-    elif given == {"from_checkpoint", "to_peft"}:
-        exchange.export_peft(_FROM_CHECKPOINT.value, Path(_TO_PEFT.value))
-        print(f"wrote {_TO_PEFT.value}")
-    elif given == {"from_checkpoint", "merge", "to_checkpoint"}:
-        print(f"wrote {exchange.merge(_FROM_CHECKPOINT.value, Path(_TO_CHECKPOINT.value), dtype)}")
-    else:
-        raise InputError(
-            "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
-            "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
-            f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
-        )
+    flagged = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
+    given = {flag.name: flag.value for flag in flagged if flag.value}
+    dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
+    match given:
+        case {"from_hf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(huggingface.Directory(source, dtype), Path(run), dtype)
+        case {"from_gguf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(gguf.File(source, dtype), Path(run), dtype)
+        case {"from_checkpoint": source, "to_hf": directory, **rest} if not rest:
+            exports.write(source, Path(directory), dtype)
+            print(f"wrote {directory}")
+        case {"from_peft": source, "base": base, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.import_peft(source, base, Path(run))}")
+        case {"from_checkpoint": source, "to_peft": directory, **rest} if not rest:
+            exchange.export_peft(source, Path(directory))
+            print(f"wrote {directory}")
+        case {"from_checkpoint": source, "merge": True, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.merge(source, Path(run), dtype)}")
+        case _:
+            raise InputError(
+                "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
+                "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
+                f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
+            )
 
 
 def _import(source: Source, run_dir: Path, dtype: np.dtype | None) -> None:
