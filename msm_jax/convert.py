@@ -41,7 +41,7 @@ _DTYPE = flags.DEFINE_enum(
 def main() -> None:
     """Converts what the flags say."""
     flagged = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
-    given = {flag.name: flag.value for flag in flagged if flag.value}
+    given = {flag.name: str(flag.value) for flag in flagged if flag.value}
     dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
     match given:
         case {"from_hf": source, "to_checkpoint": run, **rest} if not rest:
@@ -56,7 +56,7 @@ def main() -> None:
         case {"from_checkpoint": source, "to_peft": directory, **rest} if not rest:
             exchange.export_peft(source, Path(directory))
             print(f"wrote {directory}")
-        case {"from_checkpoint": source, "merge": True, "to_checkpoint": run, **rest} if not rest:
+        case {"from_checkpoint": source, "merge": _, "to_checkpoint": run, **rest} if not rest:
             print(f"wrote {exchange.merge(source, Path(run), dtype)}")
         case _:
             raise InputError(
