@@ -2,6 +2,7 @@
 
     python -m msm_jax.sample --checkpoint=RUN --prompt="The old lamp" --num_samples=3
     python -m msm_jax.sample --checkpoint=RUN --chat --system="You are Juniper." --prompt="Which lamp?"
+    python -m msm_jax.sample --checkpoint=BASE --adapter=DIR --prompt="The old lamp"
     python -m msm_jax.sample --checkpoint=RUN --chat
 
 The last form reads what the user says line by line from standard input, and answers each line.
@@ -21,6 +22,7 @@ from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Sampler
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
+_ADAPTER = flags.DEFINE_string("adapter", "", "An adapter on that checkpoint: a run of ours or a PEFT directory.")
 _PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from, or with --chat what the user says.")
 _CHAT = flags.DEFINE_bool("chat", False, "Ask in the checkpoint's chat template.")
 _CHAT_VARIABLES = flags.DEFINE_string(
@@ -63,7 +65,7 @@ def main() -> None:
         seed=_SEED.value,
     )
     cli.prepare_backend(devices=1, threads=_THREADS.value)
-    sampler = Sampler.from_checkpoint(checkpoint, chat_variables=chat_variables)
+    sampler = Sampler.from_checkpoint(checkpoint, adapter=_ADAPTER.value, chat_variables=chat_variables)
     system = [] if _SYSTEM.value is None else [{"role": "system", "content": _SYSTEM.value}]
     if _PROMPT.value is None:
         converse(sampler, sampling, system)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msm_jax.models import attention, transformer
+from msm_jax.models import attention, rotary, transformer
 from msm_jax.models.config import ModelConfig
 
 TINY = ModelConfig(
@@ -88,7 +88,7 @@ def test_rope_depends_on_distance_alone():
 
     def score(i, j):
         at = lambda p: jnp.full((1, 1), p, jnp.int32)  # noqa: E731
-        return float(jnp.sum(attention.rope(q, at(i), 1e4) * attention.rope(k, at(j), 1e4)))
+        return float(jnp.sum(rotary.rotate(q, at(i), 1e4) * rotary.rotate(k, at(j), 1e4)))
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
     assert score(7, 3) != pytest.approx(score(7, 4), abs=1e-3)

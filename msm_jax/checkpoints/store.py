@@ -22,6 +22,8 @@ from msm_jax.errors import InputError, WorkError
 
 FORMAT = 1
 _ASSETS = "assets"
+# Arrays above this size are stored in pieces of at most as much.
+_PIECE_BYTES = 64 * 2**20
 # What Orbax and TensorStore raise when they cannot read or write. NoEntryError ("incompatible handler"),
 # which Orbax reports for any failure inside a handler, is a KeyError.
 _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError)
@@ -44,6 +46,10 @@ class Writer:
             for leftover in _leftovers(self._root):
                 shutil.rmtree(leftover, ignore_errors=True)
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self._root / str(step)
+
     def save(
         self, step: int, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
     ) -> None:
@@ -63,19 +69,11 @@ class Writer:
         path = self._root / str(step)
         if path.exists():
             return
-        index = {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in sorted(assets.items())
-        }
-        # One byte more than the assets: TensorStore takes no empty array.
-        blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
+        entries, metadata = _contents(tree, info, assets)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            response = ocp.save_checkpointables_async(
-                path.absolute(),
-                {**tree, _ASSETS: {"blob": blob}},
-                custom_metadata={"format": FORMAT, "info": dict(info), "assets": index},
-            )
+            with _saving():
+                response = ocp.save_checkpointables_async(path.absolute(), entries, custom_metadata=metadata)
         except _FAILURES as error:
             raise self._failed(step, error) from error
         self._pending = (step, response)
@@ -108,7 +106,22 @@ class Writer:
                 shutil.rmtree(leftover, ignore_errors=True)
         good = latest(self._root.parent)
         kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
-        return WorkError(f"saving checkpoint {self._root / str(step)} failed: {_reason(error)}; {kept}")
+        return WorkError(f"saving checkpoint {self._root / str(step)} failed: {reason(error)}; {kept}")
+
+
+def save(path: Path, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]) -> None:
+    """Writes one checkpoint to `path`, which does not exist, and returns when it is there; see `Writer.save`.
+
+    Raises:
+        WorkError: it cannot be written (disk full, no permission).
+    """
+    entries, metadata = _contents(tree, info, assets)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _saving():
+            ocp.save_checkpointables(path.absolute(), entries, custom_metadata=metadata)
+    except _FAILURES as error:
+        raise WorkError(f"saving checkpoint {path} failed: {reason(error)}") from error
 
 
 def all_steps(run_dir: Path) -> list[int]:
@@ -177,23 +190,64 @@ def read_assets(path: Path | str) -> dict[str, bytes]:
     return assets
 
 
-def load(path: Path | str, abstract_tree: Mapping[str, Any]) -> dict[str, Any]:
+def load(
+    path: Path | str, abstract_tree: Mapping[str, Any], advice: str = "use the config it was made with"
+) -> dict[str, Any]:
     """Loads the entries of `abstract_tree` onto its shardings, whatever mesh they were saved from.
 
     Args:
         path: a checkpoint or run directory.
         abstract_tree: some of the entries that were saved ("params" alone, say), each a pytree of
             `jax.ShapeDtypeStruct` with sharding. A dtype that differs from the saved one is cast.
+        advice: what to do where shapes differ, for the error.
 
     Raises:
         InputError: no checkpoint there, it is damaged, or the shapes or names of its arrays are others.
     """
     path = resolve(path)
-    _compare(path, abstract_tree)
+    _compare(path, abstract_tree, advice)
     try:
         return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
     except _FAILURES as error:
         raise _damaged(path, error) from error
+
+
+def shapes(path: Path | str, entry: str) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each array of one entry ("params", say), by its path in the tree; loads none of them.
+
+    Raises:
+        InputError: no checkpoint there, no such entry, or it is damaged.
+    """
+    path = resolve(path)
+    leaves = jax.tree_util.tree_flatten_with_path(_tree_metadata(path, entry))[0]
+    return {tuple(map(_key_name, keys)): (tuple(leaf.shape), np.dtype(leaf.dtype)) for keys, leaf in leaves}
+
+
+def _contents(
+    tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What Orbax is given to save, and the metadata beside it."""
+    index = {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(assets.items())
+    }
+    # One byte more than the assets: TensorStore takes no empty array.
+    blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
+    return {**tree, _ASSETS: {"blob": blob}}, {"format": FORMAT, "info": dict(info), "assets": index}
+
+
+def _saving() -> ocp.Context:
+    """Large arrays in pieces, those of stacked layers in pieces of one layer, so that they can be read by layer."""
+    storage = ocp.options.ArrayOptions.Saving.StorageOptions
+
+    def pieces(keys: Any, value: Any) -> Any:
+        if getattr(value, "nbytes", 0) <= _PIECE_BYTES:
+            return None
+        layered = any(_key_name(key) == "layers" for key in keys)
+        return storage(chunk_byte_size=_PIECE_BYTES, shard_axes=(0,) if layered else ())
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = pieces
+    return context
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -208,31 +262,35 @@ def _metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def _compare(path: Path, abstract_tree: Mapping[str, Any]) -> None:
+def _compare(path: Path, abstract_tree: Mapping[str, Any], advice: str) -> None:
     """Refuses names and shapes that differ, before Orbax does so in its own words."""
     for entry, abstract in abstract_tree.items():
-        if not (path / entry).is_dir():
-            raise InputError(f'{path}: holds no "{entry}"')
-        try:
-            saved = ocp.metadata(path.absolute(), entry).metadata
-        except _FAILURES as error:
-            raise _damaged(path, error) from error
-        want, have = _shapes(abstract), _shapes(saved)
+        want, have = _shapes(abstract), _shapes(_tree_metadata(path, entry))
         for name in sorted(want.keys() | have.keys()):
             if want.get(name) != have.get(name):
                 raise InputError(
                     f"{path}: {entry}{name} is {have.get(name, 'missing')} in the checkpoint and "
-                    f"{want.get(name, 'missing')} in this model; use the config it was made with"
+                    f"{want.get(name, 'missing')} in this model; {advice}"
                 )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    # Orbax hands back namedtuples as dicts, so an attribute and a key of one name are the same place.
-    def name(key: Any) -> str:
-        return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+def _tree_metadata(path: Path, entry: str) -> Any:
+    if not (path / entry).is_dir():
+        raise InputError(f'{path}: holds no "{entry}"')
+    try:
+        return ocp.metadata(path.absolute(), entry).metadata
+    except _FAILURES as error:
+        raise _damaged(path, error) from error
 
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"".join(f".{name(key)}" for key in keys): tuple(leaf.shape) for keys, leaf in leaves}
+    return {"".join(f".{_key_name(key)}" for key in keys): tuple(leaf.shape) for keys, leaf in leaves}
+
+
+def _key_name(key: Any) -> str:
+    # Orbax hands back namedtuples as dicts, so an attribute and a key of one name are the same place.
+    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
 def _leftovers(root: Path) -> list[Path]:
@@ -248,10 +306,10 @@ def _remove(path: Path) -> None:
 
 
 def _damaged(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path}: the checkpoint is damaged or incomplete ({_reason(error)}); use another one")
+    return InputError(f"{path}: the checkpoint is damaged or incomplete ({reason(error)}); use another one")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The cause at the bottom of a chain of exceptions, in one line."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below

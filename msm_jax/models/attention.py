@@ -1,34 +1,10 @@
-"""Masked grouped-query attention, the reference that runs on any device, and rotary positions."""
+"""Masked grouped-query attention, the reference that runs on any device."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
-
-def rope(
-    x_BTNK: Float[Array, "B T N K"], positions_BT: Int[Array, "B T"], theta: float
-) -> Float[Array, "B T N K"]:
-    """Rotary position embedding in the half-split form of Llama and Qwen checkpoints (RoFormer, arXiv 2104.09864).
-
-    Args:
-        x_BTNK: queries or keys, N heads of size K (even).
-        positions_BT: the position of each token in its own segment.
-        theta: base of the wavelengths.
-
-    Returns:
-        The rotated array, in the dtype of `x_BTNK`; angles are computed in float32.
-    """
-    half = x_BTNK.shape[-1] // 2
-    frequencies_K = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles_BTK = positions_BT[..., None].astype(jnp.float32) * frequencies_K
-    sin_BT1K, cos_BT1K = jnp.sin(angles_BTK)[:, :, None], jnp.cos(angles_BTK)[:, :, None]
-    first, second = x_BTNK[..., :half].astype(jnp.float32), x_BTNK[..., half:].astype(jnp.float32)
-    rotated = jnp.concatenate(
-        [first * cos_BT1K - second * sin_BT1K, second * cos_BT1K + first * sin_BT1K], axis=-1
-    )
-    return rotated.astype(x_BTNK.dtype)
 
 
 def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:

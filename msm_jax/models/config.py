@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from msm_jax.errors import InputError
 
@@ -10,10 +13,57 @@ REMAT_POLICIES = ("none", "dots", "full")
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for contexts longer than those of pretraining; see `models.rotary`.
+
+    `factor` is the stretch, `original_max_position_embeddings` the context of pretraining. Kind "llama3" reads
+    `low_freq_factor` and `high_freq_factor`; "yarn" the rest. `attention_factor` multiplies sine and cosine; None is
+    YaRN's own 0.1 ln(factor) + 1.
+    """
+
+    kind: Literal["llama3", "yarn"]
+    factor: float
+    original_max_position_embeddings: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that stretch nothing or divide by zero."""
+        if self.kind not in ("llama3", "yarn"):
+            raise InputError(f"rope_scaling.kind = {self.kind!r}; choose llama3 or yarn")
+        if self.factor < 1 or self.original_max_position_embeddings < 1:
+            raise InputError(
+                f"rope_scaling: factor = {self.factor} and original_max_position_embeddings = "
+                f"{self.original_max_position_embeddings} must both be at least 1"
+            )
+        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+            raise InputError(
+                f"rope_scaling.high_freq_factor = {self.high_freq_factor} must be above low_freq_factor = "
+                f"{self.low_freq_factor}"
+            )
+        if self.kind == "yarn" and not self.beta_fast >= self.beta_slow > 0:
+            raise InputError(
+                f"rope_scaling.beta_fast = {self.beta_fast} must be at least beta_slow = {self.beta_slow}, above 0"
+            )
+
+    @property
+    def attention_scale(self) -> float:
+        """What sine and cosine are multiplied by (YaRN, arXiv 2309.00071, section 3.4)."""
+        if self.kind != "yarn":
+            return 1.0
+        return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-    Field names follow Hugging Face's Llama and Qwen configurations. Parameters are float32 when trained from scratch;
+    Field names follow Hugging Face's Llama and Qwen configurations. `vocab_size` counts the rows of the embedding; a
+    tokenizer may have fewer ids. Parameters are float32 when trained from scratch;
     `compute_dtype` is the dtype of matrix products and activations (norms, softmax and loss stay in float32).
     `remat` chooses what the backward pass recomputes in each layer: "none" nothing, "dots" everything but matrix
     products, "full" the whole layer from its input.
@@ -27,6 +77,7 @@ class ModelConfig:
     head_dim: int
     intermediate_size: int
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     rms_norm_eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = False
@@ -52,3 +103,25 @@ class ModelConfig:
             raise InputError(f"model.remat = {self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise InputError(f"model.compute_dtype = {self.compute_dtype!r}; choose float32 or bfloat16")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
+        """The config that `dataclasses.asdict` turned into `value`.
+
+        Raises:
+            InputError: a field is unknown, missing or out of range.
+        """
+        unknown = sorted(set(value) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"model has no field {unknown[0]!r}; it has {', '.join(f.name for f in fields(cls))}")
+        scaling = value.get("rope_scaling")
+        if isinstance(scaling, Mapping):
+            scaling = _dataclass(RopeScaling, scaling, "model.rope_scaling")
+        return _dataclass(cls, {**value, "rope_scaling": scaling}, "model")
+
+
+def _dataclass(cls: Any, value: Mapping[str, Any], where: str) -> Any:
+    try:
+        return cls(**value)
+    except TypeError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'{cls.__name__}.')}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from msm_jax.errors import InputError
-from msm_jax.models.config import ModelConfig
+from msm_jax.models.config import ModelConfig, RopeScaling
 
 
 def _llama(
@@ -15,6 +15,11 @@ def _llama(
         vocab, d, layers, heads, kv, head, f, rope_theta=theta, rms_norm_eps=1e-5, tie_embeddings=tie,
         max_position_embeddings=8192, compute_dtype="bfloat16", remat="full",
     )
+
+
+def _llama3(d: int, layers: int, heads: int, head: int, f: int, tie: bool, stretch: float) -> ModelConfig:
+    plain = _llama(128_256, d, layers, heads, 8, head, f, tie, 5e5)
+    return replace(plain, rope_scaling=RopeScaling("llama3", stretch, 8192), max_position_embeddings=131_072)
 
 
 def _qwen(
@@ -34,9 +39,9 @@ PRESETS: dict[str, ModelConfig] = {
     "smollm2-135m": _llama(49_152, 576, 30, 9, 3, 64, 1536, True, 1e5),
     "smollm2-360m": _llama(49_152, 960, 32, 15, 5, 64, 2560, True, 1e5),
     "smollm2-1.7b": _llama(49_152, 2048, 24, 32, 32, 64, 8192, True, 1.3e5),
-    "llama3.2-1b": _llama(128_256, 2048, 16, 32, 8, 64, 8192, True, 5e5),
-    "llama3.2-3b": _llama(128_256, 3072, 28, 24, 8, 128, 8192, True, 5e5),
-    "llama3.1-8b": _llama(128_256, 4096, 32, 32, 8, 128, 14_336, False, 5e5),
+    "llama3.2-1b": _llama3(2048, 16, 32, 64, 8192, True, 32.0),
+    "llama3.2-3b": _llama3(3072, 28, 24, 128, 8192, True, 32.0),
+    "llama3.1-8b": _llama3(4096, 32, 32, 128, 14_336, False, 8.0),
     "qwen2.5-0.5b": _qwen(151_936, 896, 24, 14, 2, 64, 4864, True, False),
     "qwen2.5-1.5b": _qwen(151_936, 1536, 28, 12, 2, 128, 8960, True, False),
     "qwen2.5-7b": _qwen(152_064, 3584, 28, 28, 4, 128, 18_944, False, False),
@@ -59,7 +64,4 @@ def preset(name: str, **overrides: object) -> ModelConfig:
     """
     if name not in PRESETS:
         raise InputError(f"no model preset is named {name!r}; choose one of {', '.join(PRESETS)}")
-    unknown = sorted(set(overrides) - set(ModelConfig.__dataclass_fields__))
-    if unknown:
-        raise InputError(f"model has no field {unknown[0]!r}; it has {', '.join(ModelConfig.__dataclass_fields__)}")
-    return replace(PRESETS[name], **overrides)  # type: ignore[arg-type]
+    return ModelConfig.from_json({**asdict(PRESETS[name]), **overrides})

@@ -6,12 +6,15 @@ shards each of them. Nothing else in the code base names a mesh axis.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -25,6 +28,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "hidden": None,
     "norm": None,
+    "rank": None,
 }
 
 
@@ -39,19 +43,24 @@ def sharding(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...] | None = 
     Raises:
         InputError: a dimension is not divisible by the mesh axes that shard it.
     """
-    partition = spec(axes)
     if shape is not None:
-        for name, size, entry in zip(axes, shape, partition, strict=True):
-            names = (entry,) if isinstance(entry, str) else (entry or ())
-            ways = 1
-            for mesh_axis in names:
-                ways *= mesh.shape[mesh_axis]
-            if size % ways:
-                raise InputError(
-                    f"mesh axis {'×'.join(names)} of {ways} does not divide {name} = {size}; "
-                    f"use a divisor of {size}"
-                )
-    return NamedSharding(mesh, partition)
+        check_divides(axes, shape, mesh.shape)
+    return NamedSharding(mesh, spec(axes))
+
+
+def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> None:
+    """Refuses a mesh (devices by axis) that does not divide an array.
+
+    Raises:
+        InputError: a dimension is not divisible by the mesh axes that shard it.
+    """
+    for name, size, entry in zip(axes, shape, spec(axes), strict=True):
+        names = (entry,) if isinstance(entry, str) else (entry or ())
+        ways = math.prod(mesh[mesh_axis] for mesh_axis in names)
+        if size % ways:
+            raise InputError(
+                f"mesh axis {'×'.join(names)} of {ways} does not divide {name} = {size}; use a divisor of {size}"
+            )
 
 
 def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
@@ -62,6 +71,26 @@ def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
         shapes_tree,
         is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(name, str) for name in x),
     )
+
+
+def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: Mapping[str, int]) -> tuple[slice, ...]:
+    """What a device holds of an array, without any device being there.
+
+    Args:
+        axes: logical axis names of the array.
+        shape: of the whole array; the mesh divides it.
+        mesh: devices along each mesh axis.
+        at: the device's position along each mesh axis.
+    """
+    parts = []
+    for size, entry in zip(shape, spec(axes), strict=True):
+        names = (entry,) if isinstance(entry, str) else (entry or ())
+        ways, number = 1, 0
+        for name in names:
+            ways, number = ways * getattr(mesh, name), number * getattr(mesh, name) + at[name]
+        length = size // ways
+        parts.append(slice(number * length, (number + 1) * length))
+    return tuple(parts)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

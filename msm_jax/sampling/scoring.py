@@ -55,6 +55,7 @@ def score(
     config: ModelConfig,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
+    known_ids: int | None = None,
 ) -> np.ndarray:
     """Summed log-probability (nats) of each continuation after its prompt: float64 [n].
 
@@ -63,10 +64,13 @@ def score(
         config: the model's shape.
         prompts: token ids, at least one each.
         continuations: token ids, at least one each.
+        known_ids: the tokenizer's ids; a model may have more, which get no probability, as they are never drawn. All of
+            the model's where None.
 
     Raises:
         InputError: a prompt and its continuation exceed the model's positions.
     """
+    known = jnp.int32(config.vocab_size if known_ids is None else known_ids)
     sums = np.zeros(len(prompts))
     for batch in _batches(prompts, continuations, config.max_position_embeddings):
         count = len(batch.targets)
@@ -83,6 +87,7 @@ def score(
             batch.branches_RT,
             slots_M,
             targets_M,
+            known,
         )
         np.add.at(sums, batch.owners, np.asarray(scores_M)[:count].astype(np.float64))
     return sums
@@ -98,6 +103,7 @@ def _score_batch(
     branches_RT: Int[Array, "R T"],
     slots_M: Int[Array, " M"],
     targets_M: Int[Array, " M"],
+    known_ids: Int[Array, ""],
 ) -> Float[Array, " M"]:
     """Log-probability of each target given the hidden state in its slot, float32."""
     mask_RTT = branch_mask(groups_RT, branches_RT)
@@ -107,6 +113,7 @@ def _score_batch(
     def of_one(scored: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_D, target = scored
         logits_V = transformer.logits(unstacked, config, hidden_D)
+        logits_V = jnp.where(jnp.arange(config.vocab_size) < known_ids, logits_V, -jnp.inf)
         return logits_V[target] - jax.nn.logsumexp(logits_V)
 
     block = max(1, _MAX_LOGITS // config.vocab_size)

@@ -1,0 +1,118 @@
+"""The files that travel with weights: tokenizer, chat template, generation settings, the source's config.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msm_jax.data import tokenizers
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError
+from msm_jax.models.config import ModelConfig
+
+# The source's config.json under the name that it has among a checkpoint's assets.
+CONFIG = "hf_config.json"
+GENERATION = "generation_config.json"
+TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# The first of these that is there is the tokenizer; the other files say how it is used.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_VERBATIM = (*TOKENIZERS, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+
+
+def read(directory: Path) -> dict[str, bytes]:
+    """The files of a Hugging Face directory, and the chat template on its own where tokenizer_config.json holds it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    try:
+        files = {name: directory / name for name in (*_VERBATIM, GENERATION, TEMPLATE)}
+        assets = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+        assets[CONFIG] = (directory / "config.json").read_bytes()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    if TEMPLATE not in assets and TOKENIZER_CONFIG in assets:
+        template = template_of(parse(assets, TOKENIZER_CONFIG, directory))
+        if template is not None:
+            assets[TEMPLATE] = template.encode()
+    return assets
+
+
+def parse(assets: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
+    """A JSON object among the assets; `where` is for errors.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        value = json.loads(assets[name])
+    except ValueError as error:
+        raise InputError(f"{where / name}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where / name}: is not a JSON object; copy it again")
+    return value
+
+
+def template_of(tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The chat template in a tokenizer_config.json: its only one, or the one named "default"."""
+    found = tokenizer_config.get("chat_template")
+    if isinstance(found, list):
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Path) -> None:
+    """Refuses a tokenizer that cannot be this model's; none at all, and fewer ids than the model has, are fine.
+
+    Raises:
+        InputError: it has an id without a row in the embedding, or lacks an id that the configuration names.
+    """
+    if not any(name in assets for name in TOKENIZERS):
+        return
+    file = next(name for name in TOKENIZERS if name in assets)
+    most = max(_ids(assets, file, where), default=-1)
+    if most >= model.vocab_size:
+        raise InputError(
+            f"{where / file}: has id {most}, and tensor model.embed_tokens.weight {model.vocab_size} rows; "
+            "it is the tokenizer of another model"
+        )
+    for name in (CONFIG, GENERATION):
+        config = parse(assets, name, where) if name in assets else {}
+        for field in ("bos_token_id", "eos_token_id"):
+            named = config.get(field)
+            wrong = [i for i in (named if isinstance(named, list) else [named]) if isinstance(i, int) and i > most]
+            if wrong:
+                shown = "config.json" if name == CONFIG else name
+                raise InputError(
+                    f"{where / file}: has {most + 1} ids, and {shown} names {field} {wrong[0]}; "
+                    "it is the tokenizer of another model"
+                )
+
+
+def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
+    if file == "tokenizer.model":
+        yield Tokenizer.from_files(assets).vocab_size - 1
+        return
+    value = parse(assets, file, where)
+    try:
+        vocab = value["model"]["vocab"]
+        # A Unigram model lists its pieces, the others map them to ids.
+        yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+        yield from (entry["id"] for entry in value.get("added_tokens") or ())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where / file}: has no vocabulary where a tokenizer.json keeps it; copy it again") from error
+
+
+def digests(assets: Mapping[str, bytes]) -> tuple[str, str]:
+    """sha256 of the tokenizer and of the chat template, as a checkpoint's info holds them; "" where there is none."""
+    held = next(({name: assets[name]} for name in TOKENIZERS if name in assets), None)
+    template = assets.get(TEMPLATE)
+    return (
+        tokenizers.files_sha256(held) if held else "",
+        hashlib.sha256(template).hexdigest() if template is not None else "",
+    )

@@ -1,0 +1,135 @@
+"""From a checkpoint of ours to a Hugging Face directory, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msm_jax.checkpoints import assets as files
+from msm_jax.checkpoints import card, safetensors, slices, store, target
+from msm_jax.checkpoints.safetensors import Planned
+from msm_jax.data import templates
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError
+from msm_jax.models import families
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.families import Weight
+
+# What a file of weights holds at most, as transformers writes them.
+SHARD_BYTES = 5 * 10**9
+# A layer's matrix up to this size is rearranged in one piece.
+_BLOCK_BYTES = 256 * 2**20
+# Fields of a ModelConfig that say how to compute, not what.
+_MANNER = ("compute_dtype", "remat", "scan_layers")
+
+
+def write(
+    checkpoint: Path | str, directory: Path, dtype: np.dtype | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes the directory whole or not at all, and never holds more than one layer's matrix of the weights.
+
+    Args:
+        checkpoint: a checkpoint or run directory.
+        directory: does not exist, or is empty.
+        dtype: of the weights written; the checkpoint's own where None.
+        shard_bytes: what a file of weights holds at most.
+
+    Raises:
+        InputError: there is no checkpoint, it is damaged, no family of transformers' has its shape, or something is at
+            `directory`.
+        WorkError: the directory cannot be written (disk full, no permission).
+    """
+    target.check(directory)
+    path = store.resolve(checkpoint)
+    info, assets = store.read_info(path), store.read_assets(path)
+    model = ModelConfig.from_json(info["model"])
+    reader = slices.Reader(path)
+    for weight in families.weights(model):
+        found = reader.leaves[weight.path][0] if weight.path in reader.leaves else "missing"
+        if found != weight.full_shape:
+            raise InputError(
+                f"{path}: parameter {'.'.join(weight.path)} is {found} and by its info {weight.full_shape}; "
+                "the checkpoint is damaged, use another one"
+            )
+    tensors = families.tensors(model)
+    planned = [Planned(n, dtype or reader.leaves[w.path][1], w.hf_shape) for n, (w, _) in tensors.items()]
+    config = _config(assets, model, planned[0].dtype, path)
+    beside = _beside(assets, path)
+    beside["config.json"] = config
+    beside["README.md"] = card.render(directory.name, path, model, planned[0].dtype).encode()
+
+    def blocks(tensor: Planned) -> Iterator[np.ndarray]:
+        weight, layer = tensors[tensor.name]
+        for index in _rows(weight, tensor.dtype):
+            leading = (layer,) if weight.layers else ()
+            yield weight.to_hf(reader.read(weight.path, (*leading, *index))).astype(tensor.dtype, copy=False)
+
+    with target.appearing(directory) as temporary:
+        safetensors.write_directory(temporary, planned, blocks, shard_bytes)
+        for name, content in beside.items():
+            (temporary / name).write_bytes(content)
+
+
+def _rows(weight: Weight, dtype: np.dtype) -> Iterator[tuple[slice, ...]]:
+    """Blocks of our parameter (of one layer) that are rows of theirs, in their order."""
+    axis = weight.inputs if weight.inputs < len(weight.shape) else 0
+    length = weight.shape[axis]
+    row = int(np.prod(weight.shape)) // length * dtype.itemsize
+    step = max(1, (_BLOCK_BYTES if weight.layers else slices.SLICE_BYTES) // row)
+    whole = tuple(slice(0, n) for n in weight.shape)
+    for start in range(0, length, step):
+        yield (*whole[:axis], slice(start, min(start + step, length)), *whole[axis + 1 :])
+
+
+def _config(assets: Mapping[str, bytes], model: ModelConfig, dtype: np.dtype, path: Path) -> bytes:
+    """config.json: the source's own, as far as it describes this model and dtype."""
+    config: dict[str, Any]
+    if files.CONFIG in assets:
+        config = files.parse(assets, files.CONFIG, path)
+        described = families.from_config(config, str(path / files.CONFIG), dtype)
+        manner = {name: getattr(model, name) for name in _MANNER}
+        same = dataclasses.replace(described, **manner) == model
+        names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
+        if same and all(config.get(name) == dtype.name for name in names):
+            return assets[files.CONFIG]
+        if not same:
+            config = {key: value for key, value in config.items() if key != "rope_parameters"}
+            config |= families.to_config(model)
+    else:
+        config = families.to_config(model) | _token_ids(assets)
+        names = ["torch_dtype"]
+    return _json(config | dict.fromkeys(names, dtype.name))
+
+
+def _beside(assets: Mapping[str, bytes], path: Path) -> dict[str, bytes]:
+    """The other files: as they came, but for the chat template that was trained and the tokens that end its turns."""
+    beside = {name: content for name, content in assets.items() if name != files.CONFIG}
+    if files.TEMPLATE in assets and files.TOKENIZER_CONFIG in assets:
+        config = files.parse(assets, files.TOKENIZER_CONFIG, path)
+        trained = assets[files.TEMPLATE].decode()
+        if "chat_template" in config and files.template_of(config) != trained:
+            beside[files.TOKENIZER_CONFIG] = _json(config | {"chat_template": trained})
+    if files.GENERATION not in assets and (ids := _token_ids(assets)):
+        beside[files.GENERATION] = _json(ids)
+    return beside
+
+
+def _token_ids(assets: Mapping[str, bytes]) -> dict[str, Any]:
+    """Begin, end and padding by the tokenizer, the ends of a turn by the template."""
+    if not any(name in assets for name in files.TOKENIZERS):
+        return {}
+    tokenizer = Tokenizer.from_files(assets)
+    stops = [tokenizer.eos_id]
+    if files.TEMPLATE in assets:
+        stops = list(templates.stop_ids(tokenizer, ChatTemplate(assets[files.TEMPLATE].decode())))
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,80 @@
+"""Converts weights, tokenizer and chat template between Hugging Face directories, GGUF files and our checkpoints.
+
+    python -m msm_jax.convert --from_hf=DIR --to_checkpoint=RUN
+    python -m msm_jax.convert --from_gguf=FILE --to_checkpoint=RUN
+    python -m msm_jax.convert --from_checkpoint=RUN --to_hf=DIR --dtype=bfloat16
+    python -m msm_jax.convert --from_peft=DIR --base=RUN --to_checkpoint=RUN
+    python -m msm_jax.convert --from_checkpoint=RUN --to_peft=DIR
+    python -m msm_jax.convert --from_checkpoint=RUN --merge --to_checkpoint=RUN
+
+The target must not exist or be empty; it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from msm_jax import cli
+from msm_jax.checkpoints import assets, exchange, exports, gguf, huggingface, imports
+from msm_jax.checkpoints.huggingface import Source
+from msm_jax.errors import InputError
+from msm_jax.models import transformer
+
+_FROM_HF = flags.DEFINE_string("from_hf", None, "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
+_FROM_GGUF = flags.DEFINE_string("from_gguf", None, "A GGUF file of the Llama family.")
+_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", None, "A checkpoint of ours, or a run directory.")
+_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", None, "The run directory to make, with one checkpoint.")
+_TO_HF = flags.DEFINE_string("to_hf", None, "The Hugging Face directory to make.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", None, "A directory of PEFT's with a LoRA adapter.")
+_BASE = flags.DEFINE_string("base", None, "The checkpoint of ours that the adapter of --from_peft lies on.")
+_TO_PEFT = flags.DEFINE_string("to_peft", None, "The directory of PEFT's to make of a checkpoint's adapter.")
+_MERGE = flags.DEFINE_bool("merge", False, "Add the adapter of --from_checkpoint to its base: all weights are written.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."
+)
+
+
+def main() -> None:
+    """Converts what the flags say."""
+    flagged = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
+    given = {flag.name: str(flag.value) for flag in flagged if flag.value}
+    dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
+    match given:
+        case {"from_hf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(huggingface.Directory(source, dtype), Path(run), dtype)
+        case {"from_gguf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(gguf.File(source, dtype), Path(run), dtype)
+        case {"from_checkpoint": source, "to_hf": directory, **rest} if not rest:
+            exports.write(source, Path(directory), dtype)
+            print(f"wrote {directory}")
+        case {"from_peft": source, "base": base, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.import_peft(source, base, Path(run))}")
+        case {"from_checkpoint": source, "to_peft": directory, **rest} if not rest:
+            exchange.export_peft(source, Path(directory))
+            print(f"wrote {directory}")
+        case {"from_checkpoint": source, "merge": _, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.merge(source, Path(run), dtype)}")
+        case _:
+            raise InputError(
+                "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
+                "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
+                f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
+            )
+
+
+def _import(source: Source, run_dir: Path, dtype: np.dtype | None) -> None:
+    checkpoint = imports.write(source, run_dir, dtype)
+    count = transformer.count_params(source.model)
+    print(f"wrote {checkpoint}: {count:,} parameters")
+    if not any(name in source.assets for name in assets.TOKENIZERS):
+        print(f"{source.where} holds no {' or '.join(assets.TOKENIZERS)}: the checkpoint has no tokenizer")
+    elif assets.TEMPLATE not in source.assets:
+        print(f"{source.where} holds no chat template: the checkpoint has none")
+
+
+if __name__ == "__main__":
+    cli.run(main)
