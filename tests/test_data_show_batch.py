@@ -96,7 +96,7 @@ def test_a_model_with_its_own_template(config: Path, tiny_corpus: list[str], tmp
         f"--config={config}",
         f"--config.tokenizer={tokenizer}",
         f"--config.data.sources.chats.path={chats}",
-        *("--config.data.seq_len=600", "--config.batch_rows=2"),
+        *("--config.data.seq_len=600", "--config.batch_rows=2", "--config.preset=mini-1m"),
     )
     assert done.returncode == 0, done.stderr
     assert f"chat template {ChatTemplate(files['chat_template.jinja'].decode()).sha256[:12]}" in done.stdout

@@ -14,6 +14,7 @@ from msm_jax.data.templates import (
     encode_chat,
     encode_reply,
     find_source,
+    for_transformers,
     stop_ids,
     training_examples,
 )
@@ -190,6 +191,15 @@ def test_where_a_template_lies():
         find_source(config(named[:1]))
     with pytest.raises(InputError, match="not UTF-8"):
         find_source({"chat_template.jinja": b"\xff"})
+    trained = {**config("old"), "chat_template.jinja": b"new", "tokenizer.json": b"{}"}
+    out = for_transformers(trained)
+    assert json.loads(out["tokenizer_config.json"]) == {"chat_template": "new", "eos_token": "x"}
+    assert {name: out[name] for name in ("chat_template.jinja", "tokenizer.json")} == {
+        "chat_template.jinja": b"new",
+        "tokenizer.json": b"{}",
+    }
+    same = {**config("new"), "chat_template.jinja": b"new"}
+    assert for_transformers(same) == same
 
 
 def test_variables_are_json_and_no_names_of_ours():

@@ -159,6 +159,20 @@ def files(template: ChatTemplate | None) -> dict[str, bytes]:
     return {} if template is None else {TEMPLATE_FILE: template.source.encode("utf-8")}
 
 
+def for_transformers(assets: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The tokenizer and template files of an export: no file tells another template than `chat_template.jinja`.
+
+    Older readers take the template from `tokenizer_config.json`, so where one stands there it is replaced.
+    """
+    out = dict(assets)
+    config = _json_object(assets, CONFIG_FILE)
+    if "chat_template" in config and TEMPLATE_FILE in assets:
+        source = assets[TEMPLATE_FILE].decode("utf-8")
+        if config["chat_template"] != source:
+            out[CONFIG_FILE] = (json.dumps({**config, "chat_template": source}, indent=2) + "\n").encode()
+    return out
+
+
 def encode_chat(
     tokenizer: Tokenizer,
     template: ChatTemplate,
