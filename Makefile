@@ -50,6 +50,7 @@ parity: venv ref
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity and not long" $(PYTEST)
 
 parity-long: venv ref smollm2
+	$(PY) -m tools.chat_templates
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity or long" -s $(PYTEST)
 
 lint: venv

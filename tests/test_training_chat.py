@@ -102,18 +102,22 @@ def test_a_replaced_template_is_asked_for_said_and_recorded(files, base, tmp_pat
 
 
 def test_variables_are_inherited_recorded_and_changed_aloud(files, base, tmp_path):
-    told = {"data": {"chat": ChatConfig(variables={"enable_thinking": False})}}
-    loop.train(after(files, base, **told), tmp_path / "sft")
-    assert store.read_info(store.resolve(tmp_path / "sft"))["chat_variables"] == {"enable_thinking": False}
-    assert Sampler.from_checkpoint(tmp_path / "sft").template.variables == {"enable_thinking": False}
-    next_phase = origin.find(after(files, tmp_path / "sft"), tmp_path / "next")
-    assert (next_phase.template.variables, next_phase.notices) == ({"enable_thinking": False}, ())
-    other = {"data": {"chat": ChatConfig(variables={"enable_thinking": True, "x": 1})}}
-    changed = origin.find(after(files, tmp_path / "sft", **other), tmp_path / "next")
-    assert changed.template.variables == {"enable_thinking": True, "x": 1}
+    def chat_config(thinking):
+        # Lists of a config come as tuples.
+        return {"data": {"chat": ChatConfig(variables={"enable_thinking": thinking, "names": ("a", "b")})}}
+
+    recorded = {"enable_thinking": False, "names": ["a", "b"]}
+    loop.train(after(files, base, **chat_config(False)), tmp_path / "sft")
+    assert store.read_info(store.resolve(tmp_path / "sft"))["chat_variables"] == recorded
+    assert Sampler.from_checkpoint(tmp_path / "sft").template.variables == recorded
+    for config in (after(files, tmp_path / "sft"), after(files, tmp_path / "sft", **chat_config(False))):
+        next_phase = origin.find(config, tmp_path / "next")
+        assert (next_phase.template.variables, next_phase.notices) == (recorded, ())
+    changed = origin.find(after(files, tmp_path / "sft", **chat_config(True)), tmp_path / "next")
+    assert changed.template.variables == {**recorded, "enable_thinking": True}
     assert ["enable_thinking" in notice for notice in changed.notices] == [True]
     sampler = Sampler.from_checkpoint(tmp_path / "sft", chat_variables={"enable_thinking": True})
-    assert sampler.template.variables == {"enable_thinking": True}
+    assert sampler.template.variables == {**recorded, "enable_thinking": True}
 
 
 def test_a_model_without_a_template(files, tmp_path):
