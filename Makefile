@@ -41,7 +41,7 @@ sweep: venv
 	$(PY) tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
 
 smollm2: venv
-	$(PY) -m tools.smollm2 --to_checkpoint=runs/smollm2
+	$(PY) -m tools.smollm2 --run_dir=runs/smollm2
 
 test: venv
 	$(PY) -m pytest $(PYTEST)
@@ -50,6 +50,7 @@ parity: venv ref
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity and not long" $(PYTEST)
 
 parity-long: venv ref smollm2
+	$(PY) -m tools.chat_templates
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity or long" -s $(PYTEST)
 
 lint: venv

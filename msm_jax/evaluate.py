@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from msm_jax import cli, settings
 from msm_jax.analysis.statistics import interval95
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
 from msm_jax.errors import WorkError
 from msm_jax.evals import items, runner
@@ -35,6 +36,7 @@ from msm_jax.sampling.engine import Sampler
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
+_ADAPTER = flags.DEFINE_string("adapter", "", "An adapter on that checkpoint: a run of ours or a PEFT directory.")
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +49,15 @@ def main() -> None:
     for each in config.evals.values():
         items.check(each)
     origin = checkpoint_digest(checkpoint)
-    addresses = {name: address(each, origin) for name, each in config.evals.items()}
+    if _ADAPTER.value:
+        origin += checkpoint_digest(compose.directory_of(_ADAPTER.value))
+    addresses = {name: address(each, origin, config.chat_variables) for name, each in config.evals.items()}
     stored = {name: reusable(workdir, name, addresses[name]) for name in config.evals}
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
-        sampler = Sampler.from_checkpoint(checkpoint, batch=config.batch)
+        sampler = Sampler.from_checkpoint(
+            checkpoint, batch=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
+        )
     rows = []
     for name, each in config.evals.items():
         found = stored[name]
@@ -59,12 +65,14 @@ def main() -> None:
             _log.info("eval %s: %s", name, each.path)
             found = write(workdir, name, addresses[name], runner.run(sampler, each))
         rows.append((name, found, stored[name] is not None))
-    Console().print(table(f"{checkpoint}", rows))
+    Console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
 
 
-def address(config: EvalConfig, origin: str) -> dict[str, Any]:
+def address(config: EvalConfig, origin: str, chat_variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a result depends on, as JSON; one that was made for an equal address is reused."""
+    told = {"chat_variables": settings.to_json(chat_variables)} if chat_variables else {}
     return {
+        **told,
         "config": settings.to_json(config),
         "items_sha256": sources.data_sha256(config.path),
         "checkpoint": origin,

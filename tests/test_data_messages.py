@@ -24,7 +24,8 @@ def read(tmp_path):
 
 def test_tools_and_calls(read):
     tool = {"type": "function", "function": {"name": "f"}}
-    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": ""}, ANSWER]
+    calling = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    messages = [USER, calling, {"role": "tool", "content": ""}, ANSWER]
     chat = read(messages=messages, tools=[tool], meta={"a": 1}, source="s")
     assert chat.tools == (tool,)
     assert chat.meta == {"a": 1, "source": "s"}
@@ -89,7 +90,14 @@ def test_bad_field_is_named(read, message):
 
 
 def test_bad_tools_are_named(read):
-    for tools, message in (("[", 'field "tools" is not JSON'), ([1], 'field "tools" is a list'), ({}, 'an object')):
+    cases = {
+        'field "tools" is not JSON': "[",
+        'field "tools" is a list': [1],
+        'field "tools" is an object': {},
+        'field "tools[0].function" is a string': [{"function": "f"}],
+        'field "tools[1].function.name" is null': [{"name": "f"}, {"function": {}}],
+    }
+    for message, tools in cases.items():
         with pytest.raises(InputError) as refusal:
             read(messages=[USER, ANSWER], tools=tools)
         assert message in str(refusal.value)

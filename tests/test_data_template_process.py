@@ -22,7 +22,8 @@ def rendered(source, messages=CHAT, **variables):
 
 
 def children() -> list[int]:
-    listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())]
+    listed = subprocess.run(command, capture_output=True, text=True)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "chat_rendering.py" in line]
 
 
@@ -55,7 +56,7 @@ def test_the_limit_is_five_seconds_of_computing():
 
 def test_memory_is_bounded():
     for source in ("{{ 'x' * 10 ** 11 }}", "{{ ('x' * 10 ** 7 ~ messages[0].content) * 100000 }}"):
-        with pytest.raises(InputError, match="^chat template: "):
+        with pytest.raises(InputError, match=r"^chat template: "):
             rendered(source)
     with pytest.raises(InputError, match="writes more than"):
         rendered("{{ messages[0].content * 10 ** 8 }}")
@@ -86,13 +87,12 @@ ESCAPES = [
 
 @pytest.mark.parametrize("source", ESCAPES)
 def test_escapes_are_refused(source):
-    with pytest.raises(InputError) as refusal:
+    try:
         text = rendered(source)
-        # Jinja gives an undefined value where an attribute is unsafe: as text it is nothing, used it is an error.
-        assert text == "", text
-        raise InputError("chat template: wrote nothing")
-    assert str(refusal.value).startswith("chat template:")
-    assert len(str(refusal.value).splitlines()) == 1
+    except InputError as refusal:
+        text = str(refusal)
+    # Jinja gives an undefined value where an attribute is unsafe: as text it is nothing, used it is an error.
+    assert text == "" or (text.startswith("chat template:") and len(text.splitlines()) == 1)
 
 
 def test_errors_are_one_line():
@@ -159,7 +159,8 @@ def test_the_process_ends_with_ours(tmp_path):
         "ChatTemplate('x')\nprint(p._running._process.pid, flush=True)\n"
         "import os; os._exit(0)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
     pid = int(done.stdout)
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists():

@@ -13,7 +13,8 @@ from msm_jax.data.templates import ChatTemplate, encode_chat, encode_prompt
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 
-PIECES = [*SPECIALS, *ADDED, *" \n\t\r\0.a▁é漢🙂\u200b\ufeff", "  ", "\n\n", "Ada", " cheese", "<|im_", "end|>", "e\u0301"]
+WORDS = ["  ", "\n\n", "Ada", " cheese", "<|im_", "end|>", "e\u0301"]
+PIECES = [*SPECIALS, *ADDED, *WORDS, *" \n\t\r\0.a▁é漢🙂\u200b\ufeff"]
 TRICKY = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 TURNS = ChatTemplate(

@@ -119,7 +119,9 @@ def _beside(
     if tokenizer is None:
         return beside
     held = [files.parse(assets, name, path) for name in (files.GENERATION, files.CONFIG) if name in assets]
-    named = next((value["eos_token_id"] for value in held if value.get("eos_token_id") is not None), [])
+    named: int | list[int] = next(
+        (value["eos_token_id"] for value in held if value.get("eos_token_id") is not None), []
+    )
     listed = named if isinstance(named, list) else [named]
     own = templates.stop_ids(tokenizer, None)
     try:

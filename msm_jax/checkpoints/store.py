@@ -46,6 +46,10 @@ class Writer:
             for leftover in _leftovers(self._root):
                 shutil.rmtree(leftover, ignore_errors=True)
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self._root / str(step)
+
     def save(
         self, step: int, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
     ) -> None:
@@ -186,19 +190,22 @@ def read_assets(path: Path | str) -> dict[str, bytes]:
     return assets
 
 
-def load(path: Path | str, abstract_tree: Mapping[str, Any]) -> dict[str, Any]:
+def load(
+    path: Path | str, abstract_tree: Mapping[str, Any], advice: str = "use the config it was made with"
+) -> dict[str, Any]:
     """Loads the entries of `abstract_tree` onto its shardings, whatever mesh they were saved from.
 
     Args:
         path: a checkpoint or run directory.
         abstract_tree: some of the entries that were saved ("params" alone, say), each a pytree of
             `jax.ShapeDtypeStruct` with sharding. A dtype that differs from the saved one is cast.
+        advice: what to do where shapes differ, for the error.
 
     Raises:
         InputError: no checkpoint there, it is damaged, or the shapes or names of its arrays are others.
     """
     path = resolve(path)
-    _compare(path, abstract_tree)
+    _compare(path, abstract_tree, advice)
     try:
         return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
     except _FAILURES as error:
@@ -255,7 +262,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def _compare(path: Path, abstract_tree: Mapping[str, Any]) -> None:
+def _compare(path: Path, abstract_tree: Mapping[str, Any], advice: str) -> None:
     """Refuses names and shapes that differ, before Orbax does so in its own words."""
     for entry, abstract in abstract_tree.items():
         want, have = _shapes(abstract), _shapes(_tree_metadata(path, entry))
@@ -263,7 +270,7 @@ def _compare(path: Path, abstract_tree: Mapping[str, Any]) -> None:
             if want.get(name) != have.get(name):
                 raise InputError(
                     f"{path}: {entry}{name} is {have.get(name, 'missing')} in the checkpoint and "
-                    f"{want.get(name, 'missing')} in this model; use the config it was made with"
+                    f"{want.get(name, 'missing')} in this model; {advice}"
                 )
 
 

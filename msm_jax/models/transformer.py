@@ -15,6 +15,7 @@ V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, rotary
+from msm_jax.models import attention, lora, rotary
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel.sharding import constrain
 
@@ -100,6 +101,7 @@ class Block(nn.Module):
         self,
         hidden_BTD: Float[Array, "B T D"],
         cache: Cache | None,
+        adapters: lora.Active | None,
         positions_BT: Int[Array, "B T"],
         mask_BTS: Bool[Array, "B T S"],
         slot: Int[Array, ""] | int = 0,
@@ -112,13 +114,16 @@ class Block(nn.Module):
         def param(name: str, init: Any, *shape: int) -> jax.Array:
             return self.param(name, init, shape, jnp.float32).astype(dtype)
 
+        def linear(x: jax.Array, name: str, init: Any, *shape: int, inputs: int = 1) -> jax.Array:
+            return lora.add(project(x, param(name, init, *shape), inputs), x, name, adapters, inputs)
+
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
 
         x_BTD = rms_norm(hidden_BTD, param("attention_norm", ones, d), c.rms_norm_eps)
-        q_BTHK = project(x_BTD, param("query", _fan_in(d), d, h, k))
-        k_BTGK = project(x_BTD, param("key", _fan_in(d), d, g, k))
-        v_BTGK = project(x_BTD, param("value", _fan_in(d), d, g, k))
+        q_BTHK = linear(x_BTD, "query", _fan_in(d), d, h, k)
+        k_BTGK = linear(x_BTD, "key", _fan_in(d), d, g, k)
+        v_BTGK = linear(x_BTD, "value", _fan_in(d), d, g, k)
         if c.qkv_bias:
             q_BTHK = q_BTHK + param("query_bias", zeros, h, k)
             k_BTGK = k_BTGK + param("key_bias", zeros, g, k)
@@ -137,15 +142,15 @@ class Block(nn.Module):
             seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
         mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], mask_BTS)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
-        out = param("attention_out", _fan_in(h * k, residual), h, k, d)
-        hidden_BTD = hidden_BTD + project(mixed_BTHK, out, inputs=2)
+        out_BTD = linear(mixed_BTHK, "attention_out", _fan_in(h * k, residual), h, k, d, inputs=2)
+        hidden_BTD = hidden_BTD + out_BTD
         hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
 
         x_BTD = rms_norm(hidden_BTD, param("mlp_norm", ones, d), c.rms_norm_eps)
-        gate_BTF = project(x_BTD, param("gate", _fan_in(d), d, f))
-        up_BTF = project(x_BTD, param("up", _fan_in(d), d, f))
+        gate_BTF = linear(x_BTD, "gate", _fan_in(d), d, f)
+        up_BTF = linear(x_BTD, "up", _fan_in(d), d, f)
         inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
-        hidden_BTD = hidden_BTD + project(inner_BTF, param("down", _fan_in(f, residual), f, d))
+        hidden_BTD = hidden_BTD + linear(inner_BTF, "down", _fan_in(f, residual), f, d)
         return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
 
 
@@ -168,6 +173,7 @@ class Transformer(nn.Module):
         tokens_BT: Int[Array, "B T"],
         positions_BT: Int[Array, "B T"],
         segment_ids_BT: Int[Array, "B T"],
+        adapters: lora.Active | None = None,
     ) -> Float[Array, "B T D"]:
         """Runs the stack.
 
@@ -175,6 +181,7 @@ class Transformer(nn.Module):
             tokens_BT: int32 token ids.
             positions_BT: position of each token in its segment.
             segment_ids_BT: documents of a packed row, 0 for padding.
+            adapters: from `lora.activate`, or None.
 
         Returns:
             Final normed hidden states in the compute dtype.
@@ -192,10 +199,10 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
-        )(c, name="layers")(hidden_BTD, None, positions_BT, mask_BTS)
+        )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, mask_BTS)
         final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
         if not c.tie_embeddings:
             # Declared here so that one init makes the whole tree; `logits` reads it.
@@ -209,19 +216,27 @@ def apply(
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
     segment_ids_BT: Int[Array, "B T"],
+    adapters: lora.Active | None = None,
 ) -> tuple[Float[Array, "B T D"], None]:
     """`Transformer.__call__` as a plain function of the parameters."""
-    return Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT), None  # type: ignore[return-value]
+    hidden = Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, adapters)
+    return hidden, None  # type: ignore[return-value]
 
 
-def unstack(params: Params, config: ModelConfig) -> Params:
+def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter] = ()) -> Params:
     """The parameters with `layers` as a list of one dict per layer, the form that `run_layers` takes.
+
+    With adapters, "adapters" is a like list of what each layer applies.
 
     A loop that runs the stack again and again would otherwise copy every layer out of the stacked array each time.
     """
     leaves, tree = jax.tree.flatten(params["layers"])
     layers = [jax.tree.unflatten(tree, [leaf[i] for leaf in leaves]) for i in range(config.num_layers)]
-    return {**params, "layers": layers}
+    unstacked = {**params, "layers": layers}
+    if adapters:
+        stacked = lora.activate(adapters, config)
+        unstacked["adapters"] = [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(config.num_layers)]  # noqa: B023
+    return unstacked
 
 
 def run_layers(
@@ -236,7 +251,7 @@ def run_layers(
     """The stack without a gradient in mind: layer by layer, under any mask, with or without caches.
 
     Args:
-        unstacked: from `unstack`.
+        unstacked: from `unstack`, whose adapters are applied.
         tokens_BT: int32 token ids.
         positions_BT: position of each token in its sequence; only rotary angles depend on it.
         mask_BTS: True where a token may see a key: of this call's T tokens, or of the S slots of the cache.
@@ -249,10 +264,11 @@ def run_layers(
     hidden_BTD = unstacked["embedding"].astype(jnp.dtype(config.compute_dtype))[tokens_BT]
     hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
     updated: list[Cache] = []
+    adapters = unstacked.get("adapters") or [None] * config.num_layers
     for i, layer in enumerate(unstacked["layers"]):
         before = None if caches is None else caches[i]
         hidden_BTD, after = Block(config).apply(
-            {"params": layer}, hidden_BTD, before, positions_BT, mask_BTS, slot
+            {"params": layer}, hidden_BTD, before, adapters[i], positions_BT, mask_BTS, slot
         )
         if after is not None:
             updated.append(after)  # type: ignore[arg-type]
@@ -276,8 +292,8 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated."""
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated and no device is taken."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def count_params(config: ModelConfig) -> int:

@@ -28,6 +28,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "hidden": None,
     "norm": None,
+    "rank": None,
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +14,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
-from msm_jax.parallel import sharding
+from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
+
+log = logging.getLogger(__name__)
 
 # Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
 _CHUNK = 16
@@ -66,10 +69,12 @@ class Sampler:
         mesh: Mesh | None = None,
         batch: int = 64,
         generation_config: bytes | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
 
-        `generation_config` is the JSON file of that name, for the stop ids that it lists.
+        `generation_config` is the JSON file of that name, for the stop ids that it lists. Adapters are applied beside
+        the parameters, without a merged copy.
 
         Raises:
             InputError: the tokenizer has more ids than the model, or `batch` is below 1.
@@ -89,37 +94,37 @@ class Sampler:
         self._mesh = mesh
         self._specials = frozenset(tokenizer.specials.values())
         with self._on_mesh():
-            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config)
+            self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config, tuple(adapters))
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path | str, mesh: MeshConfig = MeshConfig(), batch: int = 64  # noqa: B008 (frozen)
+        cls,
+        path: Path | str,
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
+        batch: int = 64,
+        adapter: Path | str = "",
+        chat_variables: Mapping[str, Any] | None = None,
     ) -> Sampler:
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
-        Weights are loaded in the model's compute dtype, which is what each product would cast them to.
+        Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
+        with an adapter finds its base by itself; `adapter` names an adapter, ours or a PEFT directory, on the base
+        `path`. Tokenizer and chat template are those that the adapter was trained with; the template is told what it
+        was told in training, and `chat_variables` over that.
 
         Raises:
-            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, or the mesh does
-                not fit the devices or the model.
+            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, an adapter is for another
+                base, or the mesh does not fit the devices or the model.
         """
-        path = store.resolve(path)
-        info, assets = store.read_info(path), store.read_assets(path)
-        config = _model_config(info, path)
-        tokenizer = Tokenizer.from_files(assets, f"{path}/")
-        template = templates.of_checkpoint(info, assets, f"{path}/")
-        abstract = transformer.abstract_params(config)
+        found = compose.find(path, adapter)
+        tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
+        template = templates.of_checkpoint(found.info, found.assets, f"{found.checkpoint}/")
+        if template is not None and chat_variables:
+            template = _told(template, chat_variables)
         devices = make_mesh(mesh, jax.local_devices())
-        shardings = sharding.tree_shardings(devices, transformer.logical_axes(abstract), abstract)
-
-        def target(keys: tuple[Any, ...], leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:
-            # The final norm alone is applied in float32 whatever the compute dtype.
-            dtype = leaf.dtype if keys[-1].key == "final_norm" else config.compute_dtype
-            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
-
-        tree = {"params": jax.tree_util.tree_map_with_path(target, abstract, shardings)}
-        params = store.load(path, tree)["params"]
-        return cls(params, config, tokenizer, template, devices, batch, assets.get(templates.GENERATION_FILE))
+        params, adapters = compose.load(found, devices)
+        generation = found.assets.get(templates.GENERATION_FILE)
+        return cls(params, found.model, tokenizer, template, devices, batch, generation, adapters)
 
     def chat_prompt(
         self, messages: Sequence[templates.Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -282,8 +287,10 @@ class Sampler:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
 
-def _model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
-    try:
-        return ModelConfig.from_json(info["model"])
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
+def _told(template: ChatTemplate, chat_variables: Mapping[str, Any]) -> ChatTemplate:
+    """The template with other variables than in training, which is said."""
+    for name in sorted(template.variables.keys() & chat_variables.keys()):
+        before, now = template.variables[name], chat_variables[name]
+        if before != now:
+            log.warning("%s was told %s = %r in training, and is told %r", template.where, name, before, now)
+    return replace(template, variables={**template.variables, **chat_variables})

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msm_jax.data.config import DataConfig
 from msm_jax.errors import InputError
+from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
 
 
@@ -40,11 +41,13 @@ class OptimizerConfig:
 class InitConfig:
     """Where a phase starts: "scratch", or the "params" alone or the full "state" of a checkpoint.
 
-    `checkpoint` is a checkpoint directory (RUN/checkpoints/STEP) or a run directory (its newest checkpoint).
+    `checkpoint` is a checkpoint directory (RUN/checkpoints/STEP) or a run directory (its newest checkpoint). Where it
+    holds an adapter, its base is found by what it records; `base` names the base where that has moved.
     """
 
     mode: Literal["scratch", "params", "state"] = "scratch"
     checkpoint: str = ""
+    base: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a mode and a checkpoint that contradict each other."""
@@ -54,6 +57,8 @@ class InitConfig:
             )
         if self.mode != "scratch" and not self.checkpoint:
             raise InputError(f'mode = "{self.mode}" needs a checkpoint; set init.checkpoint')
+        if self.mode == "scratch" and self.base:
+            raise InputError(f'mode is "scratch" but base = {self.base!r}; leave it empty')
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class PhaseConfig:
     into `micro_batches` for accumulation. `threads` fixes the CPU threads of the process (0: all cores); results
     are bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate
     checkpoints off (the end of the phase always saves one).
+
+    With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
+    adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
+    on (and one from zero where there is none), "stack" leaves it frozen under a fresh one, "merge" adds it to the
+    frozen base first, or without `lora` to the weights that are all trained.
     """
 
     name: str
@@ -81,6 +91,9 @@ class PhaseConfig:
     tokenizer: str = ""
     chat_template: str = ""
     replace_chat_template: bool = False
+    lora: LoraConfig | None = None
+    adapter: Literal["continue", "merge", "stack"] = "continue"
+    base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     micro_batches: int = 1
     threads: int = 0
@@ -109,6 +122,8 @@ class PhaseConfig:
             for name in ("preset", "tokenizer"):
                 if not getattr(self, name):
                     raise InputError(f"{name} is empty; a phase from scratch needs it")
+            if self.lora is not None:
+                raise InputError("lora is set, but a phase from scratch has no base to freeze; set init or lora = None")
         else:
             for name in model_fields:
                 if getattr(self, name):
@@ -116,6 +131,13 @@ class PhaseConfig:
                         f"{name} is set, but this phase starts from a checkpoint and takes it from there; "
                         "leave it empty"
                     )
+        if self.lora is None and self.adapter == "stack":
+            raise InputError('adapter = "stack" needs lora, the settings of the adapter on top; set it')
+        if self.init.mode == "state" and self.adapter != "continue":
+            raise InputError(
+                f'init.mode = "state" goes on with an adapter as it is, which contradicts adapter = "{self.adapter}"; '
+                'set init.mode = "params" or adapter = "continue"'
+            )
 
 
 def _at_least(config: object, minimum: int, *names: str) -> None:

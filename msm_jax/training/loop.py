@@ -24,10 +24,11 @@ import optax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import manifest, store
-from msm_jax.data import sources
+from msm_jax.data import files
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import optimizer, origin, placement, run_files, step
@@ -35,7 +36,7 @@ from msm_jax.training import state as state_lib
 from msm_jax.training.config import OptimizerConfig, PhaseConfig
 from msm_jax.training.recorder import Recorder, Report
 from msm_jax.training.run_files import PhaseResult
-from msm_jax.training.state import TrainState
+from msm_jax.training.state import Frozen, TrainState
 from msm_jax.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,12 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             config.micro_batches,
             config.batch_rows,
             config.data.seq_len,
+            start.adapter,
+            start.beside,
+            config.base_dtype,
         )
-        state = origin.restore(start, adamw, mesh, config.seed)
+        state, frozen, below = origin.restore(start, adamw, mesh, config.seed)
+        start = origin.identified(start, frozen)
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
 
         # Records: config and manifest first, so that a run that is killed can be told from another.
@@ -128,9 +133,9 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
                 writer.wait()
                 raise _not_finite(finished, "a parameter", loader, workdir)
             recorder.flush()
-            info = origin.checkpoint_info(start, config, finished, loader.fingerprint, recorder.totals())
-            tree = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
-            writer.save(finished, tree, info, start.assets)
+            path = writer.path(finished)
+            info = origin.checkpoint_info(start, config, path, finished, loader.fingerprint, recorder.totals())
+            writer.save(finished, origin.checkpoint_tree(start, state, below), info, start.assets)
             recorder.restart_clock()
 
         # Loop.
@@ -138,14 +143,14 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            state, step_metrics = train_step(state, placement.place(batch, mesh))
+            state, step_metrics = train_step(state, placement.place(batch, mesh), *frozen)
             check()
             recorder.pend(finished, step_metrics, batch, waited)
 
             last = finished == config.steps
             if holdout and (last or finished % config.eval_every == 0):
                 check()
-                recorder.held_out(finished, _held_out_loss(eval_step, state, holdout, mesh))
+                recorder.held_out(finished, _held_out_loss(eval_step, state, frozen, holdout, mesh))
             if last or (config.checkpoint_every and finished % config.checkpoint_every == 0):
                 save(finished)
             if stop.reached(finished) and not last:
@@ -177,13 +182,14 @@ def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> Work
 def _held_out_loss(
     eval_step: Callable[..., tuple[jax.Array, jax.Array]],
     state: TrainState,
+    frozen: tuple[Frozen, ...],
     holdout: Mapping[str, list[Batch]],
     mesh: Mesh,
 ) -> dict[str, float | None]:
     """Mean loss per loss token of each source's held-out batches; None where it is not a finite number."""
     losses: dict[str, float | None] = {}
     for name, batches in holdout.items():
-        sums = [eval_step(state.params, placement.place_whole(batch, mesh)) for batch in batches]
+        sums = [eval_step(state.params, placement.place_whole(batch, mesh), *frozen) for batch in batches]
         total, count = np.sum(jax.device_get(sums), axis=0)
         losses[name] = float(total / count) if count and math.isfinite(total) else None
     return losses
@@ -198,6 +204,9 @@ def _programs(
     micro_batches: int,
     rows: int,
     seq_len: int,
+    adapter: LoraConfig | None,
+    beside: tuple[LoraConfig, ...],
+    base_dtype: str,
 ) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
     """The optimizer, the compiled train step and the evaluation step.
 
@@ -212,9 +221,10 @@ def _programs(
         name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=where)
         for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
     }
-    train_step: Any = step.make_train_step(model, adamw, schedule, mesh, micro_batches)
-    compiled = train_step.lower(state_lib.abstract(model, adamw, mesh), batch).compile()
-    return adamw, compiled, step.make_eval_step(model, mesh)
+    frozen = () if adapter is None else (state_lib.abstract_frozen(model, mesh, base_dtype, beside),)
+    train_step: Any = step.make_train_step(model, adamw, schedule, mesh, micro_batches, adapter, *frozen)
+    compiled = train_step.lower(state_lib.abstract(model, adamw, mesh, adapter), batch, *frozen).compile()
+    return adamw, compiled, step.make_eval_step(model, mesh, adapter, *frozen)
 
 
 @jax.jit
@@ -237,11 +247,11 @@ def _out_of_memory(config: PhaseConfig) -> Iterator[None]:
 
 
 def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: Mesh) -> manifest.Manifest:
-    files = {file for source in config.data.sources.values() for file in sources.resolve_paths(source.path)}
+    read = {file for source in config.data.sources.values() for file in files.resolve(source.path)}
     return manifest.Manifest(
         phase=config.name,
         parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
-        data=manifest.file_digests(sorted(files)),
+        data={file: files.sha256(file) for file in sorted(read)},
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
         template_sha256=start.template.sha256 if start.template else "",

@@ -3,9 +3,10 @@
 Conventions. `tokens` are inputs that are not padding, `slots` includes padding, `loss_tokens` carry loss.
 Model FLOPs count matrix products of the forward pass three times (`transformer.forward_flops_per_token`),
 for tokens that are not padding, with attention over what each token may see in its own segment;
-recomputation is not counted. `mfu` divides them by the peak of the devices in bfloat16, whatever the compute
-dtype, and is null where the peak is not known (CPU). `seconds` of a step is the time from the end of the
-step before it, so that held-out loss and saving do not count.
+recomputation is not counted. A frozen matrix has no gradient of its own, so that those of an adapter's base
+count twice. `mfu` divides them by the peak of the devices in bfloat16, whatever the compute dtype, and is null
+where the peak is not known (CPU). `seconds` of a step is the time from the end of the step before it, so that
+held-out loss and saving do not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from msm_jax.errors import WorkError
+from msm_jax.models import lora, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +227,25 @@ class ProgressLine:
         """Leaves the terminal as it was."""
         if self._live is not None:
             self._live.stop()
+
+
+def flops_per_token(
+    model: ModelConfig, context: float, adapter: LoraConfig | None = None, below: Sequence[LoraConfig] = ()
+) -> float:
+    """Model FLOPs of training per token, over a mean visible context of `context` tokens.
+
+    Args:
+        model: the model, of which all weights are trained without `adapter`.
+        context: see `transformer.forward_flops_per_token`.
+        adapter: what is trained in place of them. below: frozen adapters that are applied beside the base.
+    """
+    forward = transformer.forward_flops_per_token(model, context)
+    if adapter is None:
+        return 3 * forward
+    frozen = transformer.forward_flops_per_token(model, 0)
+    attention = forward - frozen
+    frozen += sum(lora.forward_flops_per_token(config, model) for config in below)
+    return 2 * frozen + 3 * (attention + lora.forward_flops_per_token(adapter, model))
 
 
 def visible_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:

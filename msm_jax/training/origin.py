@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +12,19 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import adapters, store
+from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.digest import digest
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
-from msm_jax.models import transformer
+from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
 from msm_jax.training import chat, state
 from msm_jax.training.config import PhaseConfig
-from msm_jax.training.state import TrainState
+from msm_jax.training.state import Frozen, TrainState
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Origin:
 
     `checkpoint` and its `info` are None and empty for "scratch". `assets` are the files that go into this
     phase's own checkpoints. `start_step` is the number of finished steps. `template`, the hash of the one that the
-    phase replaced, and `notices` for the user are as in `chat.PhaseTemplate`.
+    phase replaced, and `notices` for the user are as in `chat.PhaseTemplate`. `found` are the adapters in
+    `checkpoint`, None where it holds a model's own weights; `stack` those of this phase, None where it trains all
+    weights.
     """
 
     kind: Literal["resume", "state", "params", "scratch"]
@@ -43,6 +48,25 @@ class Origin:
     start_step: int
     replaced_template_sha256: str = ""
     notices: tuple[str, ...] = ()
+    found: Stack | None = None
+    stack: Stack | None = None
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter that the phase trains, if it does."""
+        return None if self.stack is None else self.stack.top
+
+    @property
+    def beside(self) -> tuple[LoraConfig, ...]:
+        """The frozen adapters that are applied beside the base, bottom first."""
+        return () if self.stack is None else tuple(layer.config for layer in self.stack.below if not layer.merged)
+
+    @property
+    def trained(self) -> int:
+        """How many parameters the phase trains."""
+        if self.stack is None:
+            return transformer.count_params(self.model)
+        return lora.count_weights(self.stack.top, self.model)
 
     @property
     def first_step(self) -> int:
@@ -66,6 +90,7 @@ def find(config: PhaseConfig, workdir: Path) -> Origin:
         found = _from_scratch(config)
     else:
         found = _from_checkpoint(config, config.init.mode, store.resolve(config.init.checkpoint))
+    found = _with_adapters(config, found)
     if found.model.vocab_size < found.tokenizer.vocab_size:
         raise InputError(
             f"the tokenizer has {found.tokenizer.vocab_size} ids and the model's vocab_size is "
@@ -93,24 +118,104 @@ def describe(found: Origin) -> str:
         "params": f"starts from the parameters of {found.checkpoint}",
         "scratch": "starts from scratch",
     }[found.kind]
-    return f"{where}, {size:,} parameters"
+    if found.stack is None:
+        return f"{where}, {size:,} parameters"
+    top = found.stack.top
+    return f"{where}, {size:,} parameters frozen, {found.trained:,} trained in an adapter of rank {top.rank}"
 
 
-def restore(origin: Origin, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
-    """The state that the phase starts with, sharded over `mesh`.
+def restore(
+    origin: Origin, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> tuple[TrainState, tuple[Frozen, ...], tuple[lora.Weights, ...]]:
+    """What the phase starts with, sharded over `mesh`.
+
+    Returns:
+        The state; what is frozen beside it, one `Frozen` or none; and the weights of all adapters below the one that is
+        trained, merged or not, for this phase's checkpoints.
 
     Raises:
-        InputError: the checkpoint is damaged or its arrays have other shapes.
+        InputError: the checkpoint is damaged, its arrays have other shapes, or an adapter's base is not the right one.
     """
-    if origin.kind == "scratch":
-        return state.create(origin.model, optimizer, mesh, jax.random.key(seed))
-    assert origin.checkpoint is not None
-    target = state.abstract(origin.model, optimizer, mesh)
-    if origin.kind == "params":
-        params = store.load(origin.checkpoint, {"params": target.params})["params"]
-        return state.from_params(params, origin.model, optimizer, mesh)
-    tree = {"params": target.params, "opt_state": target.opt_state, "step": target.step}
-    return TrainState(**store.load(origin.checkpoint, tree))
+    model, checkpoint = origin.model, origin.checkpoint
+    if checkpoint is None:
+        return state.create(model, optimizer, mesh, jax.random.key(seed)), (), ()
+    target = state.abstract(model, optimizer, mesh, origin.adapter)
+    name = "params" if origin.stack is None else "adapter"
+    weights: tuple[lora.Weights, ...] = ()
+    if origin.found is not None:
+        weights = adapters.load_weights(checkpoint, origin.found, model, mesh)
+    frozen: tuple[Frozen, ...] = ()
+    below: tuple[lora.Weights, ...] = ()
+    if origin.stack is not None:
+        base = adapters.load_base(origin.stack, model, mesh, checkpoint)
+        base = adapters.merge_below(base, origin.stack, weights)
+        below = weights[: len(origin.stack.below)]
+        frozen = (state.freeze(base, adapters.beside(origin.stack, below), seed, mesh),)
+    if origin.kind != "params":
+        tree = {name: target.params, "opt_state": target.opt_state, "step": target.step}
+        loaded = store.load(checkpoint, tree)
+        return TrainState(loaded[name], loaded["opt_state"], loaded["step"]), frozen, below
+    if origin.stack is None:
+        if origin.found is None:
+            params = store.load(checkpoint, {"params": target.params})["params"]
+        else:
+            base = adapters.load_base(origin.found, model, mesh, checkpoint)
+            params = adapters.merge_all(base, origin.found, weights)
+        return state.from_params(params, model, optimizer, mesh), (), ()
+    if len(weights) > len(below):
+        return state.from_params(weights[-1], model, optimizer, mesh, origin.adapter), frozen, below
+    return state.create(model, optimizer, mesh, jax.random.key(seed), origin.adapter), frozen, below
+
+
+def identified(origin: Origin, frozen: tuple[Frozen, ...]) -> Origin:
+    """The origin with the digests of its base, taken of the weights where no checkpoint has recorded them yet."""
+    if origin.stack is None or origin.stack.base.digests:
+        return origin
+    base = dataclasses.replace(origin.stack.base, digests=digest(frozen[0].params))
+    return dataclasses.replace(origin, stack=dataclasses.replace(origin.stack, base=base))
+
+
+def _with_adapters(config: PhaseConfig, origin: Origin) -> Origin:
+    """Adds what the checkpoint's adapters are and what becomes of them in this phase."""
+    checkpoint = origin.checkpoint
+    if checkpoint is None:
+        return origin
+    found = adapters.read(origin.info, checkpoint)
+    if found is not None:
+        found = adapters.locate_base(found, checkpoint, config.init.base)
+    elif config.init.base and origin.kind != "resume":
+        raise InputError(f"init.base is set, but {checkpoint} holds no adapter; leave it empty")
+    origin = dataclasses.replace(origin, found=found)
+    if origin.kind == "resume":
+        return dataclasses.replace(origin, stack=found)
+    if config.lora is None:
+        if found is not None and config.adapter != "merge":
+            raise InputError(
+                f'{checkpoint}: holds an adapter; set lora to train one, or adapter = "merge" to train all weights'
+            )
+        return origin
+    if found is None:
+        if origin.kind == "state":
+            raise InputError(f'{checkpoint}: holds no adapter whose state could go on; set init.mode = "params"')
+        stack = Stack(Base(checkpoint, {}, config.base_dtype), (Layer(config.lora),))
+        return dataclasses.replace(origin, stack=stack)
+    base = dataclasses.replace(found.base, dtype=config.base_dtype)
+    if config.adapter == "continue":
+        _check_continues(config.lora, found.top, checkpoint)
+        return dataclasses.replace(origin, stack=Stack(base, (*found.below, Layer(config.lora))))
+    merged = config.adapter == "merge"
+    below = tuple(Layer(layer.config, merged or layer.merged) for layer in found.layers)
+    return dataclasses.replace(origin, stack=Stack(base, (*below, Layer(config.lora))))
+
+
+def _check_continues(wanted: LoraConfig, there: LoraConfig, checkpoint: Path) -> None:
+    for name in ("rank", "alpha", "targets"):
+        asked, has = getattr(wanted, name), getattr(there, name)
+        if asked != has:
+            raise InputError(
+                f"lora.{name} = {asked!r}, but the adapter in {checkpoint} has {has!r}; "
+                'set it to that, or adapter = "stack" or "merge" for a fresh one'
+            )
 
 
 def _from_scratch(config: PhaseConfig) -> Origin:
@@ -164,16 +269,27 @@ def _check_own_tokenizer(config: PhaseConfig, found: Origin) -> None:
         )
 
 
+def checkpoint_tree(origin: Origin, now: TrainState, below: Sequence[lora.Weights]) -> dict[str, Any]:
+    """The entries of this phase's checkpoint: the parameters, or the adapter and those below it without the base."""
+    tree = {"opt_state": now.opt_state, "step": now.step}
+    if origin.stack is None:
+        return {"params": now.params, **tree}
+    return {**adapters.tree(now.params, below), **tree}
+
+
 def checkpoint_info(
-    origin: Origin, config: PhaseConfig, step: int, fingerprint: str, totals: Mapping[str, float]
+    origin: Origin, config: PhaseConfig, checkpoint: Path, step: int, fingerprint: str, totals: Mapping[str, float]
 ) -> dict[str, Any]:
     """The info of this phase's checkpoint after `step` steps, for a resume, sampling and the next phase."""
+    stack = {} if origin.stack is None else adapters.to_info(origin.stack, checkpoint)
     return {
+        **stack,
         "phase": config.name,
         "step": step,
         "first_step": origin.first_step,
         "seed": config.seed,
         "model": dataclasses.asdict(origin.model),
+        "trained_parameters": origin.trained,
         "data_fingerprint": fingerprint,
         "tokenizer_sha256": origin.tokenizer.sha256,
         "template_sha256": origin.template.sha256 if origin.template else "",

@@ -13,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 
 from msm_jax.data.loader import Batch
-from msm_jax.models import transformer
 from msm_jax.training import metrics, origin, step
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.run_files import PhaseResult
@@ -89,7 +88,7 @@ class Recorder:
         for name, what in (("loss", "the loss"), ("grad_norm", "the gradient norm")):
             if not math.isfinite(values[name]):
                 return finished, what
-        per_token = 3 * transformer.forward_flops_per_token(self._start.model, context)
+        per_token = metrics.flops_per_token(self._start.model, context, self._start.adapter, self._start.beside)
         flops = per_token * values["tokens"]
         self._totals["tokens"] += values["tokens"]
         self._totals["loss_tokens"] += values["loss_tokens"]

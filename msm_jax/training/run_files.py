@@ -27,6 +27,7 @@ _MAY_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "data.cache_dir",
+    "init.base",
     "tokenizer",
     "chat_template",
 )
@@ -65,7 +66,11 @@ def check_same_run(config: PhaseConfig, workdir: Path) -> None:
     Raises:
         InputError: a field that decides the result differs from config.json.
     """
-    then = dict(_flat(manifest.read_json(workdir / "config.json")))
+    stored = manifest.read_json(workdir / "config.json")
+    if (stored.get("lora") is None) != (config.lora is None):
+        kind = "an adapter" if config.lora is None else "all weights"
+        raise InputError(f"the run in {workdir} trains {kind}, but config.lora = {config.lora}; use another workdir")
+    then = dict(_flat(stored))
     now = dict(_flat(dataclasses.asdict(config)))
     for name in sorted(then.keys() & now.keys()):
         free = any(name == field or name.startswith(f"{field}.") for field in _MAY_CHANGE)

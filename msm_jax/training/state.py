@@ -1,17 +1,25 @@
-"""What a training step reads and writes: parameters, optimizer state and the step."""
+"""What a training step reads and writes: parameters, optimizer state and the step; and what it reads alone.
+
+With an adapter, the parameters of a state are the adapter's weights, and the base and the adapters below it are
+`Frozen`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from msm_jax.models import transformer
+from msm_jax.checkpoints import adapters
+from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel import sharding
 
 
@@ -25,15 +33,31 @@ class TrainState:
     step: jax.Array
 
 
-def _fresh(model: ModelConfig, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    params = transformer.init_params(model, key)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Frozen:
+    """What a step with an adapter reads and leaves as it is: the base's parameters, the adapters between it and the one
+    that is trained, bottom first, and the seed of dropout (uint32 scalar)."""
+
+    params: transformer.Params
+    below: tuple[Adapter, ...]
+    seed: jax.Array
+
+
+def _fresh(
+    model: ModelConfig, optimizer: optax.GradientTransformation, key: jax.Array, adapter: LoraConfig | None
+) -> TrainState:
+    params = transformer.init_params(model, key) if adapter is None else lora.init_weights(adapter, model, key)
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def shardings(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def shardings(
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, adapter: LoraConfig | None = None
+) -> TrainState:
     """Shardings of a state: optimizer moments like their parameters, counters replicated."""
-    shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key), jax.random.key(0))
-    params = sharding.tree_shardings(mesh, transformer.logical_axes(shapes.params), shapes.params)
+    shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key, adapter), jax.random.key(0))
+    axes = transformer.logical_axes(shapes.params) if adapter is None else lora.logical_axes(shapes.params)
+    params = sharding.tree_shardings(mesh, axes, shapes.params)
     opt_state = optax.tree.map_params(
         optimizer, lambda _, where: where, shapes.opt_state, params,
         transform_non_params=lambda _: sharding.replicated(mesh),
@@ -41,31 +65,57 @@ def shardings(model: ModelConfig, optimizer: optax.GradientTransformation, mesh:
     return TrainState(params, opt_state, sharding.replicated(mesh))  # type: ignore[arg-type]
 
 
-def abstract(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract(
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, adapter: LoraConfig | None = None
+) -> TrainState:
     """The state as ShapeDtypeStructs with shardings: the target of a restore."""
-    shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key, adapter), jax.random.key(0))
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes, shardings(model, optimizer, mesh),
+        shapes, shardings(model, optimizer, mesh, adapter),
     )
 
 
+def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[LoraConfig]) -> Frozen:
+    """`Frozen` as ShapeDtypeStructs with shardings, the base's parameters in `dtype`."""
+    return Frozen(
+        adapters.frozen_target(model, mesh, dtype),
+        tuple(Adapter(adapters.weights_target(config, model, mesh), config) for config in below),
+        jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh)),  # type: ignore[arg-type]
+    )
+
+
+def freeze(params: transformer.Params, below: Sequence[Adapter], seed: int, mesh: Mesh) -> Frozen:
+    """`Frozen` of parameters and adapters that lie on `mesh`."""
+    return Frozen(params, tuple(below), jax.device_put(np.uint32(seed), sharding.replicated(mesh)))
+
+
 def create(
-    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, key: jax.Array
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+    adapter: LoraConfig | None = None,
 ) -> TrainState:
     """A fresh state, each device making its own shard."""
-    init = jax.jit(lambda k: _fresh(model, optimizer, k), out_shardings=shardings(model, optimizer, mesh))
+    init = jax.jit(
+        lambda k: _fresh(model, optimizer, k, adapter), out_shardings=shardings(model, optimizer, mesh, adapter)
+    )
     with jax.set_mesh(mesh):
         return init(key)
 
 
 def from_params(
-    params: transformer.Params, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    params: transformer.Params | lora.Weights,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    adapter: LoraConfig | None = None,
 ) -> TrainState:
     """A state at step 0 with these parameters and a fresh optimizer: how a phase starts from another's weights."""
     build = jax.jit(
         lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)),
-        out_shardings=shardings(model, optimizer, mesh),
+        out_shardings=shardings(model, optimizer, mesh, adapter),
         donate_argnums=0,
     )
     with jax.set_mesh(mesh):

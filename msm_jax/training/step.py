@@ -10,40 +10,60 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from msm_jax.models import transformer
+from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel import sharding
 from msm_jax.training import loss, state
-from msm_jax.training.state import TrainState
+from msm_jax.training.state import Frozen, TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def loss_sum(params: transformer.Params, model: ModelConfig, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Summed loss in nats and number of loss tokens of one batch."""
+def loss_sum(
+    params: transformer.Params | lora.Weights,
+    model: ModelConfig,
+    batch: Batch,
+    adapter: LoraConfig | None = None,
+    frozen: Frozen | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Summed loss in nats and number of loss tokens of one batch.
+
+    With `adapter`, `params` are its weights and `frozen` holds the base; a batch that has "dropout_keys" (see
+    `lora.row_keys`) drops the adapter's inputs.
+    """
+    active = None
+    if adapter is not None and frozen is not None:
+        active = lora.activate((*frozen.below, Adapter(params, adapter)), model, batch.get("dropout_keys"))
+        params = frozen.params
     hidden_BTD, _ = transformer.apply(
-        params, model, batch["tokens"], batch["positions"], batch["segment_ids"]
+        params, model, batch["tokens"], batch["positions"], batch["segment_ids"], active
     )
     return loss.cross_entropy(params, model, hidden_BTD, batch["targets"], batch["loss_mask"])
 
 
 def gradients(
-    params: transformer.Params, model: ModelConfig, batch: Batch, micro_batches: int
+    params: transformer.Params | lora.Weights,
+    model: ModelConfig,
+    batch: Batch,
+    micro_batches: int,
+    adapter: LoraConfig | None = None,
+    frozen: Frozen | None = None,
 ) -> tuple[jax.Array, jax.Array, transformer.Params]:
-    """Loss sum, loss tokens, and the gradient of the loss *sum*, accumulated over equal slices of the batch.
+    """Loss sum, loss tokens, and the gradient of the loss *sum* by `params`, accumulated over equal parts of the batch.
 
     Sums and counts are kept apart, so that the result does not depend on how the rows are cut.
     """
     grad = jax.value_and_grad(loss_sum, has_aux=True)
     if micro_batches == 1:
-        (total, count), grads = grad(params, model, batch)
+        (total, count), grads = grad(params, model, batch, adapter, frozen)
         return total, count, grads
     # Row i goes to micro-batch i mod M: with rows sharded in blocks over devices, every slice keeps its share of each.
     cut = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
     def body(carry: Any, rows: Batch) -> tuple[Any, None]:
-        (total, count), grads = grad(params, model, rows)
+        (total, count), grads = grad(params, model, rows, adapter, frozen)
         return jax.tree.map(jnp.add, carry, (total, count, grads)), None
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -57,17 +77,25 @@ def make_train_step(
     schedule: optax.Schedule,
     mesh: Mesh,
     micro_batches: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Compiles one optimizer step; the state is donated.
+    adapter: LoraConfig | None = None,
+    frozen: Frozen | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles one optimizer step (state, batch) -> (state, metrics); the state is donated.
 
     The batch holds int32 `tokens`, `targets`, `positions`, `segment_ids` and bool `loss_mask`, all [rows, seq_len];
     rows must be a multiple of `micro_batches` times the mesh's data × fsdp devices. Metrics are float32/int32
     scalars on device: loss (mean nats per loss token), loss_tokens, tokens (padding excluded), grad_norm (before
     clipping), learning_rate.
+
+    With `adapter`, the state is that of the adapter, and the step takes as its third argument what is frozen, of which
+    `frozen` gives shapes and shardings. Dropout follows from its seed, the step and the row alone.
     """
 
-    def train_step(old: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        total, count, grads = gradients(old.params, model, batch, micro_batches)
+    def train_step(old: TrainState, batch: Batch, *base: Frozen) -> tuple[TrainState, Metrics]:
+        rows = dict(batch)
+        if adapter is not None and adapter.dropout:
+            rows["dropout_keys"] = lora.row_keys(base[0].seed, old.step, batch["tokens"].shape[0])
+        total, count, grads = gradients(old.params, model, rows, micro_batches, adapter, *base)
         # A batch without loss tokens has zero gradient; the maximum keeps it from becoming NaN.
         scale = 1.0 / jnp.maximum(count, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda g: g * scale, grads)
@@ -82,23 +110,29 @@ def make_train_step(
         }
         return TrainState(params, opt_state, old.step + 1), metrics
 
-    where = state.shardings(model, optimizer, mesh)
+    where = state.shardings(model, optimizer, mesh, adapter)
     return jax.jit(
         train_step,
-        in_shardings=(where, sharding.batch_sharding(mesh)),
+        in_shardings=(where, sharding.batch_sharding(mesh), *_frozen_shardings(frozen)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
 def make_eval_step(
-    model: ModelConfig, mesh: Mesh
-) -> Callable[[transformer.Params, Batch], tuple[jax.Array, jax.Array]]:
-    """Compiles (params, batch) to (loss sum, loss tokens), nothing donated."""
-    params = transformer.abstract_params(model)
-    where = sharding.tree_shardings(mesh, transformer.logical_axes(params), params)
+    model: ModelConfig, mesh: Mesh, adapter: LoraConfig | None = None, frozen: Frozen | None = None
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Compiles (params, batch) to (loss sum, loss tokens), nothing donated; with `adapter`, a third argument as in
+    `make_train_step`."""
+    params = transformer.abstract_params(model) if adapter is None else lora.abstract_weights(adapter, model)
+    axes = transformer.logical_axes(params) if adapter is None else lora.logical_axes(params)
+    where = sharding.tree_shardings(mesh, axes, params)
     return jax.jit(
-        lambda params, batch: loss_sum(params, model, batch),
-        in_shardings=(where, sharding.batch_sharding(mesh)),
+        lambda params, batch, *base: loss_sum(params, model, batch, adapter, *base),
+        in_shardings=(where, sharding.batch_sharding(mesh), *_frozen_shardings(frozen)),
         out_shardings=sharding.replicated(mesh),
     )
+
+
+def _frozen_shardings(frozen: Frozen | None) -> tuple[Any, ...]:
+    return () if frozen is None else (jax.tree.map(lambda leaf: leaf.sharding, frozen),)

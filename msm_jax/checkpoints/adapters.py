@@ -1,0 +1,240 @@
+"""Adapter checkpoints: the low-rank adapters on a base, with a reference to the base in place of its weights.
+
+Such a checkpoint holds the entry "adapter", the adapter that was trained last, and "below", those under it, bottom
+first, frozen: each either applied beside the base or merged into it when it is loaded. Its info holds "base" (where
+the base checkpoint lies, the digest of each of its tensors, and the dtype in which it was used) and "adapters" (the
+settings of all of them, bottom first). Merging is redone at each load, so that an adapter stays small to store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from msm_jax.checkpoints import store
+from msm_jax.checkpoints.digest import digest
+from msm_jax.errors import InputError
+from msm_jax.models import lora, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import Adapter, LoraConfig
+from msm_jax.parallel import sharding
+
+# Fields of a model that do not decide its weights.
+_FREE = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of an adapter: its checkpoint, the digest of each tensor, and the dtype of its weights in use.
+
+    `digests` is empty where the base is not known to be one in particular (an adapter of another library).
+    """
+
+    path: Path
+    digests: Mapping[str, str]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One adapter of a stack: its settings, and whether it is merged into the base rather than applied beside it."""
+
+    config: LoraConfig
+    merged: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Adapters on a base, bottom first; the last one is the one trained."""
+
+    base: Base
+    layers: tuple[Layer, ...]
+
+    @property
+    def below(self) -> tuple[Layer, ...]:
+        """All but the one trained."""
+        return self.layers[:-1]
+
+    @property
+    def top(self) -> LoraConfig:
+        """The one trained."""
+        return self.layers[-1].config
+
+
+def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
+    """The entries of a checkpoint's info that say what its adapters are and lie on.
+
+    The base is named from the root and from the checkpoint, so that a directory with both can be moved.
+    """
+    path = stack.base.path.absolute()
+    return {
+        "base": {
+            "path": str(path),
+            "relative": os.path.relpath(path, checkpoint.absolute()),
+            "digests": dict(stack.base.digests),
+            "dtype": stack.base.dtype,
+        },
+        "adapters": [dataclasses.asdict(layer) for layer in stack.layers],
+    }
+
+
+def read(info: Mapping[str, Any], checkpoint: Path) -> Stack | None:
+    """The adapters of a checkpoint, or None for one that holds a model's own weights.
+
+    Raises:
+        InputError: its info is not of this version.
+    """
+    if "adapters" not in info:
+        return None
+    try:
+        layers = tuple(
+            Layer(LoraConfig(**{**entry["config"], "targets": tuple(entry["config"]["targets"])}), entry["merged"])
+            for entry in info["adapters"]
+        )
+        base = info["base"]
+        path, moved = Path(base["path"]), checkpoint.absolute() / base["relative"]
+        if not path.exists() and moved.exists():
+            path = moved.resolve()
+        return Stack(Base(path, base["digests"], base["dtype"]), layers)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{checkpoint}: its info is not of an adapter of this version ({error})") from error
+
+
+def locate_base(stack: Stack, checkpoint: Path, given: Path | str = "") -> Stack:
+    """The stack with its base where it is: at `given`, or else where the checkpoint says.
+
+    Raises:
+        InputError: there is no checkpoint, or it holds an adapter itself.
+    """
+    if not given and not stack.base.path.exists():
+        raise InputError(
+            f"{checkpoint}: its base {stack.base.path} is not there; where it has moved, pass --checkpoint=BASE "
+            f"--adapter={checkpoint}, or in a phase init.base = BASE"
+        )
+    path = store.resolve(given or stack.base.path)
+    check_is_base(path)
+    return dataclasses.replace(stack, base=dataclasses.replace(stack.base, path=path))
+
+
+def check_is_base(path: Path) -> None:
+    """Refuses a checkpoint that holds an adapter where a model's own weights are needed."""
+    if "adapters" in store.read_info(path):
+        raise InputError(f"{path}: holds an adapter, not a base; name the checkpoint that it was trained on")
+
+
+def check_same_model(base: ModelConfig, model: ModelConfig, base_path: Path, checkpoint: Path) -> None:
+    """Refuses an adapter that was trained on a model of another shape.
+
+    Raises:
+        InputError: names a field in which the shapes differ.
+    """
+    for field in dataclasses.fields(ModelConfig):
+        ours, theirs = getattr(model, field.name), getattr(base, field.name)
+        if ours != theirs and field.name not in _FREE:
+            raise InputError(
+                f"{checkpoint}: its adapter is for a model with {field.name} = {ours}, and {base_path} has {theirs}; "
+                "use the base it was trained on"
+            )
+
+
+def frozen_target(model: ModelConfig, mesh: Mesh, dtype: str) -> transformer.Params:
+    """Abstract parameters in `dtype`, with shardings, as they serve where they are not trained.
+
+    The final norm stays in float32, since it is applied so whatever the compute dtype.
+    """
+    abstract = transformer.abstract_params(model)
+    shardings = sharding.tree_shardings(mesh, transformer.logical_axes(abstract), abstract)
+
+    def target(path: Any, leaf: Any, where: Any) -> jax.ShapeDtypeStruct:
+        kept = path[-1].key == "final_norm"
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype, sharding=where)
+
+    return jax.tree_util.tree_map_with_path(target, abstract, shardings)
+
+
+def weights_target(config: LoraConfig, model: ModelConfig, mesh: Mesh) -> lora.Weights:
+    """Abstract float32 weights of an adapter, with shardings."""
+    abstract = lora.abstract_weights(config, model)
+    shardings = sharding.tree_shardings(mesh, lora.logical_axes(abstract), abstract)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, shardings
+    )
+
+
+def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path) -> transformer.Params:
+    """The base's parameters on `mesh` in the dtype that the stack says, without any adapter.
+
+    Raises:
+        InputError: the base cannot be loaded, or it is not the one that the adapter in `checkpoint` was trained on.
+    """
+    params = store.load(stack.base.path, {"params": frozen_target(model, mesh, stack.base.dtype)})["params"]
+    if stack.base.digests:
+        check_digests(digest(params), stack, checkpoint)
+    return params
+
+
+def check_digests(found: Mapping[str, str], stack: Stack, checkpoint: Path) -> None:
+    """Refuses a base with other weights than those that the adapter in `checkpoint` was trained on.
+
+    Raises:
+        InputError: names the first tensor that differs.
+    """
+    for name in sorted(found):
+        if found[name] != stack.base.digests.get(name):
+            raise InputError(
+                f"{checkpoint}: its adapter was trained on another base than {stack.base.path}: tensor {name} "
+                "differs; name the right one with --checkpoint=BASE and --adapter, or with init.base"
+            )
+
+
+def load_weights(checkpoint: Path, stack: Stack, model: ModelConfig, mesh: Mesh) -> tuple[lora.Weights, ...]:
+    """The float32 weights of all adapters of a checkpoint, bottom first.
+
+    Raises:
+        InputError: an array is missing or has another shape.
+    """
+    *below, top = (weights_target(layer.config, model, mesh) for layer in stack.layers)
+    loaded = store.load(checkpoint, tree(top, below), advice="use the base it was trained on")
+    return (*(loaded["below"][str(i)] for i in range(len(stack.below))), loaded["adapter"])
+
+
+def tree(top: lora.Weights, below: Sequence[lora.Weights]) -> dict[str, lora.Weights]:
+    """The entries of a checkpoint that hold adapters."""
+    frozen = {"below": {str(i): each for i, each in enumerate(below)}} if below else {}
+    return {"adapter": top, **frozen}
+
+
+def merge_below(params: transformer.Params, stack: Stack, weights: Sequence[lora.Weights]) -> transformer.Params:
+    """The base's parameters (donated) with the adapters that the stack says are merged; `weights` may lack the last."""
+    for layer, each in zip(stack.layers, weights, strict=False):
+        if layer.merged:
+            params = _merged(params, Adapter(each, layer.config))
+    return params
+
+
+def merge_all(params: transformer.Params, stack: Stack, weights: Sequence[lora.Weights]) -> transformer.Params:
+    """Float32 parameters of one model that computes what base (donated) and adapters do together."""
+    params = merge_below(params, stack, weights)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    for adapter in beside(stack, weights):
+        params = _merged(params, adapter)
+    return params
+
+
+def beside(stack: Stack, weights: Sequence[lora.Weights]) -> tuple[Adapter, ...]:
+    """The adapters that are applied beside the base; `weights` may lack the last one."""
+    layers = zip(stack.layers, weights, strict=False)
+    return tuple(Adapter(each, layer.config) for layer, each in layers if not layer.merged)
+
+
+def _merged(params: transformer.Params, adapter: Adapter) -> transformer.Params:
+    where = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(lora.merge, donate_argnums=0, out_shardings=where)(params, adapter)
