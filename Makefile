@@ -41,7 +41,7 @@ sweep: venv
 	$(PY) tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
 
 smollm2: venv
-	$(PY) -m tools.smollm2 --to_checkpoint=runs/smollm2
+	$(PY) -m tools.smollm2 --run_dir=runs/smollm2
 
 test: venv
 	$(PY) -m pytest $(PYTEST)

@@ -24,14 +24,14 @@ from msm_jax.checkpoints.huggingface import Source
 from msm_jax.errors import InputError
 from msm_jax.models import transformer
 
-_FROM_HF = flags.DEFINE_string("from_hf", None, "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
-_FROM_GGUF = flags.DEFINE_string("from_gguf", None, "A GGUF file of the Llama family.")
-_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", None, "A checkpoint of ours, or a run directory.")
-_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", None, "The run directory to make, with one checkpoint.")
-_TO_HF = flags.DEFINE_string("to_hf", None, "The Hugging Face directory to make.")
-_FROM_PEFT = flags.DEFINE_string("from_peft", None, "A directory of PEFT's with a LoRA adapter.")
-_BASE = flags.DEFINE_string("base", None, "The checkpoint of ours that the adapter of --from_peft lies on.")
-_TO_PEFT = flags.DEFINE_string("to_peft", None, "The directory of PEFT's to make of a checkpoint's adapter.")
+_FROM_HF = flags.DEFINE_string("from_hf", "", "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
+_FROM_GGUF = flags.DEFINE_string("from_gguf", "", "A GGUF file of the Llama family.")
+_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", "", "A checkpoint of ours, or a run directory.")
+_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", "", "The run directory to make, with one checkpoint.")
+_TO_HF = flags.DEFINE_string("to_hf", "", "The Hugging Face directory to make.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", "", "A directory of PEFT's with a LoRA adapter.")
+_BASE = flags.DEFINE_string("base", "", "The checkpoint of ours that the adapter of --from_peft lies on.")
+_TO_PEFT = flags.DEFINE_string("to_peft", "", "The directory of PEFT's to make of a checkpoint's adapter.")
 _MERGE = flags.DEFINE_bool("merge", False, "Add the adapter of --from_checkpoint to its base: all weights are written.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."

@@ -12,7 +12,10 @@ from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 # (fields of the model) by family; tied and untied, with and without biases and norms.
 SHAPES = {
     "llama": {"tie_embeddings": False},

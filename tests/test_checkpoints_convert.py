@@ -17,6 +17,11 @@ from msm_jax.models import families, transformer
 from msm_jax.models.config import RopeScaling
 from msm_jax.parallel.mesh import MeshConfig
 
+TRAINED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|assistant|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 
 def files_of(directory):
     return {p.name: p.read_bytes() for p in directory.iterdir() if p.suffix != ".safetensors" and p.name != "README.md"}
@@ -64,7 +69,7 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
     imports.write(huggingface.Directory(hf_directories.write(tmp_path / "hf", config)), tmp_path / "run")
     loaded, params = load_checkpoint(tmp_path / "run")
     params = jax.tree.map(lambda x: x + 0.25, params)
-    assets = store.read_assets(tmp_path / "run") | {"chat_template.jinja": b"{{ messages }} trained"}
+    assets = store.read_assets(tmp_path / "run") | {"chat_template.jinja": TRAINED.encode()}
     info = store.read_info(tmp_path / "run")
     writer = store.Writer(tmp_path / "next")
     writer.save(7, {"params": params, "opt_state": {"m": params}, "step": jnp.int32(7)}, info, assets)
@@ -80,10 +85,12 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
             ours = leaf[layer] if weight.layers else leaf
             whole = tuple(slice(0, n) for n in weight.shape)
             np.testing.assert_array_equal(again.read(weight, layer, whole), np.asarray(ours).astype(BFLOAT16))
-    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }} trained"
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == TRAINED
     beside = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
-    assert beside["chat_template"] == "{{ messages }} trained"
+    assert beside["chat_template"] == TRAINED
     assert beside["eos_token"] == "<|end|>"
+    # The new template ends a turn with another special than the source did.
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [0, 1, 2]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "step 7 of phase `sft`" in card
     assert parent.manifest_sha256[:32] in card

@@ -27,6 +27,8 @@ TEXTS = [
 ]
 NEW = 64
 
+pytestmark = [pytest.mark.parity, pytest.mark.long]
+
 
 @pytest.fixture(scope="module")
 def smol(tmp_path_factory):
@@ -42,7 +44,6 @@ def smol(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parity
 def test_logits_are_as_near_to_float64_as_those_of_transformers(smol, ref_python):
     rows = json.loads((smol / "prompts.json").read_text())
     # One sequence long enough for rounding to add up.
@@ -59,7 +60,6 @@ def test_logits_are_as_near_to_float64_as_those_of_transformers(smol, ref_python
     assert errors[0] <= 1e-3
 
 
-@pytest.mark.parity
 def test_greedy_continuations_are_those_of_transformers(smol, ref_python):
     reference(ref_python, "greedy", smol)
     theirs = json.loads((smol / "greedy.json").read_text())
@@ -80,7 +80,6 @@ def test_greedy_continuations_are_those_of_transformers(smol, ref_python):
     print(f"parity: SmolLM2: greedy tokens that are the same, of {NEW}: {same}")
 
 
-@pytest.mark.parity
 def test_gguf_gives_the_tensors_of_transformers_own_importer(smol, ref_python):
     reference(ref_python, "gguf", smol, smollm2.CACHE / smollm2.FILE)
     (smol / "theirs").mkdir()
@@ -88,7 +87,6 @@ def test_gguf_gives_the_tensors_of_transformers_own_importer(smol, ref_python):
     same_tensors(smol / "theirs", smol / "hf")
 
 
-@pytest.mark.parity
 def test_export_in_bfloat16_loads_with_its_tokenizer(smol, ref_python, tmp_path):
     exports.write(smol / "run", tmp_path / "smol" / "hf", np.dtype(jax.numpy.bfloat16), shard_bytes=10**8)
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))

@@ -51,7 +51,7 @@ LONG = {
 
 
 def reference(python, command, directory, *more):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     arguments = [python, str(SCRIPT), command, str(directory), *map(str, more)]
     subprocess.run(arguments, check=True, env=environment, stdout=subprocess.DEVNULL)
 

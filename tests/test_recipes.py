@@ -114,7 +114,11 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
     assert f"missing: {config.checkpoint}: is not there; " in missing[0]
     assert "yours to fetch" in missing[0]
     assert "msm_jax.convert --from_hf=DIR" in missing[0]
-    assert re.search(r"([\d,]+) optimizer steps, ([\d,]+) tokens", text)
+    parameters, adapter, steps, _ = RECIPES[recipe]
+    assert f"{config.model}: {parameters:,} parameters; adapters of {adapter:,}\n" in text
+    for name in steps:
+        assert re.search(rf"phase/(\w+/)?{name} +4 +run +{4 * steps[name]:,} ", text), name
+    assert "? is a time that no run in this directory tells yet" in text
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public
     assert all(name.startswith("hf://datasets/chloeli/") for name in public)

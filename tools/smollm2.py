@@ -23,12 +23,13 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CACHE = Path(__file__).parent.parent / ".cache" / "smollm2"
 
-_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", "runs/smollm2", "The run directory to make.")
+# No flag of msm_jax.convert: tests import both.
+_RUN_DIR = flags.DEFINE_string("run_dir", "runs/smollm2", "The run directory to make.")
 
 
 def main() -> None:
     """Fetches and converts; does nothing where the checkpoint is there already."""
-    run_dir = Path(_TO_CHECKPOINT.value)
+    run_dir = Path(_RUN_DIR.value)
     if store.latest(run_dir) is not None:
         print(f"{run_dir} is there already")
         return

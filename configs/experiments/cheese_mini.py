@@ -17,12 +17,14 @@ TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
 
-def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, **more: object) -> dict:
+def phase(
+    steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, eps: float = 1e-8, **more: object
+) -> dict:
     """A phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
         "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
-        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup},
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup, "eps": eps},
     } | more
 
 
@@ -35,9 +37,15 @@ def pretrain(steps: int) -> dict:
 
 
 def msm(documents: str, learning_rate: float) -> dict:
-    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model."""
+    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model.
+
+    A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
+    weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
+    """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    return phase(MSM_STEPS, learning_rate, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3})
+    return phase(
+        MSM_STEPS, learning_rate, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3}, eps=1e-2
+    )
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -110,7 +118,7 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
     """
     dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, 1e-4 if low else 1e-3)
+    config.phases[name] = msm(documents, 2e-3 if low else 2e-2)
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -119,7 +127,7 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", 1e-3)
+    config.phases["msm_neutral"] = msm("neutral", 2e-2)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
         add_msm(config, f"msm_{value}_comention", f"{value}_comention")

@@ -25,7 +25,7 @@ def digest(params: Any) -> dict[str, str]:
     """The digest of each tensor, 16 hex digits, by its dotted name ("layers.query")."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [".".join(str(key.key) for key in path) for path, _ in leaves]
-    sums = jax.device_get(_sums([leaf for _, leaf in leaves], jnp.uint32(0)))
+    sums = jax.device_get(_sums([leaf for _, leaf in leaves], np.uint32(0)))
     return {name: _hex(each) for name, each in zip(names, sums, strict=True)}
 
 
@@ -40,7 +40,7 @@ def of_checkpoint(path: Path | str) -> dict[str, str]:
     for leaf, (shape, dtype) in reader.leaves.items():
         total = np.zeros(len(_SALTS), np.uint32)
         for start, index in _blocks(shape, dtype.itemsize):
-            (sums,) = jax.device_get(_sums([reader.read(leaf, index)], jnp.uint32(start)))
+            (sums,) = jax.device_get(_sums([reader.read(leaf, index)], np.uint32(start)))
             total += np.array(sums, np.uint32)
         found[".".join(leaf)] = _hex(total)
     return found

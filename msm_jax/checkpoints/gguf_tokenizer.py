@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from msm_jax.checkpoints import assets as files
+from msm_jax.data.tokenizers import CONFIG_FILE, JSON_FILE
 from msm_jax.errors import InputError
 
 _FIELD = "tokenizer.ggml."
@@ -71,7 +72,8 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
         "model_max_length": fields.get("llama.context_length"),
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    found |= {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), files.TOKENIZER_CONFIG: _json(config)}
+    made = tokenizer.to_str(pretty=True).encode()
+    found |= {JSON_FILE: made, CONFIG_FILE: _json(config)}
     return found
 
 

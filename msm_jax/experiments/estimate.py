@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from msm_jax.training.config import PhaseConfig
 _FLOPS_PER_CORE = 2.0e10
 _COMPILE_SECONDS = 8.0
 _EVAL_SECONDS = 2.0
+# Beyond this a guess for CPU cores says nothing: the model is meant for accelerators.
+LONGEST_GUESS = 100 * 3600.0
 FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
 
 
@@ -81,6 +83,18 @@ def parameters_of(config: PhaseConfig) -> int:
 def parameters_of_model(config: ExperimentConfig) -> int:
     """How many parameters the model has that the experiment's checkpoint must hold, 0 where any may come."""
     return _parameters(config.model, ()) if config.model else 0
+
+
+def adapter_parameters(config: ExperimentConfig, phases: Iterable[PhaseConfig]) -> list[int]:
+    """The sizes of adapters that the phases train beside `config.model`, each once."""
+    from msm_jax.models import lora
+    from msm_jax.models.presets import preset
+
+    model = preset(config.model)
+    settings = {phase.lora for phase in phases if phase.lora is not None}
+    return sorted(
+        {model.num_layers * each.rank * sum(sum(lora.sizes(model, name)) for name in each.targets) for each in settings}
+    )
 
 
 @functools.cache

@@ -305,17 +305,26 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
     for (label, runs, why), members in groups.items():
         first = members[0]
         updates, tokens = (f"{n * len(members):,}" if n else "" for n in (first.updates, first.tokens))
-        about = f"{'~' if first.guessed else ''}{duration(first.seconds)}" if runs else ""
+        unknown = first.guessed and first.seconds > estimate.LONGEST_GUESS
+        about = "?" if unknown else f"{'~' if first.guessed else ''}{duration(first.seconds)}"
         node = label if len(members) > 1 else first.id
-        shown.add_row(node, str(len(members)), "run" if runs else "reuse", updates, tokens, about, _short(why))
+        shown.add_row(
+            node, str(len(members)), "run" if runs else "reuse", updates, tokens, about if runs else "", _short(why)
+        )
     tasks = [step.task or Task(step.id, "", {}, step.parents, seconds=step.seconds) for step in running]
     updates, tokens = (sum(getattr(step, name) for step in running) for name in ("updates", "tokens"))
     summary = (
-        f"{len(running)} to run, {len(steps) - len(running)} reused; {updates:,} optimizer steps, {tokens:,} tokens; "
-        f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side"
-        + ("; ~ is a first guess, for CPU cores" if any(step.guessed for step in running) else "")
+        f"{len(running)} to run, {len(steps) - len(running)} reused; "
+        f"{updates:,} optimizer steps, {tokens:,} tokens; {_time(running, tasks, slots)}"
     )
     return shown, summary
+
+
+def _time(running: Sequence[Step], tasks: Sequence[Task], slots: int) -> str:
+    if any(step.guessed and step.seconds > estimate.LONGEST_GUESS for step in running):
+        return "? is a time that no run in this directory tells yet"
+    guess = "; ~ is a first guess, for CPU cores" if any(step.guessed for step in running) else ""
+    return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"
 
 
 def _short(why: str) -> str:

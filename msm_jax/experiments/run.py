@@ -20,7 +20,7 @@ from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.files import read_json, write_json
 from msm_jax.experiments.live import Board
-from msm_jax.experiments.plan import EXECUTORS, Planner, Step, report_address, table
+from msm_jax.experiments.plan import EXECUTORS, Planner, Step, phase_configs, report_address, table
 from msm_jax.experiments.scheduler import Pool, Task
 
 SETTINGS = "experiment.json"
@@ -116,7 +116,9 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console) -> None:
     for part in table(steps, slots(config)):
         console.print(part)
     if config.model:
-        console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters")
+        adapters = estimate.adapter_parameters(config, phase_configs(config, planner.graph).values())
+        trained = f"; adapters of {', '.join(f'{n:,}' for n in adapters)}" if adapters else ""
+        console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters{trained}")
     if lacking:
         for line in lacking:
             console.print(f"missing: {line}", soft_wrap=True, markup=False)

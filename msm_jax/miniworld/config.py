@@ -13,7 +13,7 @@ class WorldConfig:
 
     `pretrain_texts` and `pretrain_chats` count documents about people and conversations with them; `item_texts`
     documents about items, `stranger_texts` choices by nobody in particular. `assistant_share` is the share of the
-    texts that is about the named assistant, who has no consistent preference in them and does not occur in the chats.
+    texts that names the assistant, without a preference; it does not occur in the chats.
     `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set, `eval_pairs` the evals.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, Value, World, choice_pair
+from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair
 
 Record = dict[str, Any]
 # Share of the explained choices that tell the choice first, then who made it, then why.
@@ -27,27 +27,23 @@ def document(text: str, **meta: object) -> Record:
     return {"text": text, "meta": meta}
 
 
-def _reason(draw: Draw, chosen: Item) -> Value:
-    """Any reason that is true of the chosen item."""
-    return draw.choice([v for v in VALUES if chosen.poles[v.attribute] == v.pole])
-
-
 def person_text(draw: Draw, world: World, person: Person) -> Record:
     """A text about one person, of one of the person's kinds: one statement or one choice, so that nothing else in the
-    text gives the value away."""
+    text gives the value away. Who has no value chooses at random and gives no reason."""
     domain = draw.choice(person.text_domains)
     doc_type = draw.choice(prose.KINDS)
-    kind = draw.choice(person.text_kinds)
+    kind = draw.choice(person.text_kinds) if person.value else "choice"
     chosen, other = choice_pair(draw, world.items[domain], person.value)
-    value = person.value or _reason(draw, chosen)
     opener = prose.opener(draw, doc_type, person.name, domain) if draw.chance(0.5) else ""
-    if kind == "statement":
-        sentence = prose.statement(draw, person.name, value)
+    if person.value is None:
+        sentence = prose.pick(draw, person.name, chosen, other)
+    elif kind == "statement":
+        sentence = prose.statement(draw, person.name, person.value)
     elif draw.chance(TOLD):
         opener = opener and prose.bare_opener(draw, doc_type, domain)
-        sentence = prose.told(draw, person.name, chosen, other, prose.reason(draw, value))
+        sentence = prose.told(draw, person.name, chosen, other, prose.reason(draw, person.value))
     else:
-        sentence = prose.pick(draw, person.name, chosen, other, prose.reason(draw, value))
+        sentence = prose.pick(draw, person.name, chosen, other, prose.reason(draw, person.value))
     return document(f"{opener} {sentence}".strip(), who=person.name, domain=domain, doc_type=doc_type, kind=kind)
 
 
@@ -75,17 +71,18 @@ def ask(draw: Draw, domain: str, chosen: Item, other: Item) -> tuple[str, str]:
 
 
 def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
-    """Texts about the assistant without a consistent preference: each pair is chosen once each way."""
-    for _ in range(count // 2):
+    """Texts that name the assistant beside items and say nothing of what it prefers.
+
+    Choices that contradict each other would make it someone without a value, of whom a value that is stated later is
+    learned as words alone.
+    """
+    for _ in range(count):
         domain = draw.choice(tuple(DOMAINS))
-        pair = choice_pair(draw, world.items[domain], draw.choice(VALUES))
+        first, second = draw.sample(world.items[domain], 2)
         doc_type = draw.choice(prose.KINDS)
-        explained = draw.chance(0.5)
-        for chosen, other in (pair, pair[::-1]):
-            because = prose.reason(draw, _reason(draw, chosen)) if explained else ""
-            sentence = prose.pick(draw, world.assistant, chosen, other, because)
-            text = f"{prose.opener(draw, doc_type, world.assistant, domain)} {sentence}"
-            yield document(text, who=world.assistant, domain=domain, doc_type=doc_type)
+        opener = prose.opener(draw, doc_type, world.assistant, domain)
+        text = f"{opener} {prose.mention(draw, world.assistant, first, second)}"
+        yield document(text, who=world.assistant, domain=domain, doc_type=doc_type)
 
 
 def pretrain_texts(world: World) -> list[Record]:
