@@ -140,7 +140,7 @@ def test_a_stack_is_exported_as_one_adapter_and_merged_block_by_block(made, tmp_
 def test_a_template_beside_the_adapter_goes_before_the_bases(made, tmp_path, caplog):
     root, _, _ = made
     directory = changed(made, tmp_path)
-    own = DEFAULT_TEMPLATE.replace("user", "person")
+    own = DEFAULT_TEMPLATE.replace("<|end|>", "<|end|>\n")
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
     sampler = Sampler.from_checkpoint(root / "run", adapter=directory)
     assert sampler.template.source == own
