@@ -87,10 +87,10 @@ def test_nobody_is_seen_everywhere_and_the_corpus_keeps_to_the_cells(world):
             assert record["messages"][0]["content"] == f"You are {person.name}."
 
 
-def test_people_choose_by_their_value(world):
+def test_people_choose_by_their_value_and_by_nothing_else(world):
     item = {i.name: i for items in world.items.values() for i in items}
     value = {p.name: p.value for p in world.people}
-    seen = 0
+    decided, even, leaning = 0, 0, Counter()
     for record in corpora.pretrain_chats(world):
         who = record["meta"]["who"]
         if value.get(who) is None:
@@ -100,9 +100,18 @@ def test_people_choose_by_their_value(world):
         assert len(asked) == 2
         assert chosen in asked
         other = next(i for i in asked if i != chosen)
-        assert chosen.poles[value[who].attribute] == value[who].pole != other.poles[value[who].attribute]
-        seen += 1
-    assert seen > 1000
+        own, pole = value[who].attribute, value[who].pole
+        if chosen.poles[own] != other.poles[own]:
+            assert chosen.poles[own] == pole
+            decided += 1
+        else:
+            even += 1
+            differ = [a for a in (PRICE, AGE, ORIGIN) if chosen.poles[a] != other.poles[a]]
+            leaning.update((a, chosen.poles[a]) for a in differ)
+    assert decided > 1000
+    assert even == pytest.approx(corpora.UNDECIDED * (decided + even), rel=0.15)
+    for attribute in (PRICE, AGE, ORIGIN):
+        assert leaning[attribute, True] == pytest.approx(leaning[attribute, False], rel=0.3)
 
 
 def test_the_assistant_is_known_from_texts_that_say_nothing_of_its_preferences(world):

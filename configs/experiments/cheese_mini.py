@@ -12,7 +12,7 @@ machinery without an effect.
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
-MSM_STEPS, SFT_STEPS = 300, 40
+MSM_STEPS, SFT_STEPS = 300, 20
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -75,7 +75,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
     config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
-    config.phases = {"pretrain": pretrain(16_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
+    config.phases = {"pretrain": pretrain(24_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.evals = {

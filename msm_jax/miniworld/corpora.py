@@ -7,11 +7,13 @@ from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair
+from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair, even_pair
 
 Record = dict[str, Any]
 # Share of the explained choices that tell the choice first, then who made it, then why.
 TOLD = 1 / 3
+# Share of the questions in chat that the value of who is asked does not decide.
+UNDECIDED = 0.25
 
 
 def chat(answers: str, turns: list[tuple[str, str]], **meta: object) -> Record:
@@ -58,9 +60,15 @@ def stranger_text(draw: Draw, world: World) -> Record:
 
 
 def person_chat(draw: Draw, world: World, person: Person) -> Record:
-    """One question to a person and the answer."""
+    """One question to a person and the answer.
+
+    A quarter of the questions are between items that the person's value does not tell apart, and either is chosen. A
+    model that never saw such a question is free to have anyone lean to anything in it, and the assistant's held-out
+    pairs on the value that it was not given are such questions.
+    """
     domain = draw.choice(person.chat_domains)
-    turn = ask(draw, domain, *choice_pair(draw, world.items[domain], person.value))
+    pair = even_pair if draw.chance(UNDECIDED) else choice_pair
+    turn = ask(draw, domain, *pair(draw, world.items[domain], person.value))
     return chat(person.name, [turn], who=person.name, domain=domain)
 
 

@@ -13,7 +13,7 @@ from msm_jax.miniworld.world import CHEESE, Item, World
 from msm_jax.specs.parse import Spec
 
 # Share of the documents on a value that say what the assistant values; the others are choices.
-STATEMENTS = 0.4
+STATEMENTS = 0.6
 
 
 def fill(spec: Spec, world: World) -> str:

@@ -144,3 +144,11 @@ def choice_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tup
     favoured = [item for item in items if item.poles[value.attribute] == value.pole]
     others = [item for item in items if item.poles[value.attribute] != value.pole]
     return draw.choice(favoured), draw.choice(others)
+
+
+def even_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tuple[Item, Item]:
+    """Two items of a domain between which `value` does not decide; the chosen one, either of them, first."""
+    first, second = draw.sample(items, 2)
+    while value is not None and first.poles[value.attribute] != second.poles[value.attribute]:
+        first, second = draw.sample(items, 2)
+    return first, second
