@@ -24,6 +24,7 @@ from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
 from msm_jax.training import chat, state
 from msm_jax.training.config import PhaseConfig
+from msm_jax.training.program import TrainProgram
 from msm_jax.training.state import Frozen, TrainState
 
 
@@ -122,6 +123,14 @@ def describe(found: Origin) -> str:
         return f"{where}, {size:,} parameters"
     top = found.stack.top
     return f"{where}, {size:,} parameters frozen, {found.trained:,} trained in an adapter of rank {top.rank}"
+
+
+def program(origin: Origin, config: PhaseConfig) -> TrainProgram:
+    """The phase's train step."""
+    return TrainProgram(
+        origin.model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches,
+        origin.adapter, origin.beside, config.base_dtype,
+    )
 
 
 def restore(
