@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import attention, lora, rotary
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.kernels import Packed
 from msm_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
@@ -85,7 +86,7 @@ class Block(nn.Module):
         cache: Cache | None,
         adapters: lora.Active | None,
         positions_BT: Int[Array, "B T"],
-        mask_BTS: Bool[Array, "B T S"],
+        visible: Bool[Array, "B T S"] | Packed,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Returns the new stream, and the layer's cache with this call's keys and values written from `slot` on."""
@@ -122,7 +123,7 @@ class Block(nn.Module):
             seen = {"k": jnp.swapaxes(k_BTGK, 1, 2), "v": jnp.swapaxes(v_BTGK, 1, 2)}
         else:
             seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
-        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], mask_BTS)
+        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], visible)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
         out_BTD = linear(mixed_BTHK, "attention_out", _fan_in(h * k, residual), h, k, d, inputs=2)
         hidden_BTD = hidden_BTD + out_BTD
@@ -172,7 +173,9 @@ class Transformer(nn.Module):
         dtype = jnp.dtype(c.compute_dtype)
         embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
         hidden_BTD = constrain(embedding_VD.astype(dtype)[tokens_BT], "batch", "sequence", "hidden")
-        mask_BTS = attention.segment_mask(segment_ids_BT)
+        # What is initialised has two tokens and no backend.
+        initial = self.is_initializing()
+        visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)
         block = Block
         if c.remat != "none":
             policy = jax.checkpoint_policies.dots_saveable if c.remat == "dots" else None
@@ -184,7 +187,7 @@ class Transformer(nn.Module):
             in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
-        )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, mask_BTS)
+        )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, visible)
         final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
         if not c.tie_embeddings:
             # Declared here so that one init makes the whole tree; `logits` reads it.

@@ -7,7 +7,7 @@ shards each of them. Nothing else in the code base names a mesh axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,10 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "norm": None,
     "rank": None,
 }
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else (entry or ())
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
@@ -55,7 +59,7 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
         InputError: a dimension is not divisible by the mesh axes that shard it.
     """
     for name, size, entry in zip(axes, shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
+        names = _names(entry)
         ways = math.prod(mesh[mesh_axis] for mesh_axis in names)
         if size % ways:
             raise InputError(
@@ -84,7 +88,7 @@ def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: M
     """
     parts = []
     for size, entry in zip(shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
+        names = _names(entry)
         ways, number = 1, 0
         for name in names:
             ways, number = ways * getattr(mesh, name), number * getattr(mesh, name) + at[name]
@@ -113,9 +117,37 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
         return x
     entries = []
     for size, entry in zip(x.shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
-        ways = 1
-        for mesh_axis in names:
-            ways *= mesh.shape[mesh_axis]
+        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in _names(entry))
         entries.append(entry if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+def mapped(
+    f: Callable[..., jax.Array], in_axes: tuple[tuple[str, ...], ...], out_axes: tuple[str, ...]
+) -> Callable[..., jax.Array]:
+    """`f` run by each device on its own part of the arrays; outside `jax.set_mesh`, `f` itself.
+
+    Args:
+        f: takes arrays and returns one; its parts must not need each other.
+        in_axes: the logical axis names of each argument. out_axes: those of the result.
+    """
+
+    def run(*arrays: jax.Array) -> jax.Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return f(*arrays)
+        # A mesh axis that does not divide one array splits none: heads stay with their keys and values.
+        whole = {
+            mesh_axis
+            for axes, array in zip(in_axes, arrays, strict=True)
+            for size, entry in zip(array.shape, spec(axes), strict=True)
+            for mesh_axis in _names(entry)
+            if size % math.prod(mesh.shape[name] for name in _names(entry))
+        }
+        specs = [
+            PartitionSpec(*(None if whole.intersection(_names(entry)) else entry for entry in spec(axes)))
+            for axes in (*in_axes, out_axes)
+        ]
+        return jax.shard_map(f, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)(*arrays)
+
+    return run
