@@ -73,7 +73,7 @@ def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program, `jax.stages.Compiled.as_text()`, in the order of their channels."""
     computations, entry = _parse(text)
     times = _times(computations, entry)
-    found: dict[tuple[str, int], Collective] = {}
+    found: dict[tuple[str, int, str], Collective] = {}
     for name, instructions in computations.items():
         for position, one in enumerate(instructions):
             kind = one.op.removesuffix("-start")
@@ -86,9 +86,9 @@ def collectives(text: str) -> list[Collective]:
             shape, size = _moved(kind, one, instructions)
             source = re.search(r'op_name="([^"]*)"', one.rest)
             item = Collective(kind, shape, size, times[name], groups, channel, source.group(1) if source else "")
-            before = found.get((kind, channel))
-            if before is None or (item.trips, item.bytes) > (before.trips, before.bytes):
-                found[kind, channel] = item
+            before = found.get((kind, channel, shape))
+            if before is None or item.trips > before.trips:
+                found[kind, channel, shape] = item
     return sorted(found.values(), key=lambda item: (item.kind, item.channel))
 
 
@@ -161,8 +161,9 @@ def _moved(kind: str, one: _Instruction, instructions: Sequence[_Instruction]) -
         operands = set(re.findall(r"%([\w.\-]+)", one.rest.split("),", 1)[0]))
         arrays += [array for other in instructions if other.name in operands for array in _ARRAY.findall(other.type)]
         arrays += _ARRAY.findall(one.rest.split("),", 1)[0])
-    sizes = [(_size(kind, dims), f"{kind}[{dims}]") for kind, dims in arrays]
-    if one.op.endswith("-start") or kind == "reduce-scatter":
+    sizes = [(_size(dtype, dims), f"{dtype}[{dims}]") for dtype, dims in arrays]
+    if kind == "reduce-scatter" or (one.op.endswith("-start") and kind != "all-reduce"):
+        # An asynchronous one has its operand among its results.
         size, shape = max(sizes)
         return shape, size
     # Several arrays in one collective travel together.
@@ -174,7 +175,10 @@ def _size(dtype: str, dims: str) -> int:
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
-    """Replica groups in either of their notations; of a permutation, the devices of each of its cycles or chains."""
+    """Replica groups in any of their notations; of a permutation, the devices of each of its cycles or chains."""
+    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest)
+    if meshed:
+        return _along(meshed.group(1), meshed.group(2))
     listed = re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", rest)
     if listed:
         return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed.group(1)))
@@ -190,6 +194,26 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
     if pairs:
         return _chains([tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs.group(1))])
     return ()
+
+
+def _along(mesh: str, axes: str) -> tuple[tuple[int, ...], ...]:
+    """Groups along some axes of a mesh that the text spells out; 'x':(m)k is the part of x after its first m ways."""
+    lengths = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+    dims: list[int] = []
+    inside: list[int] = []
+    for name, length in lengths.items():
+        parts = [(1, length)] if (name, "", "") in named else [(int(m), int(k)) for n, m, k in named if n == name]
+        at = 1
+        for before, ways in sorted(parts):
+            dims += [before // at, ways]
+            inside.append(len(dims) - 1)
+            at = before * ways
+        dims.append(length // at)
+    ids = np.arange(math.prod(dims)).reshape(dims)
+    outside = [axis for axis in range(len(dims)) if axis not in inside]
+    size = math.prod(dims[axis] for axis in inside)
+    return tuple(map(tuple, ids.transpose(outside + inside).reshape(-1, size).tolist()))
 
 
 def _chains(pairs: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

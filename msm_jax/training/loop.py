@@ -192,7 +192,7 @@ def _programs(
     each time.
     """
     frozen = program_lib.abstract_frozen(program, mesh)
-    compiled = program_lib.lower(program, mesh).compile()
+    compiled = program_lib.trace(program, mesh).lower().compile()
     return program.adamw, compiled, step.make_eval_step(program.model, mesh, program.adapter, *frozen)
 
 

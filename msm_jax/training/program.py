@@ -70,8 +70,8 @@ def arguments(
     return first, batch, *abstract_frozen(program, mesh)
 
 
-def lower(program: TrainProgram, mesh: Mesh) -> jax.stages.Lowered:
-    """The train step, ready to compile for the devices of `mesh`.
+def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
+    """The train step, ready to be lowered and compiled for the devices of `mesh`.
 
     Where those are not here, no mesh may be set: what is computed beside the step would be placed on them.
     """
@@ -81,4 +81,4 @@ def lower(program: TrainProgram, mesh: Mesh) -> jax.stages.Lowered:
         program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter, *args[2:]
     )
     with jax.set_mesh(mesh):
-        return train_step.lower(*args)
+        return train_step.trace(*args)
