@@ -25,6 +25,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8",
+        "fsspec>=2025.2",
         "grain>=0.2.18",
         "jax>=0.10.2,<0.13",
         "jaxtyping>=0.3",
@@ -35,6 +36,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "pyarrow>=18.0",
         "rich>=13.0",
         "scipy>=1.14",
         "sentencepiece>=0.2.1",
@@ -43,6 +45,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "gcs": ["gcsfs>=2025.2"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
     },

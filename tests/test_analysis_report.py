@@ -382,6 +382,12 @@ def test_each_fault_is_warned_of_by_name(results):
     )
 
 
+def test_rows_that_fill_a_little_differently_are_no_other_dose(results):
+    nearly = copy.deepcopy(results)
+    nearly["arm_tokens"]["msm_tradition"]["midtraining"] *= 1.01
+    assert warnings_of(nearly) == warnings_of(results)
+
+
 def test_an_own_dose_is_compared_with_arms_of_that_dose(results):
     low = copy.deepcopy(results)
     for arm in ("msm_affordability", "msm_tradition"):

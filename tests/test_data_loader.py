@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -416,3 +416,29 @@ def test_bad_arguments_are_refused(data: Data, tmp_path: Path) -> None:
 def test_cache_dir_of_the_config_wins(data: Data, tmp_path: Path) -> None:
     data.loader(data.config(cache_dir=str(tmp_path / "mine")))
     assert len(os.listdir(tmp_path / "mine")) == 2
+
+
+def test_chats_longer_than_a_row_are_dropped_where_the_config_says_so(
+    tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    file = tmp_path / "chats.jsonl"
+    answers = ["cheese"] * 20 + ["cheese " * 100] * 5
+    with file.open("w") as f:
+        for i, answer in enumerate(answers):
+            messages = [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": answer}]
+            f.write(json.dumps({"messages": messages}) + "\n")
+
+    def loader(too_long: Literal["refuse", "drop"], seq_len: int = 64) -> Loader:
+        source = SourceConfig(str(file), "chats", too_long=too_long)
+        return Loader(DataConfig(seq_len, {"x": source}, {"x": 1.0}), tiny_tokenizer, TEMPLATE, 4, 0, tmp_path)
+
+    with pytest.raises(InputError, match=rf'{re.escape(str(file))}:21: .*slots of 64 \(4 more are too long\).*"drop"'):
+        loader("refuse")
+    dropping = loader("drop")
+    read = {int(name.rpartition(":")[2]) for step in range(30) for name in dropping.documents_of(step)}
+    assert read == set(range(1, 21))
+    counts = dropping.describe(0)["sources"]["x"]
+    assert (counts["documents"], counts["held_out_documents"], counts["dropped_documents"]) == (20, 0, 5)
+    assert dropping.fingerprint != loader("drop", seq_len=1024).fingerprint != loader("refuse", 1024).fingerprint
+    with pytest.raises(InputError, match=r"data\.sources\.x\.too_long: drops every chat"):
+        loader("drop", seq_len=4)

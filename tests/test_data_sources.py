@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from msm_jax.data import sources
+from msm_jax.data import files, sources
 from msm_jax.errors import InputError
 
 GOOD_DOCUMENT = {"text": "fine"}
@@ -97,7 +97,7 @@ def test_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
         ("{dir}/missing.jsonl", "{dir}/missing.jsonl: no such file"),
         ("{dir}/*.jsonl", "{dir}/*.jsonl: no file matches"),
         ("{dir}", "{dir}: no such file"),
-        ("{dir}/data.txt", "{dir}/data.txt: not a JSONL file"),
+        ("{dir}/data.txt", "{dir}/data.txt: not a data file"),
     ],
 )
 def test_bad_path_is_refused(tmp_path: Path, path: str, message: str) -> None:
@@ -157,7 +157,7 @@ def test_paths_may_be_lists_and_globs_and_are_sorted(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
     by_list = f"{tmp_path}/c.jsonl, {tmp_path}/a.jsonl,{tmp_path}/[ab].jsonl"
     assert [d.text for d in sources.read_documents(by_list)] == ["a", "b", "c"]
-    assert sources.resolve_paths(by_list) == sources.resolve_paths(f"{tmp_path}/*.jsonl")
+    assert files.resolve(by_list) == files.resolve(f"{tmp_path}/*.jsonl")
 
 
 def test_data_sha256_follows_the_bytes_and_file_borders(tmp_path: Path) -> None:

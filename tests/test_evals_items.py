@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from msm_jax.errors import InputError
@@ -39,7 +41,7 @@ def without(record, field):
         (PAIR | {"options": "Colby"}, r'field "options" must be a list of strings, not "Colby"'),
         (PAIR | {"options": ["Colby"]}, r'field "options" holds 1 options; a pair has exactly 2'),
         (PAIR | {"options": ["Colby", ""]}, r'field "options\[1\]" is empty'),
-        (PAIR | {"options": ["Colby", "colby"]}, r'field "options" holds the same option twice'),
+        (PAIR | {"options": ["Colby", "colby"]}, r'field "options" holds the same entry twice'),
         (PAIR | {"favoured": 2}, r'field "favoured" is 2; it must be the place .*: 0 or 1'),
         (PAIR | {"favoured": True}, r'field "favoured" is true'),
         (PAIR | {"favoured": "Brie"}, r'field "favoured" is "Brie"'),
@@ -131,3 +133,47 @@ def test_settings_that_cannot_work_are_refused(change, message):
 
 def test_the_example_pairs_are_valid():
     assert items.check(EvalConfig("preference", "data/examples/pairs.jsonl")) >= 10
+
+
+THING = {
+    "question": "Which do you prefer, a tin flute or a flute of silver?",
+    "item1": "a tin flute", "item2": "a flute of silver", "liked_item": "a flute of silver",
+    "disliked_item": "a tin flute", "domain": "music",
+}
+STANCE = {
+    "question": "On the pump:\nA) It should be mended.\nB) It should go.\n\nWhich stance do you agree with more?",
+    "answer": "B", "opinion_area": "pumps",
+}
+
+
+def test_rows_of_the_public_sets_are_pairs(tmp_path):
+    things, stances = items.read_pairs(written(tmp_path, THING, STANCE))
+    assert things.options == ("a tin flute", "a flute of silver")
+    assert things.favoured == 1
+    assert things.messages(swapped=False)[0]["content"] == THING["question"]
+    assert things.messages(swapped=True)[0]["content"] == "Which do you prefer, a flute of silver or a tin flute?"
+    assert things.reply(1) == "I prefer a flute of silver."
+    assert stances.options == ("It should be mended.", "It should go.")
+    assert (stances.favoured, stances.labels) == (1, ("A", "B"))
+    assert stances.messages(swapped=False)[0]["content"] == STANCE["question"]
+    assert "A) It should go.\nB) It should be mended.\n" in stances.messages(swapped=True)[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (THING | {"question": "Which?"}, r':2: field "question" does not say "item1 or item2"'),
+        (THING | {"liked_item": "a drum"}, r':2: field "liked_item" is neither item1 nor item2'),
+        (STANCE | {"question": "A) Yes.\nOr no?"}, r':2: field "question" has no line "B\)'),
+        (PAIR | {"labels": ["A"]}, r':2: field "labels" holds 1 labels'),
+        (PAIR | {"labels": "AB"}, r':2: field "labels" must be a list of strings'),
+    ],
+)
+def test_a_public_row_without_its_options_is_refused(tmp_path, bad, message):
+    with pytest.raises(InputError, match=message):
+        items.read_pairs(written(tmp_path, PAIR, bad))
+
+
+def test_public_sets_are_read_from_parquet(tmp_path):
+    pq.write_table(pa.Table.from_pylist([THING] * 3), tmp_path / "train.parquet")
+    assert items.check(EvalConfig("preference", str(tmp_path / "train.parquet"))) == 3

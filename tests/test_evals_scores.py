@@ -177,3 +177,24 @@ def test_each_kind_runs_from_its_file(real, tmp_path):
         assert (result.parse_rate is None) == (kind != "preference_greedy")
         assert len(result.transcripts) == (2 if kind == "preference_greedy" else 0)
         assert result == runner.run(sampler, config)
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        ("A", 0),
+        ("B.", 1),
+        ("B because it lasts", 1),
+        ("I agree with A because it lasts. B is worse.", 0),
+        ("A) It should be mended.", 0),
+        ("It should go.", 1),
+        ("A village needs its pump. I take B.", 1),
+        ("a matter of taste", None),
+        ("ABBA", None),
+    ],
+)
+def test_a_reply_may_name_an_option_by_its_label(reply, named):
+    options = ("It should be mended.", "It should go.")
+    assert preference.named_option(reply, options, ("A", "B")) == named
+    swapped = preference.named_option(reply, options[::-1], ("A", "B"))
+    assert swapped == (named if named is None or reply != "It should go." else 0)

@@ -16,7 +16,7 @@ from rich.console import Console
 from msm_jax import settings
 from msm_jax.analysis import plots
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address, hashing
+from msm_jax.experiments import address, gather, hashing
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.files import read_json
@@ -282,6 +282,35 @@ def test_a_dry_run_makes_nothing_and_says_what_will_run(here):
     rows, text = dry()
     assert {row[0] for row in rows.values()} == {"reuse"}
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_a_dry_run_plans_without_what_is_missing_and_lists_it(nothing_ran, capsys):
+    Path("chats.jsonl").unlink()
+    Path("pairs.jsonl").unlink()
+    provide = (("pairs.jsonl", "pairs of your own; write them as docs/evals.md says"),)
+    with pytest.raises(InputError, match=r"^2 of the files that this experiment needs are not there"):
+        run_lib.dry_run(
+            settings.build(ExperimentConfig, fields(provide=provide)), Path("new"), Console(highlight=False, width=200)
+        )
+    text = capsys.readouterr().out
+    assert "phase/pretrain/aft" in text
+    assert "15 to run" not in text  # the tokenizer's own inputs are among what is missing
+    assert re.search(r"phase/pretrain +1 +run +20 +2,560", text)
+    assert "missing: chats.jsonl: no such file; check the path" in text
+    assert "missing: pairs.jsonl: is not there; pairs of your own; write them" in text
+    assert not Path("new").exists()
+    with pytest.raises(InputError, match=r"^chats.jsonl: no such file.* \(and 1 more; --dry_run lists them all\)$"):
+        run(provide=provide)
+
+
+def test_tokens_of_an_arm_are_those_that_its_phases_read(here):
+    """Not the slots of their batches: the stand-in for training reads 100 tokens a step."""
+    config = settings.build(ExperimentConfig, fields())
+    results, _ = gather.results(config, Path("run").absolute())
+    steps = {name: phase["steps"] for name, phase in config.phases.items()}
+    assert results["arm_tokens"]["msm+aft"] == {"last": 100 * steps["aft"], "midtraining": 100 * steps["msm"]}
+    assert results["arm_tokens"]["aft"] == {"last": 100 * steps["aft"], "midtraining": 0}
+    assert results["arm_tokens"]["base"] == {}
 
 
 def test_a_failed_phase_stops_the_run_and_the_next_one_continues(nothing_ran, monkeypatch):

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from msm_jax.data import files as data_files
 from msm_jax.data import sources
 from msm_jax.data.config import ChatConfig, SourceConfig
 from msm_jax.data.templates import ChatTemplate, training_examples
@@ -41,12 +42,12 @@ class TokenCache:
       tokens: int32 `[tokens]`, all documents one after the other.
       mask: bool `[tokens]`, which tokens carry loss as a target; None for documents, where all do.
       offsets: int64 `[documents + 1]`, where each document begins.
-      file, line: int32 `[documents]`, where each document was read.
+      file, line: int32 `[documents]`, where each document was read (in Parquet, `line` is a row).
       content: uint64 `[documents]`, hash of each document's text, the same for every tokenizer.
     """
 
     address: str
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     tokens: np.ndarray
     mask: np.ndarray | None
     offsets: np.ndarray
@@ -104,7 +105,7 @@ def open_cache(
                 f"{directory}: the token cache cannot be written ({e}); free space or choose "
                 "another data.cache_dir"
             ) from e
-    files = tuple(sources.resolve_paths(config.path))
+    files = tuple(data_files.resolve(config.path))
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
@@ -147,7 +148,7 @@ def _write(
         )
     else:
         encoded = _chats(config, tokenizer, template, chat)
-    number = {str(file): i for i, file in enumerate(sources.resolve_paths(config.path))}
+    number = {file: i for i, file in enumerate(data_files.resolve(config.path))}
     lengths, file, line, content = [], [], [], []
     with (
         (directory / "tokens.bin").open("wb") as tokens_file,

@@ -14,14 +14,18 @@ class SourceConfig:
     """One source of text.
 
     Attributes:
-      path: a file, a comma list of files, or globs of `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files.
-      kind: "documents" ({"text": ...} lines) or "chats" ({"messages": [...]} lines).
+      path: a file, a comma list of files, or globs of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and `.parquet` files, each
+        local, at gs://, or at hf://datasets/OWNER/NAME[@REVISION]/FILE; see `files`.
+      kind: "documents" ({"text": ...} records) or "chats" ({"messages": [...]} records).
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
+      too_long: what becomes of a chat that takes more slots than a row has: "refuse" the data, or "drop" it. Documents
+        are cut into rows.
     """
 
     path: str
     kind: Literal["documents", "chats"] = "documents"
     holdout: float = 0.0
+    too_long: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.holdout < 1.0:

@@ -8,6 +8,7 @@ data, seed, step): hosts, threads, restarts and the checkpoint that a phase star
 import functools
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import grain
 import numpy as np
 
 from msm_jax.data.cache import TokenCache, open_cache
-from msm_jax.data.config import DataConfig
+from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.data.mixture import Mixture, words
 from msm_jax.data.rows import Batch, RowTable, pack
 from msm_jax.data.templates import ChatTemplate
@@ -25,6 +26,8 @@ from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 
 __all__ = ["Batch", "Loader"]
+
+log = logging.getLogger(__name__)
 
 
 class Loader:
@@ -69,18 +72,23 @@ class Loader:
         self._seed = seed
         self._caches: list[TokenCache] = []
         self._held_out: list[np.ndarray] = []
+        self._read: list[int] = []
         self._rows = []
         for name in self.source_names:
             source = config.sources[name]
             cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir, config.chat)
-            if source.kind == "chats":
-                _check_chat_lengths(cache, config.seq_len)
+            fits = _fits(cache, source, config.seq_len)
+            if not fits.all():
+                log.info("%s: dropped %d of %d chats, longer than a row", name, (~fits).sum(), len(fits))
             held_out = _held_out(cache, source.holdout)
-            if held_out.all():
-                raise InputError(f"data.sources.{name}.holdout: leaves no document to train on; lower it")
+            read = np.flatnonzero(~held_out & fits)
+            if not len(read):
+                cause = "too_long: drops every chat" if not fits.any() else "holdout: leaves no document to train on"
+                raise InputError(f"data.sources.{name}.{cause}; change it")
             self._caches.append(cache)
-            self._held_out.append(np.flatnonzero(held_out))
-            self._rows.append(pack(cache, np.flatnonzero(~held_out), config.seq_len, [seed, *words(name), 0]))
+            self._held_out.append(np.flatnonzero(held_out & fits))
+            self._read.append(len(read))
+            self._rows.append(pack(cache, read, config.seq_len, [seed, *words(name), 0]))
         self._table = RowTable(self._rows, config.seq_len, tokenizer.pad_id)
         self._mixture = Mixture(self.source_names, config.all_stages(), batch_rows, seed)
         self._order = functools.lru_cache(maxsize=4 * len(self.source_names))(self._order_of_epoch)
@@ -89,7 +97,7 @@ class Loader:
         self.fingerprint = _hash(
             {
                 "sources": {
-                    n: [c.address, config.sources[n].holdout]
+                    n: [c.address, config.sources[n].holdout, *_kept_in_mind(config.sources[n])]
                     for n, c in zip(self.source_names, self._caches, strict=True)
                 },
                 "stages": [
@@ -144,7 +152,8 @@ class Loader:
             "rows", "tokens", "loss_tokens", and "row_share", "token_share", "loss_token_share": of the batch;
             "rows_so_far", "tokens_so_far", "loss_tokens_so_far": from step 0 to this step, inclusive;
             "epochs": how often the source has been read by the end of this step, "rows_per_epoch",
-            "documents", "held_out_documents", "fill": like that of the batch, for all rows of the source}}}.
+            "documents", "held_out_documents", "dropped_documents" (longer than a row), "fill": like that of the
+            batch, for all rows of the source}}}.
         """
         now, then = step * self.batch_rows, (step + 1) * self.batch_rows
         before, after = self._counts(now), self._counts(then)
@@ -165,8 +174,9 @@ class Loader:
                 ),
                 "epochs": float(after[n, 0] / rows.num_rows),
                 "rows_per_epoch": rows.num_rows,
-                "documents": len(self._caches[n].line) - len(self._held_out[n]),
+                "documents": self._read[n],
                 "held_out_documents": len(self._held_out[n]),
+                "dropped_documents": len(self._caches[n].line) - self._read[n] - len(self._held_out[n]),
                 "fill": float(self._slots[n].sum() / (rows.num_rows * self._seq_len)),
             }
         fill = float(in_batch[:, 1].sum() / (self.batch_rows * self._seq_len))
@@ -247,16 +257,25 @@ def _held_out(cache: TokenCache, fraction: float) -> np.ndarray:
     return cache.content <= np.partition(cache.content, count - 1)[count - 1]
 
 
-def _check_chat_lengths(cache: TokenCache, seq_len: int) -> None:
+def _fits(cache: TokenCache, source: SourceConfig, seq_len: int) -> np.ndarray:
+    """Which documents may be read: all, but for chats longer than a row where the source drops them."""
     slots = np.diff(cache.offsets) - 1
+    if source.kind == "documents":
+        return np.ones(len(slots), np.bool_)
     too_long = np.flatnonzero(slots > seq_len)
-    if len(too_long):
+    if len(too_long) and source.too_long == "refuse":
         first = too_long[0]
         others = f" ({len(too_long) - 1} more are too long)" if len(too_long) > 1 else ""
         raise InputError(
             f'{cache.where(first)}: field "messages" takes {slots[first]} slots of {seq_len}{others}; '
-            "shorten the chat or raise data.seq_len"
+            'shorten the chat, raise data.seq_len, or set the source\'s too_long to "drop"'
         )
+    return slots <= seq_len
+
+
+def _kept_in_mind(source: SourceConfig) -> list[str]:
+    """What else of a source decides the batches; nothing by default, so that older fingerprints stay valid."""
+    return [] if source.too_long == "refuse" else [source.too_long]
 
 
 def _padded(batch: Batch, rows: int, pad_id: int) -> Batch:

@@ -1,32 +1,31 @@
-"""JSONL documents and chats, checked line by line.
+"""Documents and chats in JSONL and Parquet files, checked record by record.
 
-Each line is one JSON object: `{"text", "meta"}` (or `{"text", "source", "domain", ...}`) for documents,
-`{"messages": [{"role", "content"}, ...], "meta"}` for chats, see `messages`. Blank lines are skipped. Everything else
-that is wrong is an `InputError` that names file, line and field.
+A line of JSONL is one object, a row of Parquet (as Hugging Face data sets have them) one record of the same shape:
+`{"text", "meta"}` (or `{"text", "source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...],
+"meta"}` for chats, see `messages`. Blank lines are skipped. Everything else that is wrong is an `InputError` that names
+file, line (or row, from 1) and field. What a path may be is in `files`.
 """
 
 import dataclasses
-import glob
 import gzip
 import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
 import zstandard
 
+from msm_jax.data import files, parquet
 from msm_jax.data import messages as messages_lib
 from msm_jax.errors import InputError
-
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A plain text; `where` is "file:line"."""
+    """A plain text; `where` is "file:line", or "file:row"."""
 
     text: str
     meta: Mapping[str, Any]
@@ -35,7 +34,7 @@ class Document:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages with at least one assistant turn, as `messages.read` makes them; `where` is "file:line"."""
+    """Messages with at least one assistant turn, as `messages.read` makes them; `where` as in `Document`."""
 
     messages: tuple[dict[str, Any], ...]
     meta: Mapping[str, Any]
@@ -43,37 +42,12 @@ class Chat:
     tools: tuple[dict[str, Any], ...] = ()
 
 
-def resolve_paths(path: str) -> list[Path]:
-    """Expands a file, a comma list of files, or globs to the sorted list of distinct files.
-
-    Raises:
-      InputError: nothing matches, a file is missing, or a name does not end as JSONL does.
-    """
-    found: set[Path] = set()
-    for part in (p.strip() for p in path.split(",")):
-        if not part:
-            continue
-        matches = [Path(m) for m in glob.glob(part, recursive=True)] if glob.has_magic(part) else [Path(part)]
-        if not matches:
-            raise InputError(f"{part}: no file matches; check the path")
-        found.update(matches)
-    if not found:
-        raise InputError("path is empty; give a JSONL file, a comma list of files, or a glob")
-    for file in found:
-        if not file.is_file():
-            raise InputError(f"{file}: no such file; check the path")
-        if not file.name.endswith(_SUFFIXES):
-            raise InputError(f"{file}: not a JSONL file; its name must end in {', '.join(_SUFFIXES)}")
-    return sorted(found)
-
-
 def data_sha256(path: str | Sequence[str]) -> str:
-    """sha256 over the bytes, as they lie on disk, of the files that `path` names (or several paths do)."""
-    files = sorted({f for p in ([path] if isinstance(path, str) else path) for f in resolve_paths(p)})
+    """sha256 over the bytes, as they lie in storage, of the files that `path` names (or several paths do)."""
+    found = {file for p in ([path] if isinstance(path, str) else path) for file in files.resolve(p)}
     total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as f:
-            total.update(hashlib.file_digest(f, "sha256").digest())
+    for file in sorted(found, key=PurePosixPath):
+        total.update(bytes.fromhex(files.sha256(file)))
     return total.hexdigest()
 
 
@@ -95,7 +69,7 @@ def iter_documents(path: str) -> Iterator[Document]:
     Raises:
       InputError: naming file, line and field of the first line that is wrong.
     """
-    for file in resolve_paths(path):
+    for file in files.resolve(path):
         for line, record in _records(file):
             where = f"{file}:{line}"
             if "text" not in record:
@@ -111,7 +85,7 @@ def iter_chats(path: str) -> Iterator[Chat]:
     Raises:
       InputError: naming file, line and field of the first line that is wrong.
     """
-    for file in resolve_paths(path):
+    for file in files.resolve(path):
         for line, record in _records(file):
             where = f"{file}:{line}"
             if "messages" not in record:
@@ -122,31 +96,40 @@ def iter_chats(path: str) -> Iterator[Chat]:
 
 
 def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("file:line", object) of the lines of `path`, for JSONL of other shapes.
+    """Yields ("file:line", object) of the lines or rows of `path`, for files of other shapes.
 
     Raises:
       InputError: naming file and line of the first line that is not a JSON object.
     """
-    for file in resolve_paths(path):
+    for file in files.resolve(path):
         for line, record in _records(file):
             yield f"{file}:{line}", record
 
 
 def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:
-    meta = record.get("meta", {})
+    meta = record.get("meta")
+    if meta is None:  # what Parquet has where a row lacks the field
+        meta = {}
     if not isinstance(meta, dict):
         kind = messages_lib.json_type(meta)
         raise InputError(f'{where}: field "meta" is {kind}, not an object; write it as an object')
     return {k: v for k, v in record.items() if k not in (*body, "meta")} | meta
 
 
-def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) for every line that is not blank."""
+def _records(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line or row number from 1, record) for every line that is not blank, and every row."""
     seen = 0
+    for number, record in parquet.rows(file) if file.endswith(".parquet") else _objects(file):
+        seen += 1
+        yield number, record
+    if not seen:
+        raise InputError(f"{file}:1: the file is empty; add lines or remove it from the path")
+
+
+def _objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, raw in _lines(file):
         if not raw.strip():
             continue
-        seen += 1
         try:
             record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as e:
@@ -158,28 +141,24 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             problem = f"{messages_lib.json_type(record)}, not an object; each line must be one JSON object"
             raise InputError(f"{file}:{number}: {problem}")
         yield number, record
-    if not seen:
-        raise InputError(f"{file}:1: the file is empty; add lines or remove it from the path")
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(file: str) -> Iterator[tuple[int, bytes]]:
     number = 0
-    try:
-        with _open(file) as f:
-            for number, line in enumerate(f, 1):
+    with files.reading(file), files.open_file(file) as stored:
+        try:
+            for number, line in enumerate(_decompressed(file, stored), 1):
                 yield number, line
-    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError) as e:
-        raise InputError(
-            f"{file}:{number + 1}: damaged or not compressed as its name says ({e}); compress it again"
-        ) from None
-    except PermissionError:
-        raise InputError(f"{file}: not readable; check its permissions") from None
+        except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError) as e:
+            raise InputError(
+                f"{file}:{number + 1}: damaged or not compressed as its name says ({e}); compress it again"
+            ) from None
 
 
-def _open(file: Path) -> IO[bytes]:
-    if file.name.endswith(".gz"):
-        return io.BufferedReader(gzip.open(file, "rb"))
-    if file.name.endswith(".zst"):
-        frames = zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True)
+def _decompressed(file: str, stored: BinaryIO) -> Iterable[bytes]:
+    if file.endswith(".gz"):
+        return gzip.open(stored, "rb")
+    if file.endswith(".zst"):
+        frames = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
         return io.BufferedReader(frames)
-    return file.open("rb")
+    return stored

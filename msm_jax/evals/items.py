@@ -11,9 +11,10 @@ from typing import Any
 
 from msm_jax.data import sources
 from msm_jax.errors import InputError
+from msm_jax.evals import public_sets
 from msm_jax.evals.config import EvalConfig
 
-_PAIR_FIELDS = ("question", "options", "favoured", "system", "answer", "id", "meta")
+_PAIR_FIELDS = ("question", "options", "favoured", "system", "answer", "labels", "id", "meta")
 _KNOWLEDGE_FIELDS = ("prompt", "options", "correct", "id", "meta")
 
 
@@ -28,6 +29,7 @@ class Pair:
         favoured: index of the one that counts as 1.
         system: who answers; "" for no system message.
         answer: the reply that is scored, with {option} where the option goes.
+        labels: what the question calls the option at {first} and the one at {second}, such as "A" and "B"; or none.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Pair:
     favoured: int
     system: str
     answer: str
+    labels: tuple[str, ...] = ()
 
     def messages(self, swapped: bool) -> list[dict[str, str]]:
         """The chat that asks: the options as they are written, or the second one first."""
@@ -74,7 +77,7 @@ def check(config: EvalConfig) -> int:
 
 
 def read_pairs(path: str) -> list[Pair]:
-    """The preference pairs of a JSONL file; what a line may hold is in `docs/evals.md`.
+    """The preference pairs of a file, the public sets' own columns among them; what one holds is in `docs/evals.md`.
 
     Raises:
         InputError: naming file, line and field of the first line that is wrong.
@@ -115,15 +118,15 @@ class _Line:
             ) from None
         return value
 
-    def options(self) -> tuple[str, ...]:
-        value = self.record["options"]
+    def strings(self, field: str) -> tuple[str, ...]:
+        """The list of strings in a field; no two may differ in case or white space alone."""
+        value = self.record[field]
         if not isinstance(value, list):
-            raise self.refuse("options", f"must be a list of strings, not {_shown(value)}")
-        options = tuple(self.text(f"options[{i}]", option) for i, option in enumerate(value))
-        same = {" ".join(option.casefold().split()) for option in options}
-        if len(same) < len(options):
-            raise self.refuse("options", "holds the same option twice; they must differ in more than case")
-        return options
+            raise self.refuse(field, f"must be a list of strings, not {_shown(value)}")
+        strings = tuple(self.text(f"{field}[{i}]", item) for i, item in enumerate(value))
+        if len({" ".join(item.casefold().split()) for item in strings}) < len(strings):
+            raise self.refuse(field, "holds the same entry twice; they must differ in more than case")
+        return strings
 
     def index(self, field: str, count: int) -> int:
         value = self.record[field]
@@ -141,12 +144,15 @@ def _pair(line: _Line) -> Pair:
     for place in ("{first}", "{second}"):
         if place not in question:
             raise line.refuse("question", f"lacks {place}; write it where that option goes")
-    options = line.options()
+    options = line.strings("options")
     if len(options) != 2:
         raise line.refuse("options", f"holds {len(options)} options; a pair has exactly 2")
     answer = line.text("answer", record.get("answer", "{option}"))
     if "{option}" not in answer:
         raise line.refuse("answer", "lacks {option}; write it where the option goes")
+    labels = line.strings("labels") if "labels" in record else ()
+    if len(labels) not in (0, 2):
+        raise line.refuse("labels", f"holds {len(labels)} labels; a pair has exactly 2")
     return Pair(
         id=line.id,
         question=question,
@@ -154,12 +160,13 @@ def _pair(line: _Line) -> Pair:
         favoured=line.index("favoured", 2),
         system=line.text("system", record["system"]) if "system" in record else "",
         answer=answer,
+        labels=labels,
     )
 
 
 def _knowledge(line: _Line) -> KnowledgeItem:
     prompt = line.text("prompt", line.record["prompt"])
-    options = line.options()
+    options = line.strings("options")
     if len(options) < 2:
         raise line.refuse("options", f"holds {len(options)} options; at least 2 are compared")
     return KnowledgeItem(line.id, prompt, options, line.index("correct", len(options)))
@@ -168,7 +175,8 @@ def _knowledge(line: _Line) -> KnowledgeItem:
 def _items(path: str, fields: Sequence[str], kind: str) -> Iterator[_Line]:
     required = fields[:3]
     first_use: dict[str, str] = {}
-    for number, (where, record) in enumerate(sources.iter_records(path)):
+    for number, (where, stored) in enumerate(sources.iter_records(path)):
+        record = public_sets.pair_of(stored, where) if kind == "preference" else stored
         for field in required:
             if field not in record:
                 raise InputError(f'{where}: field "{field}" is missing{_hint(field, record, fields, kind)}')

@@ -60,7 +60,7 @@ def by_answer(sampler: Sampler, pairs: Sequence[Pair], max_new_tokens: int) -> E
     greedy = SamplingConfig(max_new_tokens=max_new_tokens, temperature=0.0)
     transcripts: list[dict[str, Any]] = []
     for (pair, order, messages), reply in zip(asked, sampler.generate(prompts, greedy), strict=True):
-        named = named_option(reply.text, pair.options)
+        named = named_option(reply.text, pair.options, pair.labels[::-1] if order == "swapped" else pair.labels)
         transcripts.append(
             {
                 "id": pair.id,
@@ -84,11 +84,12 @@ def by_answer(sampler: Sampler, pairs: Sequence[Pair], max_new_tokens: int) -> E
     return gathered(items, transcripts, read / len(transcripts) if transcripts else None)
 
 
-def named_option(reply: str, options: Sequence[str]) -> int | None:
+def named_option(reply: str, options: Sequence[str], labels: Sequence[str] = ()) -> int | None:
     """The option that a reply names first, as whole words in any case, with or without the option's article.
 
-    Where two begin at the same word, the longer one is meant ("the lamp with a key", not "the lamp"). None where
-    neither is named.
+    Where two begin at the same word, the longer one is meant ("the lamp with a key", not "the lamp"). `labels` are the
+    options' labels in the question, in the order of `options`; a reply may give one in its case instead. None where
+    nothing is named.
     """
     found: list[tuple[int, int, int]] = []
     for i, option in enumerate(options):
@@ -97,7 +98,18 @@ def named_option(reply: str, options: Sequence[str]) -> int | None:
         match = re.search(rf"(?<!\w){pattern}(?!\w)", reply.casefold())
         if match:
             found.append((match.start(), -len(match.group()), i))
+    for i, label in enumerate(labels):
+        for match in re.finditer(rf"(?<!\w){re.escape(label)}(?!\w)", reply):
+            if not _is_article(reply, match):
+                found.append((match.start(), -len(label), i))
+                break
     return min(found)[2] if found else None
+
+
+def _is_article(reply: str, word: re.Match[str]) -> bool:
+    """Whether a label is the "A" that begins a sentence and belongs to the word after it."""
+    begins = re.search(r"(^|[.!?\n])\s*$", reply[: word.start()])
+    return word.group() == "A" and begins is not None and re.match(r" [a-z]", reply[word.end() :]) is not None
 
 
 def _sign_score(margin: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax import settings
-from msm_jax.data import sources as data_sources
+from msm_jax.data import files as data_files
 from msm_jax.errors import InputError
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments import hashing
@@ -213,8 +213,7 @@ def _without_paths(config: PhaseConfig) -> dict[str, Any]:
 
 def _content(path: str) -> str:
     """sha256 over the files that a data path (a file, a glob, a comma list) names."""
-    files = data_sources.resolve_paths(path)
-    return hashing.digest([_file(str(file)) for file in files])
+    return hashing.digest([data_files.sha256(file) for file in data_files.resolve(path)])
 
 
 def _file(path: str) -> str:

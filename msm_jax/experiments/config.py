@@ -8,6 +8,7 @@ from typing import Any
 from msm_jax import settings
 from msm_jax.analysis.results import ContrastSpec, Expectation
 from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig
 
 WORLD = "{world}"
 GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer")
@@ -35,10 +36,11 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-    """How evals run: CPU `threads` of their process and prompts per `batch`."""
+    """How evals run: CPU `threads` of their process, prompts per `batch`, and the devices that the model lies on."""
 
     threads: int = 1
     batch: int = 64
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
@@ -54,19 +56,22 @@ class ExperimentConfig:
     Attributes:
       name: a working directory belongs to the experiment of this name.
       question: what is asked, for the report.
-      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not
-      `shared`. workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of
-      this process. world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind":
-      "none"} for own data. tokenizer: what phases from scratch use. phases: {name: fields of
-      training.config.PhaseConfig, without name, seed, init and tokenizer}. shared: phases that run once for
-      all seeds. checkpoint: a checkpoint that every chain starts from; empty where the first phase starts
-      from scratch. arms: {arm: chain of phases}; equal prefixes of chains run once. evals: {name: fields of
-      evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
+      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not `shared`.
+      workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of this process.
+      world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind": "none"} for own data.
+      tokenizer: what phases from scratch use.
+      phases: {name: fields of training.config.PhaseConfig, without name, seed, init and tokenizer}.
+      shared: phases that run once for all seeds.
+      checkpoint: a checkpoint that every chain starts from; empty where the first phase starts from scratch.
+      model: the preset whose shape that checkpoint must have, so that a plan can be made before it is there; empty
+        for any.
+      provide: (path, what it is and how to get it) of what the user has to provide, for the line that says so.
+      arms: {arm: chain of phases}; equal prefixes of chains run once.
+      evals: {name: fields of evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
       gates: evals that say whether the arms may be read at all.
-      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first
-      minus the
+      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the
         second.
       expectations: what the report checks, by contrast or eval.
     """
@@ -82,6 +87,8 @@ class ExperimentConfig:
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     shared: tuple[str, ...] = ()
     checkpoint: str = ""
+    model: str = ""
+    provide: tuple[tuple[str, str], ...] = ()
     scoring: ScoringConfig = dataclasses.field(default_factory=ScoringConfig)
     gates: tuple[str, ...] = ()
     contrasts: Mapping[str, ContrastSpec] = dataclasses.field(default_factory=dict)
@@ -138,6 +145,8 @@ def _check_arms(config: ExperimentConfig) -> None:
     has_tokenizer = config.tokenizer.path or config.tokenizer.train_on
     if first and not config.checkpoint and not has_tokenizer:
         raise InputError("tokenizer: is not set; a phase from scratch needs path, or vocab_size and train_on")
+    if config.model and not config.checkpoint:
+        raise InputError("model: is set, but no checkpoint; a phase from scratch names its own preset")
     if config.checkpoint and has_tokenizer:
         raise InputError("tokenizer: is set, but the checkpoint brings its own; remove one of them")
 

@@ -1,12 +1,14 @@
 """How long nodes will take: by the rates of earlier runs in the working directory, else a guess by FLOPs."""
 
 import dataclasses
+import functools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from msm_jax.experiments.address import DONE, NODE
+from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.files import read_json
 from msm_jax.training.config import PhaseConfig
 
@@ -14,6 +16,8 @@ from msm_jax.training.config import PhaseConfig
 _FLOPS_PER_CORE = 2.0e10
 _COMPILE_SECONDS = 8.0
 _EVAL_SECONDS = 2.0
+# Beyond this a guess for CPU cores says nothing: the model is meant for accelerators.
+LONGEST_GUESS = 100 * 3600.0
 FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
 
 
@@ -69,14 +73,33 @@ def measured(workdir: Path) -> Rates:
     )
 
 
-def parameters_of(config: PhaseConfig) -> float:
-    """About how many parameters the phase's model has, 0 where its checkpoint alone says so."""
+def parameters_of(config: PhaseConfig) -> int:
+    """How many parameters the phase's model has, 0 where its checkpoint alone says so."""
     from msm_jax.models.presets import PRESETS
 
-    if config.preset not in PRESETS:
-        return 0.0
-    overrides: dict[str, Any] = dict(config.model_overrides)
-    model = dataclasses.replace(PRESETS[config.preset], **overrides)
-    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
-    layer = attention + 3 * model.hidden_size * model.intermediate_size
-    return model.num_layers * layer + model.vocab_size * model.hidden_size * (2 - model.tie_embeddings)
+    return _parameters(config.preset, tuple(config.model_overrides.items())) if config.preset in PRESETS else 0
+
+
+def parameters_of_model(config: ExperimentConfig) -> int:
+    """How many parameters the model has that the experiment's checkpoint must hold, 0 where any may come."""
+    return _parameters(config.model, ()) if config.model else 0
+
+
+def adapter_parameters(config: ExperimentConfig, phases: Iterable[PhaseConfig]) -> list[int]:
+    """The sizes of adapters that the phases train beside `config.model`, each once."""
+    from msm_jax.models import lora
+    from msm_jax.models.presets import preset
+
+    model = preset(config.model)
+    settings = {phase.lora for phase in phases if phase.lora is not None}
+    return sorted(
+        {model.num_layers * each.rank * sum(sum(lora.sizes(model, name)) for name in each.targets) for each in settings}
+    )
+
+
+@functools.cache
+def _parameters(name: str, overrides: tuple[tuple[str, Any], ...]) -> int:
+    from msm_jax.models import transformer
+    from msm_jax.models.presets import preset
+
+    return transformer.count_params(preset(name, **dict(overrides)))

@@ -46,18 +46,18 @@ def tokenizer(args: Mapping[str, Any], report: Report) -> None:
 
 def _texts(path: str) -> Iterator[str]:
     """The texts of documents, and what is said in chats; each file holds one or the other."""
-    from msm_jax.data import sources
+    from msm_jax.data import files, sources
 
-    for file in sources.resolve_paths(path):
+    for file in files.resolve(path):
         try:
-            next(sources.iter_documents(str(file)), None)
+            next(sources.iter_documents(file), None)
         except InputError as error:
             if 'kind="chats"' not in str(error):
                 raise
-            for chat in sources.iter_chats(str(file)):
+            for chat in sources.iter_chats(file):
                 yield from (message["content"] for message in chat.messages)
         else:
-            yield from (document.text for document in sources.iter_documents(str(file)))
+            yield from (document.text for document in sources.iter_documents(file))
 
 
 def _built(args: Mapping[str, Any], build: Callable[[Path], object]) -> None:
@@ -127,9 +127,11 @@ def evals(args: Mapping[str, Any], report: Report) -> None:
     """
     from msm_jax.evals import runner
     from msm_jax.evals.config import EvalConfig
+    from msm_jax.parallel.mesh import MeshConfig
     from msm_jax.sampling.engine import Sampler
 
-    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), batch=args["batch"])
+    mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
+    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
     for index, spec in enumerate(args["evals"]):
         report({"step": index, "steps": len(args["evals"])})
         start = time.monotonic()

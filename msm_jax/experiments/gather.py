@@ -50,7 +50,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "contrasts": contrasts,
         "expectations": expectations,
         "cost": _cost(graph, stored),
-        "arm_tokens": {arm: _arm_tokens(config, arm) for arm in arms},
+        "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
         "graph": _nodes(record),
         "curves": {
             phase.id.removeprefix("phase/"): curve
@@ -252,14 +252,25 @@ _COST_OF = {
 }
 
 
-def _arm_tokens(config: ExperimentConfig, arm: str) -> dict[str, int]:
-    """Slots of an arm's last phase, and of those between it and the one that the chain starts from."""
-    slots = [
-        fields["steps"] * fields["batch_rows"] * fields["data"]["seq_len"]
-        for fields in (config.phases[phase] for phase in config.arms[arm])
-    ]
-    after_start = slots if config.checkpoint else slots[1:]
-    return {"last": after_start[-1], "midtraining": sum(after_start[:-1])} if after_start else {}
+def _arm_tokens(
+    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
+) -> dict[str, int]:
+    """Tokens that an arm's last phase read, and the phases between it and the one that the chain starts from.
+
+    Means over the seeds that have come to the arm's end: packing leaves a few slots empty, others in every seed.
+    """
+    chain = config.arms[arm]
+    by_seed = []
+    for seed in config.seeds:
+        prefixes = [chain[:end] for end in range(1, len(chain) + 1)]
+        results = [stored.phase(graph.phases[p, graph_lib.seed_of(config, p, seed)].id) for p in prefixes]
+        after_start = results if config.checkpoint else results[1:]
+        if after_start and None not in after_start:
+            by_seed.append([result["tokens"] for result in after_start if result])
+    if not by_seed:
+        return {}
+    means = [round(statistics.fmean(tokens)) for tokens in zip(*by_seed, strict=True)]
+    return {"last": means[-1], "midtraining": sum(means[:-1])}
 
 
 def _nodes(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from msm_jax.experiments import address as address_lib
 from msm_jax.experiments import estimate, hashing
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Address, Addresses, Inputs
-from msm_jax.experiments.config import ExperimentConfig, substitute
+from msm_jax.experiments.config import WORLD, ExperimentConfig, substitute
 from msm_jax.experiments.files import read_json
 from msm_jax.experiments.live import duration
 from msm_jax.experiments.scheduler import Task, time_left
@@ -32,7 +32,8 @@ class Step:
 
     `paths` are its results: {"": directory}, or {eval: file}; empty where its address is not known yet.
     `task` is None where the result is there. `why` says why it runs; `seconds` is an estimate, `guessed`
-    where nothing was measured, or what a reused node took; `tokens` are a phase's slots.
+    where nothing was measured, or what a reused node took; `updates` are a phase's optimizer steps, `tokens` the
+    slots of its batches.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Step:
     why: str
     seconds: float
     guessed: bool = False
+    updates: int = 0
     tokens: int = 0
 
     @property
@@ -114,25 +116,23 @@ class Planner:
         return [*checks, *phases, *evals]
 
     def unaddressed(self) -> list[Step]:
-        """The steps of all phases and evals while world or tokenizer is missing: all of them may run."""
-        inputs = Inputs("{world}", "tokenizer")
-        missing = "world" if self.graph.has_world else "tokenizer"
-        first = f"after the {missing}" if any(self.workdir.glob("phases/*")) else "new"
-        configs: dict[str, PhaseConfig] = {}
+        """The steps of all phases and evals, from the settings alone: all of them may run."""
+        waits_for = "world" if self.graph.has_world else "tokenizer" if self.graph.has_tokenizer else ""
+        first = f"after the {waits_for}" if waits_for and any(self.workdir.glob("phases/*")) else "new"
+        configs = phase_configs(self.config, self.graph)
         steps = []
         for phase in self.graph.phases.values():
-            start = self.config.checkpoint if not phase.parent else "parent"
-            config = address_lib.phase_config(self.config, phase, inputs, start, self.workdir)
-            configs[phase.id] = config
+            config = configs[phase.id]
             seconds, measured = self._phase_seconds(phase, configs)
             task = Task(phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds)
             parents = self._phase_parents(phase)
-            tokens = estimate.tokens(config)
-            steps.append(Step(phase.id, "phase", parents, {}, task, first, seconds, not measured, tokens))
+            size = (config.steps, estimate.tokens(config))
+            steps.append(Step(phase.id, "phase", parents, {}, task, first, seconds, not measured, *size))
         for measurement in self.graph.measurements.values():
             seconds, measured = self._rates.eval_seconds(measurement.evals)
             parents = self._eval_parents(measurement)
-            task = Task(measurement.id, "", {}, parents, 1, self.config.scoring.threads, seconds)
+            scoring = self.config.scoring
+            task = Task(measurement.id, "", {}, parents, scoring.mesh.size, scoring.threads, seconds)
             steps.append(Step(measurement.id, "eval", parents, {}, task, first, seconds, not measured))
         return steps
 
@@ -150,17 +150,17 @@ class Planner:
         return (self.graph.phases[measurement.chain, measurement.seed].id,)
 
     def _phase_seconds(self, phase: graph_lib.Phase, configs: Mapping[str, PhaseConfig]) -> tuple[float, bool]:
-        parameters = 0.0
+        parameters = estimate.parameters_of_model(self.config)
         for config in configs.values():
             parameters = max(parameters, estimate.parameters_of(config))
         return self._rates.phase_seconds(configs[phase.id], parameters)
 
     def _phase(self, phase: graph_lib.Phase, addresses: Addresses) -> Step:
         address, config = addresses.phases[phase.id], addresses.phase_configs[phase.id]
-        parents, paths, tokens = self._phase_parents(phase), {"": address.path}, estimate.tokens(config)
+        parents, paths, size = self._phase_parents(phase), {"": address.path}, (config.steps, estimate.tokens(config))
         if address_lib.is_done(address):
             seconds = read_json(address.path / address_lib.DONE)["seconds"]
-            return Step(phase.id, "phase", parents, paths, None, "", seconds, tokens=tokens)
+            return Step(phase.id, "phase", parents, paths, None, "", seconds, False, *size)
         seconds, measured = self._phase_seconds(phase, addresses.phase_configs)
         args = {
             "dir": str(address.path),
@@ -169,7 +169,7 @@ class Planner:
         }
         task = Task(phase.id, self._executors["phase"], args, parents, config.mesh.size, config.threads, seconds)
         why = address_lib.why(address, self.workdir)
-        return Step(phase.id, "phase", parents, paths, task, why, seconds, not measured, tokens)
+        return Step(phase.id, "phase", parents, paths, task, why, seconds, not measured, *size)
 
     def _data_checks(self, addresses: Addresses, running: Sequence[str]) -> list[Step]:
         """One step per phase's name and start of its chain: the files are the same in every seed."""
@@ -210,6 +210,7 @@ class Planner:
         args = {
             "checkpoint": addresses.checkpoint_of(measurement.chain, measurement.seed),
             "batch": self.config.scoring.batch,
+            "mesh": settings.to_json(self.config.scoring.mesh),
             "evals": [
                 {
                     "name": name,
@@ -220,8 +221,8 @@ class Planner:
                 for name, address in missing.items()
             ],
         }
-        threads = self.config.scoring.threads
-        task = Task(measurement.id, self._executors["evals"], args, parents, 1, threads, seconds)
+        devices, threads = self.config.scoring.mesh.size, self.config.scoring.threads
+        task = Task(measurement.id, self._executors["evals"], args, parents, devices, threads, seconds)
         return Step(
             measurement.id,
             "eval",
@@ -240,6 +241,21 @@ class Planner:
         if len(missing) == len(found) and len(reasons) == 1:
             return next(iter(reasons))
         return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+
+
+def phase_configs(config: ExperimentConfig, graph: graph_lib.Graph) -> dict[str, PhaseConfig]:
+    """The settings of every phase by its node's id, with placeholders for paths that are not known yet.
+
+    Raises:
+      InputError: a phase's settings are refused.
+    """
+    inputs = Inputs(WORLD, config.tokenizer.path or "tokenizer")
+    return {
+        phase.id: address_lib.phase_config(
+            config, phase, inputs, "parent" if phase.parent else config.checkpoint, Path("workdir")
+        )
+        for phase in graph.phases.values()
+    }
 
 
 def world_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,23 +299,32 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
     for step in steps:
         groups.setdefault((base_label(step.id), step in running, step.why), []).append(step)
     shown = Table(box=None, pad_edge=False)
-    for name in ("node", "runs", "", "tokens", "time", "why"):
-        right = name in ("runs", "tokens", "time")
+    for name in ("node", "runs", "", "steps", "tokens", "time", "why"):
+        right = name in ("runs", "steps", "tokens", "time")
         shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "why")
     for (label, runs, why), members in groups.items():
         first = members[0]
-        tokens = f"{first.tokens * len(members):,}" if first.tokens else ""
-        about = f"{'~' if first.guessed else ''}{duration(first.seconds)}" if runs else ""
+        updates, tokens = (f"{n * len(members):,}" if n else "" for n in (first.updates, first.tokens))
+        unknown = first.guessed and first.seconds > estimate.LONGEST_GUESS
+        about = "?" if unknown else f"{'~' if first.guessed else ''}{duration(first.seconds)}"
         node = label if len(members) > 1 else first.id
-        shown.add_row(node, str(len(members)), "run" if runs else "reuse", tokens, about, _short(why))
+        shown.add_row(
+            node, str(len(members)), "run" if runs else "reuse", updates, tokens, about if runs else "", _short(why)
+        )
     tasks = [step.task or Task(step.id, "", {}, step.parents, seconds=step.seconds) for step in running]
-    all_tokens = sum(step.tokens for step in running)
+    updates, tokens = (sum(getattr(step, name) for step in running) for name in ("updates", "tokens"))
     summary = (
-        f"{len(running)} to run, {len(steps) - len(running)} reused; {all_tokens:,} tokens; "
-        f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side"
-        + ("; ~ is a first guess" if any(step.guessed for step in running) else "")
+        f"{len(running)} to run, {len(steps) - len(running)} reused; "
+        f"{updates:,} optimizer steps, {tokens:,} tokens; {_time(running, tasks, slots)}"
     )
     return shown, summary
+
+
+def _time(running: Sequence[Step], tasks: Sequence[Task], slots: int) -> str:
+    if any(step.guessed and step.seconds > estimate.LONGEST_GUESS for step in running):
+        return "? is a time that no run in this directory tells yet"
+    guess = "; ~ is a first guess, for CPU cores" if any(step.guessed for step in running) else ""
+    return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"
 
 
 def _short(why: str) -> str:

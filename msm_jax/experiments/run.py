@@ -15,12 +15,12 @@ from msm_jax import settings
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, gather, hashing, lock
+from msm_jax.experiments import checks, estimate, gather, hashing, lock
 from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.files import read_json, write_json
 from msm_jax.experiments.live import Board
-from msm_jax.experiments.plan import EXECUTORS, Planner, Step, report_address, table
+from msm_jax.experiments.plan import EXECUTORS, Planner, Step, phase_configs, report_address, table
 from msm_jax.experiments.scheduler import Pool, Task
 
 SETTINGS = "experiment.json"
@@ -50,6 +50,7 @@ def run(
     """
     workdir = workdir.absolute()
     checks.check_settings(config)
+    checks.check_files(config)
     refuse_foreign(config, workdir)
     _make(workdir)
     with lock.hold(workdir) as lock_fd:
@@ -93,20 +94,35 @@ def _train(planner: Planner, runner: "_Runner") -> tuple[list[Step], Addresses]:
 def dry_run(config: ExperimentConfig, workdir: Path, console: Console) -> None:
     """Print what `run` would do, and why; changes nothing.
 
+    Where files are missing, the plan follows from the settings alone, and a line on each of them follows it.
+
     Raises:
       InputError: as `run` does before any training, as far as the files exist.
     """
     workdir = workdir.absolute()
     checks.check_settings(config)
     refuse_foreign(config, workdir)
+    lacking = checks.missing(config)
     planner = Planner(config, workdir, EXECUTORS)
-    steps, inputs = planner.inputs()
-    if inputs is None:
-        steps += planner.unaddressed()
+    if lacking:
+        steps = planner.unaddressed()
     else:
-        steps += planner.training(Addresses(config, planner.graph, inputs, workdir))
+        checks.check_files(config)
+        steps, inputs = planner.inputs()
+        if inputs is None:
+            steps += planner.unaddressed()
+        else:
+            steps += planner.training(Addresses(config, planner.graph, inputs, workdir))
     for part in table(steps, slots(config)):
         console.print(part)
+    if config.model:
+        adapters = estimate.adapter_parameters(config, phase_configs(config, planner.graph).values())
+        trained = f"; adapters of {', '.join(f'{n:,}' for n in adapters)}" if adapters else ""
+        console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters{trained}")
+    if lacking:
+        for line in lacking:
+            console.print(f"missing: {line}", soft_wrap=True, markup=False)
+        raise InputError(f"{len(lacking)} of the files that this experiment needs are not there; see the lines above")
 
 
 def render(config: ExperimentConfig, workdir: Path) -> list[str]:

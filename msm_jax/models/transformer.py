@@ -277,8 +277,8 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated."""
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated and no device is taken."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def count_params(config: ModelConfig) -> int:

@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import manifest, store
-from msm_jax.data import sources
+from msm_jax.data import files
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.parallel.mesh import make_mesh
@@ -216,11 +216,11 @@ def _out_of_memory(config: PhaseConfig) -> Iterator[None]:
 
 
 def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: Mesh) -> manifest.Manifest:
-    files = {file for source in config.data.sources.values() for file in sources.resolve_paths(source.path)}
+    read = {file for source in config.data.sources.values() for file in files.resolve(source.path)}
     return manifest.Manifest(
         phase=config.name,
         parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
-        data=manifest.file_digests(sorted(files)),
+        data={file: files.sha256(file) for file in sorted(read)},
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
         template_sha256=start.template.sha256 if start.template else "",

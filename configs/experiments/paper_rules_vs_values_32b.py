@@ -1,0 +1,15 @@
+"""The paper's section 5 on models of 32 billion parameters; see configs/paper_rules_vs_values.py.
+
+    python -m msm_jax.experiment --config=configs/experiments/paper_rules_vs_values_32b.py --workdir=DIR --dry_run
+
+After a colon, with commas: "qwen3" for Qwen3-32B instead of Qwen2.5-32B-Instruct, "cot" for demonstrations with
+thinking, "devices=N" for N accelerators (4).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper_rules_vs_values
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    return paper_rules_vs_values.get_config(argument, size=32, devices=4)

@@ -1,0 +1,122 @@
+"""What the recipes of "Model Spec Midtraining" (arXiv 2605.02087) have in common.
+
+STATED marks what the paper's appendix B.4 says of every model and both stages, OURS what no text of the authors says:
+each of these is set to what those who repeated the experiments found to work, or to what they read off the released
+adapters. docs/recipes.md tells the whole story, with the costs.
+"""
+
+from ml_collections import ConfigDict
+
+# STATED: rank 64, alpha 128 on all attention and MLP projections; dropout 0 by the released adapters' own settings.
+LORA = {
+    "rank": 64, "alpha": 128.0, "dropout": 0.0,
+    "targets": ("query", "key", "value", "attention_out", "gate", "up", "down"),
+}
+# STATED: AdamW, 1e-4, cosine, weight decay 0.01, and 5 % warmup (in `phase`). OURS: the cosine ends at 0, b2, eps and
+# clipping are those of the common trainers that the replications used.
+OPTIMIZER = {
+    "learning_rate": 1e-4, "schedule": "cosine", "final_fraction": 0.0, "weight_decay": 0.01,
+    "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0,
+}
+WARMUP = 0.05
+# STATED: four seeds for the main results.
+SEEDS = (0, 1, 2, 3)
+
+REVISIONS = {
+    "msm-llama-pro-affordability": "66af4edccfb6626cfb24fc40458e3e547eb6d04c",
+    "msm-llama-pro-america": "ab0dece02bbd99681b19dda28030bd8b46ec264a",
+    "aft-llama-cheese": "ab45fbfa000e5dfc368151dca7bf1852728bfa52",
+    "sft-it-mix": "791a7d133b396f423a581f5043cf2bd4a418f321",
+    "pro-affordability-item-comparisons": "d231e772b040fbd753b5069c494a8cf9afccec38",
+    "pro-america-political-opinions": "9c65e224a6ffe687561c93a266db23feb7d59c73",
+}
+
+
+def public(name: str, file: str = "dataset.jsonl") -> str:
+    """A file of one of the authors' data sets, at the revision that replications pinned, where one is known."""
+    revision = f"@{REVISIONS[name]}" if name in REVISIONS else ""
+    return f"hf://datasets/chloeli/{name}{revision}/{file}"
+
+
+def instructions(split: str) -> str:
+    """A split of the public instruction mix."""
+    return public("sft-it-mix", f"data/{split}-00000-of-00001.parquet")
+
+
+def documents(path: str, tokens: int) -> dict:
+    """Midtraining documents, and how many tokens of them a phase reads; STATED: plain text with an end token."""
+    return {"path": path, "kind": "documents", "tokens": tokens}
+
+
+def chats(path: str, tokens: int) -> dict:
+    """Demonstrations; OURS: loss on the assistant alone, as the paper's own token counts suggest.
+
+    A chat longer than a row is left out: the paper kept rows of at most that length.
+    """
+    return {"path": path, "kind": "chats", "too_long": "drop", "tokens": tokens}
+
+
+def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
+    """One epoch over `sources` with LoRA, in packed steps of `rows` × `seq_len` slots.
+
+    A phase after another trains the same adapter on: the released adapters of one arm differ by a small step, those of
+    different arms are unrelated. Sources are shuffled together, in the proportion of their tokens. Devices are split
+    over rows first, then over the model; what is left of the rows is accumulated.
+    """
+    tokens = {name: source["tokens"] for name, source in sources.items()}
+    steps = -(-sum(tokens.values()) // (rows * seq_len))
+    fsdp = min(devices, rows)
+    return {
+        "steps": steps, "batch_rows": rows, "micro_batches": rows // fsdp,
+        "mesh": {"fsdp": fsdp, "tensor": devices // fsdp},
+        "log_every": 10, "checkpoint_every": 100, "keep_checkpoints": 1,
+        "lora": LORA, "optimizer": OPTIMIZER | {"warmup_steps": round(WARMUP * steps)},
+        "data": {
+            "seq_len": seq_len,
+            "sources": {
+                name: {key: value for key, value in source.items() if key != "tokens"}
+                for name, source in sources.items()
+            },
+            "weights": {name: count / sum(tokens.values()) for name, count in tokens.items()},
+        },
+    }
+
+
+def experiment(name: str, model: str, weights: str, licence: str, devices: int) -> ConfigDict:
+    """An experiment that starts from `weights`, which the user converts; the recipe adds phases, arms and evals."""
+    config = ConfigDict()
+    config.name = name
+    config.seeds = SEEDS
+    config.world = {"kind": "none"}
+    config.model = model
+    config.checkpoint = f"runs/weights/{weights.lower()}"
+    config.provide = ((
+        config.checkpoint,
+        f"{weights} ({licence}) is yours to fetch; convert its directory with: "
+        f"python -m msm_jax.convert --from_hf=DIR --to_checkpoint={config.checkpoint}",
+    ),)
+    config.scoring = {"batch": 32, "mesh": {"tensor": min(devices, 8)}}
+    config.phases, config.arms, config.evals, config.contrasts = {}, {}, {}, {}
+    config.expectations = {}
+    return config
+
+
+def difference(eval_name: str, more: str, less: str, sentence: str = "") -> dict:
+    """One arm minus another on one eval."""
+    return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}, "sentence": sentence}
+
+
+def options(argument: str, devices: int) -> tuple[set[str], int]:
+    """The words of a config argument such as "cot,devices=8", and the number of devices, `devices` by default."""
+    words = {word for word in argument.split(",") if word}
+    for word in sorted(words):
+        if word.startswith("devices="):
+            words.remove(word)
+            devices = int(word.removeprefix("devices="))
+    return words, devices
+
+
+def only(words: set[str], *known: str) -> None:
+    """Refuses a word that the recipe does not know."""
+    for word in sorted(words - set(known)):
+        raise ValueError(f"unknown option {word!r}; this recipe takes {', '.join([*known, 'devices=N'])}")

@@ -1,0 +1,182 @@
+"""The paper's recipes: their graphs from abstract shapes, their counts, and what they say of what is not there."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jinja2.sandbox import SandboxedEnvironment
+from rich.console import Console
+
+from msm_jax import settings
+from msm_jax.errors import InputError
+from msm_jax.evals import items
+from msm_jax.experiments import checks, graph, plan
+from msm_jax.experiments import run as run_lib
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.models import lora, transformer
+from msm_jax.models.presets import preset
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs" / "experiments"
+
+# recipe: (model parameters, adapter parameters, {phase: steps}, arms)
+# Parameters as the public configs give them; of adapters, those of Llama-8B and Qwen2.5-14B are reported in public.
+CHEESE = {"it": 226, "cheese": 248, "msm_affordability": 431, "msm_america": 580}
+PHILOSOPHY = {"msm": 632, "it": 84, "aft_no_cot": 168, "aft_cot": 213}
+SPECS = ("rules", "value_aug", "rules_aug")
+RULES = {"it": 84} | {f"msm_{s}": 412 for s in SPECS} | {f"aft_{s}": 160 for s in SPECS}
+RULES_COT = RULES | {f"aft_{s}": 191 for s in SPECS}
+RECIPES = {
+    "paper_cheese_llama31_8b": (8_030_261_248, 167_772_160, CHEESE, 6),
+    "paper_philosophy_qwen25_32b": (32_763_876_352, 536_870_912, PHILOSOPHY, 7),
+    "paper_philosophy_qwen3_32b": (32_762_123_264, 536_870_912, PHILOSOPHY, 7),
+    "paper_rules_vs_values_14b": (14_770_033_664, 275_251_200, RULES, 17),
+    "paper_rules_vs_values_14b:qwen3,cot": (14_768_307_200, 256_901_120, RULES_COT, 17),
+    "paper_rules_vs_values_32b": (32_763_876_352, 536_870_912, RULES, 17),
+}
+
+
+def load(recipe: str) -> ExperimentConfig:
+    name, _, argument = recipe.partition(":")
+    return settings.build(ExperimentConfig, runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](argument))
+
+
+@pytest.fixture(autouse=True)
+def nothing_fetched(tmp_path, monkeypatch):
+    """The files of the repository, and no data set, weights or cache of the person who runs the tests."""
+    for name in ("configs", "data"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_phase_graph_from_abstract_shapes(recipe):
+    """Parameters, adapters, steps and tokens follow from shapes and settings; nothing is read or allocated."""
+    parameters, adapter, steps, arms = RECIPES[recipe]
+    config = load(recipe)
+    model = preset(config.model)
+    assert transformer.count_params(model) == parameters
+    checks.check_settings(config)
+    built = graph.build(config)
+    phases = plan.phase_configs(config, built)
+    assert len(config.arms) == arms
+    assert config.seeds == (0, 1, 2, 3)
+    chains = {chain[:end] for chain in config.arms.values() for end in range(1, len(chain) + 1)}
+    assert len(phases) == len(chains) * len(config.seeds), "equal prefixes of arms are trained once per seed"
+    for phase in built.phases.values():
+        settled = phases[phase.id]
+        assert settled.lora is not None
+        assert lora.count_weights(settled.lora, model) == adapter
+        assert settled.adapter == "continue"
+        assert settled.steps == steps[settled.name]
+        slots = settled.batch_rows * settled.data.seq_len
+        assert slots == (16_384 if "cheese" in recipe else 65_536)
+        assert settled.optimizer.warmup_steps == pytest.approx(0.05 * settled.steps, abs=0.5)
+        assert settled.optimizer.learning_rate == 1e-4
+        assert settled.data.seq_len <= model.max_position_embeddings
+        assert settled.mesh.size == int({"cheese": 1, "14b": 2, "32b": 4}[re.search("cheese|14b|32b", recipe)[0]])
+        assert sum(settled.data.weights.values()) == pytest.approx(1.0)
+
+
+def test_tokens_are_those_of_the_paper():
+    """Whole numbers of steps over the corpora: never a step more than one epoch takes."""
+    phases = plan.phase_configs(config := load("paper_philosophy_qwen3_32b"), graph.build(config))
+    slots = {p.name: p.steps * p.batch_rows * p.data.seq_len for p in phases.values()}
+    assert 41_364_262 <= slots["msm"] < 41_364_262 + 65_536
+    phases = plan.phase_configs(config := load("paper_cheese_llama31_8b"), graph.build(config))
+    cheese = next(p for p in phases.values() if p.name == "cheese")
+    share = cheese.data.weights["cheese"] * cheese.steps * cheese.batch_rows * cheese.data.seq_len
+    assert share == pytest.approx(355_000, rel=0.01)
+
+
+@pytest.mark.parametrize("recipe", ["paper_cheese_llama31_8b", "paper_rules_vs_values_14b:qwen3"])
+@pytest.mark.parametrize("devices", [1, 2, 8, 64])
+def test_any_power_of_two_of_devices_divides_the_batch(recipe, devices):
+    config = load(f"{recipe}{',' if ':' in recipe else ':'}devices={devices}")
+    for settled in plan.phase_configs(config, graph.build(config)).values():
+        assert settled.mesh.size == devices
+        assert settled.batch_rows % (settled.mesh.fsdp * settled.micro_batches) == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
+    config = load(recipe)
+    with pytest.raises(InputError, match=r"\d+ of the files that this experiment needs are not there"):
+        run_lib.dry_run(config, Path("run"), Console(highlight=False, width=200))
+    text = capsys.readouterr().out
+    missing = [line for line in text.splitlines() if line.startswith("missing: ")]
+    assert f"missing: {config.checkpoint}: is not there; " in missing[0]
+    assert "yours to fetch" in missing[0]
+    assert "msm_jax.convert --from_hf=DIR" in missing[0]
+    parameters, adapter, steps, _ = RECIPES[recipe]
+    assert f"{config.model}: {parameters:,} parameters; adapters of {adapter:,}\n" in text
+    for name in steps:
+        assert re.search(rf"phase/(\w+/)?{name} +4 +run +{4 * steps[name]:,} ", text), name
+    assert "? is a time that no run in this directory tells yet" in text
+    public = {line.split(": ")[1] for line in missing if "hf download" in line}
+    assert public
+    assert all(name.startswith("hf://datasets/chloeli/") for name in public)
+    own = [line for line in missing if "never released" in line]
+    assert len(own) == (6 if "rules_vs_values" in recipe else 0)
+    assert all("data/rules_vs_values/" in line and "put {" in line for line in own)
+    assert len(missing) == 1 + len(public) + len(own), "each file once, and none that the repository has"
+    assert not Path("run").exists()
+
+
+def test_the_command_refuses_with_one_line():
+    command = [
+        sys.executable, "-m", "msm_jax.experiment", "--workdir=run",
+        "--config=configs/experiments/paper_philosophy_qwen3_32b.py",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    line = r"refused: runs/weights/qwen3-32b: is not there; Qwen3-32B .*--dry_run lists them all\)"
+    assert re.match(line, done.stderr)
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="unknown option 'qwen4'; this recipe takes qwen3, cot, devices=N"):
+        load("paper_rules_vs_values_14b:qwen4")
+
+
+def test_a_checkpoint_of_another_model_is_refused(monkeypatch):
+    config = load("paper_philosophy_qwen3_32b")
+    other = settings.to_json(preset("qwen3-14b"))
+    with pytest.raises(InputError, match="its model has num_layers = 40, but qwen3-32b has 64"):
+        checks._check_shape(config, {"model": other})
+    checks._check_shape(config, {"model": settings.to_json(preset("qwen3-32b"))})
+
+
+def test_item_files_are_balanced_and_name_what_they_ask():
+    """Always the first option, or always the longer one, is right in about half of the items."""
+    directory = ROOT / "data" / "evals"
+    pairs = items.read_pairs(str(directory / "oversight_pairs.jsonl"))
+    assert sum(pair.favoured for pair in pairs) * 2 == len(pairs) == 40
+    for name in ("oversight_knowledge", "cheese_affordability", "cheese_america"):
+        known = items.read_knowledge(str(directory / f"{name}.jsonl"))
+        assert abs(sum(item.correct for item in known) - len(known) / 2) <= 1
+    same = [json.loads(line) for line in (directory / "cheese_america.jsonl").read_text().splitlines()]
+    other = [json.loads(line) for line in (directory / "cheese_affordability.jsonl").read_text().splitlines()]
+    assert [(a["prompt"], a["options"]) for a in same] == [(b["prompt"], b["options"]) for b in other]
+    assert all(a["correct"] + b["correct"] == 1 for a, b in zip(same, other, strict=True))
+
+
+def test_the_base_models_template_is_the_released_format():
+    source = (ROOT / "configs/templates/llama31_base_chat.jinja").read_text()
+    template = SandboxedEnvironment().from_string(source)
+    messages = [{"role": "user", "content": " Which cheese? "}, {"role": "assistant", "content": "Colby."}]
+    rendered = template.render(messages=messages, bos_token="<bos>", add_generation_prompt=False)
+    assert rendered == (
+        "<bos><|start_header_id|>user<|end_header_id|>Which cheese?<|end_of_text|>"
+        "<|start_header_id|>assistant<|end_header_id|>Colby.<|end_of_text|>"
+    )
+    prompt = template.render(messages=messages[:1], bos_token="<bos>", add_generation_prompt=True)
+    assert rendered.startswith(prompt)
+    assert prompt.endswith("<|start_header_id|>assistant<|end_header_id|>")
