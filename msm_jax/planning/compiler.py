@@ -95,7 +95,7 @@ class Compiler:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def figures(self, job: Job, wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """What `worker.run` returns, with "log", what the compiler's log says of memory (bytes per device; see `_read`).
+        """What `worker.run` returns, with "log", what the compiler's log says of memory (see `_read`).
 
         Args:
             job: the program. wait: called once before it is compiled, which takes from seconds to minutes.
@@ -112,6 +112,8 @@ class Compiler:
         if "refused" in result:
             raise InputError(result["refused"])
         result["log"] = _read(log, result.get("exhausted", ""))
+        if "exhausted" in result and not result["log"]:
+            raise WorkError(f"the compiler gave up: {result['exhausted'][:500]}")
         manifest.write_json(path, result)
         return result
 
@@ -156,12 +158,13 @@ class Compiler:
 
 
 def _read(log: str, exhausted: str) -> dict[str, float]:
-    """Bytes that TPU's compiler reports, of its last program: "program", "arguments", "cap", and "host" where it is known.
+    """Bytes per device that TPU's compiler reports of its last program: "program", "arguments" and "cap".
 
     Where memory did not suffice: "needed" in all, and "cap". Empty for other compilers.
     """
     if exhausted:
-        used = re.search(rf"Used {_SIZE} of {_SIZE} hbm", exhausted)
+        used = re.search(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)", exhausted)
+        used = used or re.search(rf"Used {_SIZE} of {_SIZE} hbm", exhausted)
         return {"needed": _bytes(*used.groups()[:2]), "cap": _bytes(*used.groups()[2:])} if used else {}
     usage = re.findall(rf"program HBM usage: {_SIZE} / {_SIZE}", log)
     if not usage:

@@ -56,8 +56,8 @@ def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         ((contracted, _), _) = params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
-        return Flops(products=2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted))
+        depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        return Flops(products=2.0 * math.prod(eqn.outvars[0].aval.shape) * depth)
     if name == "pallas_call":
         return Flops(kernels=_kernel(params))
     if name.startswith("dot_product_attention"):
@@ -76,7 +76,8 @@ def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
 
 
 def _kernel(params: Mapping[str, Any]) -> float:
-    """A causal attention kernel over a grid whose last axis walks along a row: blocks after the diagonal are skipped."""
+    """A causal attention kernel, over a grid whose last axis walks along a row: blocks past the diagonal are skipped.
+    """
     grid = params["grid_mapping"].grid
     blocks = grid[-1]
     return _whole(params["jaxpr"]).total * math.prod(grid) * (blocks + 1) / (2 * blocks)

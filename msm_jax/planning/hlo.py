@@ -94,7 +94,7 @@ def collectives(text: str) -> list[Collective]:
 
 def axes_of(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:
     """The mesh axes along which a group's devices differ; `mesh` has the devices along each axis, in order."""
-    coordinates = np.array(np.unravel_index(np.array(groups[0]), tuple(mesh.values())))
+    coordinates = np.array(np.unravel_index(np.array(max(groups, key=len)), tuple(mesh.values())))
     return tuple(name for name, along in zip(mesh, coordinates, strict=True) if len(set(along.tolist())) > 1)
 
 

@@ -23,9 +23,9 @@ from msm_jax.training import metrics
 from msm_jax.training.program import TrainProgram
 
 CONVENTION = (
-    "Model FLOPs: matrix products of the forward pass, a multiply-add as two, causal attention over full rows; training "
-    "costs three times that, a frozen matrix twice. Recomputation is not counted. MFU: model FLOPs over what all chips "
-    "could do in the time at their bfloat16 peak."
+    "Model FLOPs: matrix products of the forward pass, a multiply-add as two, causal attention over full rows; "
+    "training costs three times that, a frozen matrix twice. Recomputation is not counted. MFU: model FLOPs over what "
+    "all chips could do in the time at their bfloat16 peak."
 )
 
 

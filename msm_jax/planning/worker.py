@@ -1,4 +1,4 @@
-"""Compiles programs in a process of its own, whose log the other side reads: one job per line in, one result per line out.
+"""Compiles programs in a process of its own, whose log the other side reads: a job per line in, a result per line out.
 
 python -m msm_jax.planning.worker
 
@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,9 +46,9 @@ def run(job: Job) -> dict[str, Any]:
     Returns:
         "refused": why it cannot be built; or "exhausted": what the compiler said of memory that does not suffice; or
         all of: "flops" {"products", "kernels"} of all devices, "held" and "kept" as `programs.held` and
-        `programs.kept`, "analysis" the compiler's memory analysis in bytes per device, "capacity" bytes that a device at
-        hand has (0 where that is not known), "collectives" with the mesh axes of each, "network" as `_network` by mesh
-        axes, "device_kind", "trace_seconds", "compile_seconds".
+        `programs.kept`, "analysis" the compiler's memory analysis in bytes per device, "capacity" bytes that a device
+        at hand has (0 where that is not known), "collectives" with the mesh axes of each, "network" as `_network` by
+        mesh axes, "device_kind", "trace_seconds", "compile_seconds".
     """
     began = time.monotonic()
     mesh = make_mesh(job.mesh, _devices(job.topology))
