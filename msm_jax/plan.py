@@ -57,6 +57,9 @@ def main() -> None:
         cli.prepare_backend(max(phase.config.mesh.size for phase in planned), 0)
     devices = found.chips if found else jax.device_count()
     console = Console(highlight=False, soft_wrap=True)
+    slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
+    decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
+    jobs = plan_lib.jobs(planned, found, devices, decode)
     with Compiler(_cache(), tpu=found is not None) as compiler, console.status("") as status:
         began = time.monotonic()
 
@@ -66,9 +69,7 @@ def main() -> None:
             if not console.is_terminal:
                 console.print(told)
 
-        slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
-        decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
-        plan = plan_lib.make(name, planned, found, devices, compiler, decode, _PRICE.value, say)
+        plan = plan_lib.make(name, planned, found, jobs, compiler, _PRICE.value, say)
     for part in report.render(plan):
         console.print(part)
     where = found.name.replace(":", "-") if found else "here"

@@ -56,8 +56,8 @@ def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         ((contracted, _), _) = params["dimension_numbers"]
-        depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-        return Flops(products=2.0 * math.prod(eqn.outvars[0].aval.shape) * depth)
+        depth = math.prod(_shape(eqn.invars[0])[axis] for axis in contracted)
+        return Flops(products=2.0 * math.prod(_shape(eqn.outvars[0])) * depth)
     if name == "pallas_call":
         return Flops(kernels=_kernel(params))
     if name.startswith("dot_product_attention"):
@@ -85,10 +85,14 @@ def _kernel(params: Mapping[str, Any]) -> float:
 
 def _cudnn(eqn: core.JaxprEqn) -> float:
     """cuDNN's attention, causal: two products of all pairs forward, and five backward."""
-    batch, queries, heads, size = eqn.invars[0].aval.shape
-    keys = eqn.invars[1].aval.shape[1]
+    batch, queries, heads, size = _shape(eqn.invars[0])
+    keys = _shape(eqn.invars[1])[1]
     products = 2 if "fwd" in eqn.primitive.name else 5
     return products * 2.0 * batch * heads * queries * keys * size / 2
+
+
+def _shape(variable: core.Var | core.Literal) -> tuple[int, ...]:
+    return variable.aval.shape  # type: ignore[attr-defined]
 
 
 def _whole(program: core.Jaxpr | core.ClosedJaxpr) -> Flops:

@@ -72,48 +72,60 @@ class Plan:
 
 
 def train_job(phase: Planned, topology: Topology | None) -> Job:
-    """The train step of a phase as it is measured: rates and counts of steps change nothing, so that phases share it."""
+    """The train step of a phase as it is measured: rates and counts of steps change nothing, so phases can share it."""
     program = dataclasses.replace(phase.program, optimizer=OptimizerConfig(1e-4), steps=1000)
     return Job(program, phase.config.mesh, topology.name if topology else "")
+
+
+def jobs(
+    planned: Sequence[Planned], topology: Topology | None, devices: int, decode: tuple[int, int] | None
+) -> dict[Job, list[str]]:
+    """The programs of some phases, each with the names of the phases that run it; nothing is compiled.
+
+    Args:
+        planned: the phases. topology: the slice; None for the devices at hand. devices: how many there are.
+        decode: rows and slots of the decode step; None leaves it out.
+
+    Raises:
+        InputError: a phase cannot be built on that mesh, or the model has fewer positions.
+    """
+    where = topology.name if topology else "this machine"
+    found: dict[Job, list[str]] = {}
+    for phase in planned:
+        phases.check(phase.config, phase.program, devices, where)
+        found.setdefault(train_job(phase, topology), []).append(phase.config.name)
+    for phase in planned if decode is not None else ():
+        assert decode is not None
+        found.setdefault(_decode_job(phase, topology, devices, *decode), []).append(phase.config.name)
+    return found
 
 
 def make(
     name: str,
     planned: Sequence[Planned],
     topology: Topology | None,
-    devices: int,
+    programs: Mapping[Job, Sequence[str]],
     compiler: Compiler,
-    decode: tuple[int, int] | None,
     price: float | None,
     say: Callable[[str], None],
 ) -> Plan:
-    """Measures the programs of all phases.
+    """Measures programs.
 
     Args:
         name: of the plan. planned: its phases. topology: the slice; None for the devices at hand.
-        devices: how many there are.
-        compiler: measures programs. decode: rows and slots of the decode step; None leaves it out.
-        price: per chip and hour. say: is told what is compiled, before it is.
+        programs: from `jobs`. compiler: measures them. price: per chip and hour.
+        say: is told what is compiled, before it is.
 
     Raises:
-        InputError: a phase cannot be built on that mesh.
         WorkError: the compiler failed.
     """
-    where = topology.name if topology else "this machine"
-    jobs: dict[Job, list[str]] = {}
-    for phase in planned:
-        phases.check(phase.config, phase.program, devices, where)
-        jobs.setdefault(train_job(phase, topology), []).append(phase.config.name)
-    if decode is not None:
-        for phase in planned:
-            jobs.setdefault(_decode_job(phase, topology, devices, *decode), []).append(phase.config.name)
 
     def measure(job: Job, change: str = "") -> tuple[Mapping[str, Any], Memory]:
         figures = compiler.figures(job, lambda: say(f"{title(job)}{f', {change}' if change else ''}"))
         return figures, memory.account(figures)
 
     measured = []
-    for job, names in jobs.items():
+    for job, names in programs.items():
         figures, taken = measure(job)
         tried = () if taken.fits else tuple(advice.search(job, lambda other, change: measure(other, change)[1]))
         chip = topology.chip if topology else chips.of_kind(figures["device_kind"])

@@ -85,7 +85,7 @@ def _trace_decode(found: DecodeProgram, mesh: Mesh) -> jax.stages.Traced:
 
 
 def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Params, decode.Requests, decode.Progress]:
-    """Parameters layer by layer, requests and progress, as ShapeDtypeStructs with shardings."""
+    """Parameters as `transformer.unstack` returns them, requests and progress, as ShapeDtypeStructs with shardings."""
     model, everywhere = found.model, sharding.replicated(mesh)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -93,7 +93,6 @@ def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Par
 
     stacked = adapters.frozen_target(model, mesh, model.compute_dtype)
     beside = tuple(Adapter(adapters.weights_target(each, model, mesh), each) for each in found.beside)
-    shapes = jax.eval_shape(lambda base, more: transformer.unstack(base, model, more), stacked, beside)
 
     def sliced(leaf: Any) -> Any:
         where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*leaf.sharding.spec[1:]))
@@ -104,7 +103,6 @@ def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Par
     if beside:
         active = lora.Active(tuple(Adapter(jax.tree.map(sliced, each.weights), each.config) for each in beside))
         unstacked["adapters"] = [active] * model.num_layers
-    assert jax.tree.structure(unstacked) == jax.tree.structure(shapes)
     cache = sharding.sharding(
         mesh, ("batch", "kv_heads", "sequence", "head_dim"),
         (found.batch, model.num_kv_heads, found.slots, model.head_dim),
