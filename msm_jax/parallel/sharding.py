@@ -7,15 +7,18 @@ shards each of them. Nothing else in the code base names a mesh axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
 from msm_jax.parallel.mesh import MeshConfig
+
+WHOLE = "whole_parameter"
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -130,13 +133,20 @@ def use(parameter: jax.Array, *axes: str) -> jax.Array:
     """A parameter as products with activations take it: whole along the mesh axes that it shares with the batch.
 
     Its gradient is put back to how the parameter is stored. A plain constraint would hold the gradient to the whole
-    array too, one on every device. Outside `jax.set_mesh` the parameter is left as it is.
+    array too, one on every device. Outside `jax.set_mesh` the parameter is left as it is. The result goes by the name
+    `WHOLE` in remat policies, none of which should keep it.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not any(mesh.shape[a] > 1 for name in axes for a in mesh_axes(name) if a in mesh_axes("batch")):
+    shared = mesh_axes("batch")
+    if not splits(name for name in axes for axis in mesh_axes(name) if axis in shared):
         return parameter
-    kept = [tuple(a for a in mesh_axes(name) if a not in mesh_axes("batch")) or None for name in axes]
-    return _constrain_both(PartitionSpec(*kept), spec(axes), parameter)
+    used = PartitionSpec(*(tuple(a for a in mesh_axes(name) if a not in shared) or None for name in axes))
+    return checkpoint_name(_constrain_both(used, spec(axes), parameter), WHOLE)
+
+
+def splits(names: Iterable[str]) -> bool:
+    """Whether the mesh that is set has more than one device along one of these logical axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and any(mesh.shape[axis] > 1 for name in names for axis in mesh_axes(name))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -106,6 +106,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             start.adapter,
             start.beside,
             config.base_dtype,
+            config.z_loss,
         )
         state, frozen, below = origin.restore(start, adamw, mesh, config.seed)
         start = origin.identified(start, frozen)
@@ -207,6 +208,7 @@ def _programs(
     adapter: LoraConfig | None,
     beside: tuple[LoraConfig, ...],
     base_dtype: str,
+    z_loss: float,
 ) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
     """The optimizer, the compiled train step and the evaluation step.
 
@@ -222,7 +224,9 @@ def _programs(
         for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
     }
     frozen = () if adapter is None else (state_lib.abstract_frozen(model, mesh, base_dtype, beside),)
-    train_step: Any = step.make_train_step(model, adamw, schedule, mesh, micro_batches, adapter, *frozen)
+    train_step: Any = step.make_train_step(
+        model, adamw, schedule, mesh, micro_batches, adapter, frozen[0] if frozen else None, z_loss
+    )
     compiled = train_step.lower(state_lib.abstract(model, adamw, mesh, adapter), batch, *frozen).compile()
     return adamw, compiled, step.make_eval_step(model, mesh, adapter, *frozen)
 

@@ -26,8 +26,7 @@ from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import parts, sharding
 
-# Up to so many logits (rows × tokens × vocabulary) are made at once: 64 MiB in float32. Above, a device's blocks have
-# as many at most.
+# Up to so many logits (rows × tokens × vocabulary) are made at once: 64 MiB in float32.
 MAX_LOGITS = 2**24
 # The largest output matrix whose gradient is held whole beside them (256 MiB in float32).
 MAX_WEIGHTS = 2**26
@@ -55,20 +54,18 @@ def cross_entropy(
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
+    name = "embedding" if config.tie_embeddings else "output"
     if tokens * config.vocab_size > max_logits:
-        name = "embedding" if config.tie_embeddings else "output"
         small = size * config.vocab_size <= max_weights
         blocked = _by_tokens if small else _by_vocabulary
         blocks = _Blocks(transformer.LOGICAL_AXES[name], z_loss, max_logits)
         return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
+    output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES[name])
     if config.tie_embeddings:
         # As if untied, [D, V]: XLA on the CPU takes half as long for a gradient of this form, and the barrier keeps
         # it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
-        embedding_VD = sharding.use(params["embedding"].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES["embedding"])
-        output_DV = jax.lax.optimization_barrier(embedding_VD.T)
+        output_DV = jax.lax.optimization_barrier(output_DV.T)
         config = dataclasses.replace(config, tie_embeddings=False)
-    else:
-        output_DV = sharding.use(params["output"].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES["output"])
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
     logits_NV = transformer.logits({"output": output_DV}, config, hidden_ND)
     log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
@@ -145,7 +142,10 @@ def _walk_tokens(
     size, columns = output_DV.shape
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
     first = parts.index("vocab") * columns
-    number, block = _cut(hidden_ND.shape[0], blocks.max_logits // columns)
+    # Some 4 MiB of logits stay in a CPU's cache; with fewer than 512 tokens, reading and writing the whole gradient by
+    # the weights for each block takes longer than the products.
+    most = min(blocks.max_logits // columns, max(512, 2**20 // columns))
+    number, block = _cut(hidden_ND.shape[0], most)
 
     def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
         loss, by_hidden, by_output = carry
@@ -236,7 +236,8 @@ def _log_z(
 
 
 def _columns_cut(blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array) -> tuple[int, int]:
-    return _cut(weights.shape[blocks.axes.index("vocab")], blocks.max_logits // hidden_ND.shape[0])
+    # Twice as many logits as elsewhere: each block reads and writes the gradient by all hidden states.
+    return _cut(weights.shape[blocks.axes.index("vocab")], 2 * blocks.max_logits // hidden_ND.shape[0])
 
 
 def _columns(
