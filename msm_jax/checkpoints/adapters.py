@@ -28,7 +28,7 @@ from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel import sharding
 
 # Fields of a model that do not decide its weights.
-_FREE = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings")
+_FREE = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings", "attention")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from msm_jax.parallel import sharding
+from msm_jax.parallel import parts
 
 # What a kernel leaves for its backward pass, by the name under which a remat policy may save it.
 RESIDUALS = "attention_residuals"
@@ -65,7 +65,7 @@ def attend(
 ) -> Float[Array, "B T H K"]:
     """Softmax attention over packed rows by the kernel that `packed` names; see `models.attention.attend`."""
     kernel = partial(splash, interpret=packed.interpret) if packed.backend == "splash" else cudnn
-    run = sharding.mapped(
+    run = parts.mapped(
         kernel,
         (
             ("batch", "sequence", "heads", "head_dim"),

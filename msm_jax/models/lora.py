@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 
 from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
+from msm_jax.parallel.sharding import use
 
 Weights = dict[str, Any]
 
@@ -168,12 +169,14 @@ def add(
     for i, adapter in enumerate(active.adapters if active else ()):
         if target not in adapter.weights["layers"]:
             continue
-        pair = jax.tree.map(lambda leaf: leaf.astype(x.dtype), adapter.weights["layers"][target])
+        source, sink = TARGETS[target]
+        pair = adapter.weights["layers"][target]
+        a_IR, b_RO = use(pair["a"].astype(x.dtype), source, "rank"), use(pair["b"].astype(x.dtype), "rank", sink)
         flat_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
         if active is not None and active.keys_LB is not None and i == len(active.adapters) - 1:
             flat_NI = _dropped(flat_NI, active.keys_LB, target, adapter.config.dropout)
-        low_NR = (flat_NI @ pair["a"]) * adapter.config.scale
-        y = y + (low_NR @ pair["b"]).reshape(y.shape)
+        low_NR = (flat_NI @ a_IR) * adapter.config.scale
+        y = y + (low_NR @ b_RO).reshape(y.shape)
     return y
 
 

@@ -21,15 +21,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import attention, lora, rotary
 from msm_jax.models.config import ModelConfig
-from msm_jax.models.kernels import Packed
-from msm_jax.parallel.sharding import constrain
+from msm_jax.models.kernels import RESIDUALS, Packed
+from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
+
+# The name of a block's input, for the policy that moves it to the host.
+BLOCK_INPUT = "block_input"
 
 LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "embedding": ("vocab", "embed"),
@@ -95,11 +99,15 @@ class Block(nn.Module):
         residual = (2 * c.num_layers) ** -0.5  # keeps the variance of the stream flat in depth (GPT-2)
 
         def param(name: str, init: Any, *shape: int) -> jax.Array:
-            return self.param(name, init, shape, jnp.float32).astype(dtype)
+            weights = self.param(name, init, shape, jnp.float32).astype(dtype)
+            # A few new tokens beside a cache are cheaper to move than weights are.
+            return use(weights, *LOGICAL_AXES[name][1:]) if cache is None else weights
 
         def linear(x: jax.Array, name: str, init: Any, *shape: int, inputs: int = 1) -> jax.Array:
             return lora.add(project(x, param(name, init, *shape), inputs), x, name, adapters, inputs)
 
+        if c.remat == "offload":
+            hidden_BTD = checkpoint_name(hidden_BTD, BLOCK_INPUT)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
 
@@ -145,6 +153,24 @@ def write_slots(
     return jax.lax.dynamic_update_slice_in_dim(cache_BGSK, new_BGTK, slot, axis=2)
 
 
+def _remat_policy(remat: str) -> Any:
+    """What of a block is kept for its backward pass, beside its input."""
+    policies = jax.checkpoint_policies
+    if remat == "dots":
+        return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[BLOCK_INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    if remat == "none":
+        # All but the parameters made whole, which would be every layer's on every device.
+        return policies.save_anything_except_these_names(WHOLE)
+    return None
+
+
 class Transformer(nn.Module):
     """Tokens to hidden states; `logits` turns those into scores over the vocabulary."""
 
@@ -177,9 +203,8 @@ class Transformer(nn.Module):
         initial = self.is_initializing()
         visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)
         block = Block
-        if c.remat != "none":
-            policy = jax.checkpoint_policies.dots_saveable if c.remat == "dots" else None
-            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=policy)
+        if c.remat != "none" or splits(["embed"]):
+            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=_remat_policy(c.remat))
         hidden_BTD, _ = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -7,14 +7,18 @@ shards each of them. Nothing else in the code base names a mesh axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
 from msm_jax.parallel.mesh import MeshConfig
+
+WHOLE = "whole_parameter"
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -32,8 +36,15 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The mesh axes that shard a logical axis."""
+    entry = RULES[name]
     return (entry,) if isinstance(entry, str) else (entry or ())
+
+
+def is_axes(value: Any) -> bool:
+    """Whether a value is the logical axis names of one array."""
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
@@ -58,8 +69,8 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
     Raises:
         InputError: a dimension is not divisible by the mesh axes that shard it.
     """
-    for name, size, entry in zip(axes, shape, spec(axes), strict=True):
-        names = _names(entry)
+    for name, size in zip(axes, shape, strict=True):
+        names = mesh_axes(name)
         ways = math.prod(mesh[mesh_axis] for mesh_axis in names)
         if size % ways:
             raise InputError(
@@ -70,10 +81,7 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
 def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
     """Shardings for a pytree of arrays, from pytrees of logical axes (tuples) and of arrays or shape structs."""
     return jax.tree.map(
-        lambda axes, leaf: sharding(mesh, axes, leaf.shape),
-        axes_tree,
-        shapes_tree,
-        is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(name, str) for name in x),
+        lambda axes, leaf: sharding(mesh, axes, leaf.shape), axes_tree, shapes_tree, is_leaf=is_axes
     )
 
 
@@ -87,11 +95,10 @@ def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: M
         at: the device's position along each mesh axis.
     """
     parts = []
-    for size, entry in zip(shape, spec(axes), strict=True):
-        names = _names(entry)
+    for name, size in zip(axes, shape, strict=True):
         ways, number = 1, 0
-        for name in names:
-            ways, number = ways * getattr(mesh, name), number * getattr(mesh, name) + at[name]
+        for mesh_axis in mesh_axes(name):
+            ways, number = ways * getattr(mesh, mesh_axis), number * getattr(mesh, mesh_axis) + at[mesh_axis]
         length = size // ways
         parts.append(slice(number * length, (number + 1) * length))
     return tuple(parts)
@@ -116,38 +123,45 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     entries = []
-    for size, entry in zip(x.shape, spec(axes), strict=True):
-        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in _names(entry))
-        entries.append(entry if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
+    for name, size in zip(axes, x.shape, strict=True):
+        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes(name))
+        entries.append(RULES[name] if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
 
 
-def mapped(
-    f: Callable[..., jax.Array], in_axes: tuple[tuple[str, ...], ...], out_axes: tuple[str, ...]
-) -> Callable[..., jax.Array]:
-    """`f` run by each device on its own part of the arrays; outside `jax.set_mesh`, `f` itself.
+def use(parameter: jax.Array, *axes: str) -> jax.Array:
+    """A parameter as products with activations take it: whole along the mesh axes that it shares with the batch.
 
-    Args:
-        f: takes arrays and returns one; its parts must not need each other.
-        in_axes: the logical axis names of each argument. out_axes: those of the result.
+    Its gradient is put back to how the parameter is stored. A plain constraint would hold the gradient to the whole
+    array too, one on every device. Outside `jax.set_mesh` the parameter is left as it is. The result goes by the name
+    `WHOLE` in remat policies, none of which should keep it.
     """
+    shared = mesh_axes("batch")
+    if not splits(name for name in axes for axis in mesh_axes(name) if axis in shared):
+        return parameter
+    used = PartitionSpec(*(tuple(a for a in mesh_axes(name) if a not in shared) or None for name in axes))
+    return checkpoint_name(_constrain_both(used, spec(axes), parameter), WHOLE)
 
-    def run(*arrays: jax.Array) -> jax.Array:
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty or mesh.size == 1:
-            return f(*arrays)
-        # A mesh axis that does not divide one array splits none: heads stay with their keys and values.
-        whole = {
-            mesh_axis
-            for axes, array in zip(in_axes, arrays, strict=True)
-            for size, entry in zip(array.shape, spec(axes), strict=True)
-            for mesh_axis in _names(entry)
-            if size % math.prod(mesh.shape[name] for name in _names(entry))
-        }
-        specs = [
-            PartitionSpec(*(None if whole.intersection(_names(entry)) else entry for entry in spec(axes)))
-            for axes in (*in_axes, out_axes)
-        ]
-        return jax.shard_map(f, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)(*arrays)
 
-    return run
+def splits(names: Iterable[str]) -> bool:
+    """Whether the mesh that is set has more than one device along one of these logical axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and any(mesh.shape[axis] > 1 for name in names for axis in mesh_axes(name))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _constrain_both(used: PartitionSpec, stored: PartitionSpec, x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+def _constrain_both_forward(used: PartitionSpec, stored: PartitionSpec, x: jax.Array) -> tuple[jax.Array, None]:
+    return jax.lax.with_sharding_constraint(x, used), None
+
+
+def _constrain_both_backward(
+    used: PartitionSpec, stored: PartitionSpec, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+
+_constrain_both.defvjp(_constrain_both_forward, _constrain_both_backward)

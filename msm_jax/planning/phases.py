@@ -46,6 +46,7 @@ class Planned:
             layers[-1].config if config.lora is not None else None,
             tuple(layer.config for layer in layers[:-1] if not layer.merged) if config.lora is not None else (),
             config.base_dtype,
+            config.z_loss,
         )
 
     @property

@@ -69,9 +69,10 @@ class PhaseConfig:
     for chats, a `chat_template` file (empty: the tokenizer directory's, else the built-in one). A phase from a
     checkpoint takes all of these from it, so they stay empty; `chat_template` may be set where the checkpoint
     has none, or with `replace_chat_template`, to train on under another one. Batches have `batch_rows` rows, cut
-    into `micro_batches` for accumulation. `threads` fixes the CPU threads of the process (0: all cores); results
-    are bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate
-    checkpoints off (the end of the phase always saves one).
+    into `micro_batches` for accumulation. `z_loss` weighs log² Z in the gradient (see `training.loss`). `threads`
+    fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
+    Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always saves
+    one).
 
     With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
     adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
@@ -96,6 +97,7 @@ class PhaseConfig:
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     micro_batches: int = 1
+    z_loss: float = 0.0
     threads: int = 0
     log_every: int = 10
     eval_every: int = 0
@@ -108,7 +110,7 @@ class PhaseConfig:
         _at_least(
             self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
         )
-        _at_least(self, 0, "seed", "threads", "eval_every", "checkpoint_every")
+        _at_least(self, 0, "z_loss", "seed", "threads", "eval_every", "checkpoint_every")
         ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
         if ways > 0 and self.batch_rows % ways:
             raise InputError(

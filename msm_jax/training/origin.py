@@ -129,7 +129,7 @@ def program(origin: Origin, config: PhaseConfig) -> TrainProgram:
     """The phase's train step."""
     return TrainProgram(
         origin.model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches,
-        origin.adapter, origin.beside, config.base_dtype,
+        origin.adapter, origin.beside, config.base_dtype, config.z_loss,
     )
 
 

@@ -26,7 +26,7 @@ class TrainProgram:
         model: its shape and how it is run. optimizer: with `steps` the schedule, which is compiled in.
         rows: of a batch, in `micro_batches` parts. seq_len: slots of a row.
         adapter: what is trained in place of all weights. beside: frozen adapters under it.
-        base_dtype: of the frozen weights.
+        base_dtype: of the frozen weights. z_loss: see `training.loss`.
     """
 
     model: ModelConfig
@@ -38,6 +38,7 @@ class TrainProgram:
     adapter: LoraConfig | None = None
     beside: tuple[LoraConfig, ...] = ()
     base_dtype: str = "bfloat16"
+    z_loss: float = 0.0
 
     @property
     def adamw(self) -> optax.GradientTransformation:
@@ -78,7 +79,8 @@ def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
     args = arguments(program, mesh)
     schedule = optimizer.schedule(program.optimizer, program.steps)
     train_step: Any = step.make_train_step(
-        program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter, *args[2:]
+        program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter,
+        args[2] if program.adapter is not None else None, program.z_loss,
     )
     with jax.set_mesh(mesh):
         return train_step.trace(*args)
