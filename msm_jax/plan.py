@@ -98,7 +98,8 @@ def _experiment(fields: dict[str, object]) -> tuple[str, list[Planned]]:
         begin = config.checkpoint if not phase.parent else "before"
         built = address.phase_config(config, phase, inputs, begin, Path())
         if phase.parent:
-            start = starts[phase.parent, graph_lib.seed_of(config, phase.parent, seed or 0)]
+            own = graph_lib.seed_of(config, phase.parent, seed or 0)
+            start = phases.follow(built, starts[phase.parent, own])
         else:
             start = phases.start_of(built, model, config.tokenizer.vocab_size)
         starts[chain, seed] = phases.after(built, start)

@@ -11,6 +11,8 @@ from msm_jax.errors import InputError
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 ATTENTION = ("auto", "reference", "splash", "cudnn")
+# Fields of a model that say how it is run, and nothing about its weights.
+EXECUTION = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings", "attention")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What a compiled program sends between devices, read from its text (XLA's HLO).
 
 A collective stands once in the text for all iterations of the loops around it, and asynchronous ones stand in several
-computations under one channel; so each channel counts once, times the trips of its loops. The text has no trip counts:
-they are the constants that the loops' conditions compare with.
+computations under one channel; so each channel counts once, times the trips of its loops. Those that `shard_map` makes
+share channel 1, and are told apart by the names that asynchronous ones carry, or by where they stand. The text has no
+trip counts: they are the constants that the loops' conditions compare with.
 """
 
 from __future__ import annotations
@@ -73,22 +74,24 @@ def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program, `jax.stages.Compiled.as_text()`, in the order of their channels."""
     computations, entry = _parse(text)
     times = _times(computations, entry)
-    found: dict[tuple[str, int, str], Collective] = {}
+    found: dict[tuple[object, ...], Collective] = {}
     for name, instructions in computations.items():
-        for position, one in enumerate(instructions):
+        for one in instructions:
             kind = one.op.removesuffix("-start")
             if kind not in KINDS or times[name] == 0:
                 continue
-            channel = int(_number(r"channel_id=(\d+)", one.rest) or -1 - position)
+            channel = int(_number(r"channel_id=(\d+)", one.rest) or 1)
             groups = _groups(one.rest)
             if len(groups) == 0 or max(map(len, groups)) < 2:
                 continue
             shape, size = _moved(kind, one, instructions)
             source = re.search(r'op_name="([^"]*)"', one.rest)
             item = Collective(kind, shape, size, times[name], groups, channel, source.group(1) if source else "")
-            before = found.get((kind, channel, shape))
-            if before is None or item.trips > before.trips:
-                found[kind, channel, shape] = item
+            alone = re.search(r'(?:chain_id|async_collective_name)="[^"]*"', one.rest)
+            which = channel if channel != 1 else alone.group() if alone else (name, one.name)
+            key = (kind, which, shape, groups)
+            if key not in found or item.trips > found[key].trips:
+                found[key] = item
     return sorted(found.values(), key=lambda item: (item.kind, item.channel))
 
 
@@ -176,28 +179,36 @@ def _size(dtype: str, dims: str) -> int:
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
     """Replica groups in any of their notations; of a permutation, the devices of each of its cycles or chains."""
-    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest)
+    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{}]*)\))? ?\{([^}]*)\}", rest)
     if meshed:
-        return _along(meshed.group(1), meshed.group(2))
+        return _along(*meshed.groups())
     listed = re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", rest)
     if listed:
         return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed.group(1)))
     compact = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
     if compact:
-        shape, dims = (tuple(map(int, part.split(","))) for part in compact.groups()[:2])
-        order = compact.group(3)
-        ids = np.arange(math.prod(dims)).reshape(dims)
-        if order:
-            ids = ids.transpose(tuple(map(int, order.split(","))))
-        return tuple(tuple(row) for row in ids.reshape(shape).tolist())
+        return tuple(map(tuple, _ordered(*compact.groups()[1:]).reshape(_numbers(compact.group(1))).tolist()))
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest)
     if pairs:
         return _chains([tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs.group(1))])
-    return ()
+    raise ValueError(f"a collective without groups that can be read: {rest[:200]}")
 
 
-def _along(mesh: str, axes: str) -> tuple[tuple[int, ...], ...]:
-    """Groups along some axes of a mesh that the text spells out; 'x':(m)k is the part of x after its first m ways."""
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _ordered(dims: str, order: str | None) -> np.ndarray:
+    """The numbers of devices, counted over `dims` and read with their axes in another order."""
+    ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return (ids.transpose(_numbers(order)) if order else ids).reshape(-1)
+
+
+def _along(mesh: str, devices: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
+    """Groups along some axes of a mesh that the text spells out; 'x':(m)k is the part of x after its first m ways.
+
+    `devices` is in which order they lie on the mesh: listed, or as in `_ordered`.
+    """
     lengths = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh)}
     named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
     dims: list[int] = []
@@ -210,7 +221,11 @@ def _along(mesh: str, axes: str) -> tuple[tuple[int, ...], ...]:
             inside.append(len(dims) - 1)
             at = before * ways
         dims.append(length // at)
-    ids = np.arange(math.prod(dims)).reshape(dims)
+    ids = np.arange(math.prod(dims))
+    if devices:
+        counted = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", devices)
+        ids = _ordered(*counted.groups()) if counted else np.array(_numbers(devices))
+    ids = ids.reshape(dims)
     outside = [axis for axis in range(len(dims)) if axis not in inside]
     size = math.prod(dims[axis] for axis in inside)
     return tuple(map(tuple, ids.transpose(outside + inside).reshape(-1, size).tolist()))

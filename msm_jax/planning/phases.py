@@ -80,13 +80,23 @@ def start_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Start:
         checkpoint = store.resolve(path)
         info = store.read_info(checkpoint)
         stack = adapters.read(info, checkpoint)
-        return Start(compose.model_config(info, checkpoint), () if stack is None else stack.layers)
+        found = compose.model_config(info, checkpoint)
+        return Start(_run_as(config, found), () if stack is None else stack.layers)
     if not model:
         raise InputError(
             f"init.checkpoint = {config.init.checkpoint!r} is not there, so that the model is not known; "
             f"name its preset with --model, one of {', '.join(PRESETS)}"
         )
-    return Start(preset(model))
+    return Start(_run_as(config, preset(model)))
+
+
+def _run_as(config: PhaseConfig, model: ModelConfig) -> ModelConfig:
+    return ModelConfig.from_json({**dataclasses.asdict(model), **config.model_overrides})
+
+
+def follow(config: PhaseConfig, start: Start) -> Start:
+    """What a phase starts from whose parent ended with `start`."""
+    return dataclasses.replace(start, model=_run_as(config, start.model))
 
 
 def after(config: PhaseConfig, start: Start) -> Start:

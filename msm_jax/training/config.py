@@ -8,6 +8,7 @@ from typing import Literal
 
 from msm_jax.data.config import DataConfig
 from msm_jax.errors import InputError
+from msm_jax.models.config import EXECUTION
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
 
@@ -67,8 +68,9 @@ class PhaseConfig:
 
     A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and,
     for chats, a `chat_template` file (empty: the tokenizer directory's, else the built-in one). A phase from a
-    checkpoint takes all of these from it, so they stay empty; `chat_template` may be set where the checkpoint
-    has none, or with `replace_chat_template`, to train on under another one. Batches have `batch_rows` rows, cut
+    checkpoint takes all of these from it, so they stay empty, but for overrides of how the model is run (its `remat`
+    or `attention`, say); `chat_template` may be set where the checkpoint has none, or with `replace_chat_template`, to
+    train on under another one. Batches have `batch_rows` rows, cut
     into `micro_batches` for accumulation. `z_loss` weighs log² Z in the gradient (see `training.loss`). `threads`
     fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
     Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always saves
@@ -117,7 +119,6 @@ class PhaseConfig:
                 f"batch_rows = {self.batch_rows} is not a multiple of {ways}, "
                 "the product of mesh.data, mesh.fsdp and micro_batches"
             )
-        model_fields = ("preset", "model_overrides", "tokenizer")
         if self.replace_chat_template and (self.init.mode == "scratch" or not self.chat_template):
             raise InputError("replace_chat_template needs init.checkpoint and chat_template; set them or leave it out")
         if self.init.mode == "scratch":
@@ -127,11 +128,17 @@ class PhaseConfig:
             if self.lora is not None:
                 raise InputError("lora is set, but a phase from scratch has no base to freeze; set init or lora = None")
         else:
-            for name in model_fields:
+            for name in ("preset", "tokenizer"):
                 if getattr(self, name):
                     raise InputError(
                         f"{name} is set, but this phase starts from a checkpoint and takes it from there; "
                         "leave it empty"
+                    )
+            for name in self.model_overrides:
+                if name not in EXECUTION:
+                    raise InputError(
+                        f"model_overrides.{name} is set, but this phase starts from a checkpoint and takes it from "
+                        f"there; only how the model is run can change: {', '.join(EXECUTION)}"
                     )
         if self.lora is None and self.adapter == "stack":
             raise InputError('adapter = "stack" needs lora, the settings of the adapter on top; set it')

@@ -243,6 +243,7 @@ def _from_checkpoint(config: PhaseConfig, kind: Literal["resume", "state", "para
         step, recorded = int(info["step"]), info["tokenizer_sha256"]
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
+    model = ModelConfig.from_json({**dataclasses.asdict(model), **config.model_overrides})
     tokenizer = Tokenizer.from_files(assets, f"{path}/")
     if tokenizer.sha256 != recorded:
         raise InputError(f"{path}: its tokenizer is not the one its info records; use another checkpoint")
