@@ -104,8 +104,8 @@ def test_groups_of_one_device_move_nothing():
 
 
 def test_a_permutation_groups_the_devices_that_it_links():
-    text = TEMPLATE.format(groups="source_target_pairs={{0,1},{1,0},{4,5},{5,4}}").replace("all-gather", "collective-permute")
-    (one,) = hlo.collectives(text)
+    text = TEMPLATE.format(groups="source_target_pairs={{0,1},{1,0},{4,5},{5,4}}")
+    (one,) = hlo.collectives(text.replace("all-gather", "collective-permute"))
     assert one.groups == ((0, 1), (4, 5)) and hlo.axes_of(one.groups, MESH) == ("tensor",)
     assert one.received == 7 * 64
 

@@ -50,9 +50,10 @@ def changes(job: Job) -> Iterator[tuple[str, Job]]:
     words: list[str] = []
     at = job
     for kind in _KINDS:
-        # The last change of a kind is the one that saves most.
-        strongest = list(_of_kind(kind, at))[-1:]
-        for change, other in strongest:
+        # The last change of a kind saves most; of the meshes the first, where it splits the weights by fsdp further.
+        found = list(_of_kind(kind, at))
+        best = [each for each in found[:1] if each[1].mesh.fsdp > at.mesh.fsdp] if kind == "mesh" else found[-1:]
+        for change, other in best:
             words, at = [*words, change], other
             yield " and ".join(words), other
 
@@ -66,7 +67,7 @@ def _of_kind(kind: str, job: Job) -> Iterator[tuple[str, Job]]:
     model = program.model
     if kind == "remat" and model.remat in _REMAT:
         for remat in _REMAT[_REMAT.index(model.remat) + 1 :]:
-            yield f"model_overrides.remat = {remat!r}", _replace(job, model=dataclasses.replace(model, remat=remat))
+            yield f'model_overrides.remat = "{remat}"', _replace(job, model=dataclasses.replace(model, remat=remat))
     if kind == "micro_batches":
         most = program.rows // (job.mesh.data * job.mesh.fsdp)
         for count in range(program.micro_batches + 1, most + 1):
