@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from msm_jax.models import kernels
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.kernels import Packed
+from msm_jax.parallel import mesh
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def visible(segment_ids_BT: Int[Array, "B T"], config: ModelConfig) -> Bool[Arra
     Its kind is the backend: that of `config.attention`, with "auto" splash on a TPU, cuDNN on a GPU and the reference
     elsewhere. Where a backend cannot take the shapes, the reference runs, and a message says so once.
     """
-    platform = _platform()
+    platform = mesh.platform()
     chosen = config.attention
     if chosen == "auto":
         chosen = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "reference")
@@ -52,12 +53,6 @@ def _fall_back(backend: str, reason: str) -> None:
         "attention: %s %s; the reference runs instead, which holds rows × heads × length × length scores",
         backend, reason,
     )
-
-
-def _platform() -> str:
-    """Of the mesh that is set, which need not be here, or else of JAX's own devices."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else str(device.platform)
 
 
 def attend(

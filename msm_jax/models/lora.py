@@ -148,13 +148,16 @@ def count_weights(config: LoraConfig, model: ModelConfig) -> int:
 
 
 def logical_axes(weights: Weights) -> Any:
-    """The logical axis names of each leaf; inputs and outputs are sharded as those of the base's matrix."""
+    """The logical axis names of each leaf."""
+    return {"layers": {target: {"a": ("layers", *_axes(target)[0]), "b": ("layers", *_axes(target)[1])}
+                       for target in weights["layers"]}}
 
-    def axes(target: str) -> dict[str, tuple[str, ...]]:
-        inputs, outputs = TARGETS[target]
-        return {"a": ("layers", inputs, "rank"), "b": ("layers", "rank", outputs)}
 
-    return {"layers": {target: axes(target) for target in weights["layers"]}}
+def _axes(target: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Of `a` and `b` in one layer. Of a thin matrix beside a wide one that embeds or reads the stream, the sides that
+    are heads or inner sizes are cut over all devices of a copy, or each would hold them whole with their moments."""
+    inputs, outputs = (name if name == "embed" else "adapter" for name in TARGETS[target])
+    return (inputs, "rank"), ("rank", outputs)
 
 
 def add(
@@ -169,9 +172,8 @@ def add(
     for i, adapter in enumerate(active.adapters if active else ()):
         if target not in adapter.weights["layers"]:
             continue
-        source, sink = TARGETS[target]
-        pair = adapter.weights["layers"][target]
-        a_IR, b_RO = use(pair["a"].astype(x.dtype), source, "rank"), use(pair["b"].astype(x.dtype), "rank", sink)
+        pair, (a_axes, b_axes) = adapter.weights["layers"][target], _axes(target)
+        a_IR, b_RO = use(pair["a"].astype(x.dtype), *a_axes), use(pair["b"].astype(x.dtype), *b_axes)
         flat_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
         if active is not None and active.keys_LB is not None and i == len(active.adapters) - 1:
             flat_NI = _dropped(flat_NI, active.keys_LB, target, adapter.config.dropout)

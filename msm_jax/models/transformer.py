@@ -14,6 +14,8 @@ V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, 
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +26,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, lora, rotary
+from msm_jax.models import attention, embedding, lora, rotary
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.kernels import RESIDUALS, Packed
+from msm_jax.parallel import mesh
 from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
+
+log = logging.getLogger(__name__)
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
@@ -156,19 +161,26 @@ def write_slots(
 def _remat_policy(remat: str) -> Any:
     """What of a block is kept for its backward pass, beside its input."""
     policies = jax.checkpoint_policies
-    if remat == "dots":
-        return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
-    if remat == "offload":
-        return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
-            names_which_can_be_offloaded=[BLOCK_INPUT],
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
     if remat == "none":
         # All but the parameters made whole, which would be every layer's on every device.
         return policies.save_anything_except_these_names(WHOLE)
+    if remat == "dots":
+        return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
+    if remat == "offload":
+        if mesh.platform() != "cpu":
+            return policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=[BLOCK_INPUT],
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+        _say_once("remat: offload moves block inputs to the host's memory, in which a CPU has them already")
     return None
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning(message)
 
 
 class Transformer(nn.Module):
@@ -198,7 +210,7 @@ class Transformer(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
-        hidden_BTD = constrain(embedding_VD.astype(dtype)[tokens_BT], "batch", "sequence", "hidden")
+        hidden_BTD = constrain(embedding.lookup(embedding_VD, tokens_BT, dtype), "batch", "sequence", "hidden")
         # What is initialised has two tokens and no backend.
         initial = self.is_initializing()
         visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)

@@ -91,3 +91,9 @@ def across_slices(config: MeshConfig, slices: int) -> tuple[MeshConfig, MeshConf
             f"axes; set mesh.data to a multiple of {slices}"
         )
     return MeshConfig(config.data // data, config.fsdp // fsdp, config.tensor), MeshConfig(data, fsdp, 1)
+
+
+def platform() -> str:
+    """"cpu", "gpu" or "tpu": of the mesh that is set, whose devices need not be here, or else of JAX's own devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)

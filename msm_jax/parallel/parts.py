@@ -60,6 +60,16 @@ def index(name: str) -> jax.Array | int:
     return jax.lax.axis_index(_along(name)) if _along(name) else 0
 
 
+def joined(x: jax.Array, name: str) -> jax.Array:
+    """The parts' arrays along `name`, one after the other on the first dimension."""
+    return jax.lax.all_gather(x, _along(name), axis=0, tiled=True) if _along(name) else x
+
+
+def swapped(x: jax.Array, name: str, split: int, join: int) -> jax.Array:
+    """Cut along one dimension, a piece for each part along `name`; what the parts send this one, joined on another."""
+    return jax.lax.all_to_all(x, _along(name), split, join, tiled=True) if _along(name) else x
+
+
 def gathered(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """A parameter's part, made whole along the mesh axes that it shares with the batch."""
     for dimension, name in enumerate(axes):
@@ -78,3 +88,9 @@ def reduced(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=dimension, tiled=True)
                 summed.remove(axis)
     return jax.lax.psum(x, tuple(sorted(summed))) if summed else x
+
+
+def summed(x: jax.Array, name: str, besides: str) -> jax.Array:
+    """The sum of the parts' arrays along the mesh axes of `name` that `besides` does not share."""
+    axes = tuple(axis for axis in _along(name) if axis not in _along(besides))
+    return jax.lax.psum(x, axes) if axes else x

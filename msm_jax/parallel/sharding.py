@@ -6,6 +6,7 @@ shards each of them. Nothing else in the code base names a mesh axis.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -33,6 +34,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "hidden": None,
     "norm": None,
     "rank": None,
+    "adapter": ("tensor", "fsdp"),
 }
 
 
@@ -40,6 +42,11 @@ def mesh_axes(name: str) -> tuple[str, ...]:
     """The mesh axes that shard a logical axis."""
     entry = RULES[name]
     return (entry,) if isinstance(entry, str) else (entry or ())
+
+
+def ways(name: str, mesh: Mapping[str, int]) -> int:
+    """Into how many parts a mesh (devices by axis) cuts a logical axis."""
+    return math.prod(mesh[axis] for axis in mesh_axes(name))
 
 
 def is_axes(value: Any) -> bool:
@@ -70,12 +77,19 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
         InputError: a dimension is not divisible by the mesh axes that shard it.
     """
     for name, size in zip(axes, shape, strict=True):
-        names = mesh_axes(name)
-        ways = math.prod(mesh[mesh_axis] for mesh_axis in names)
-        if size % ways:
+        cut = ways(name, mesh)
+        if size % cut:
+            near = " or ".join(map(str, nearest_divisors(size, cut)))
             raise InputError(
-                f"mesh axis {'×'.join(names)} of {ways} does not divide {name} = {size}; use a divisor of {size}"
+                f"mesh axis {'×'.join(mesh_axes(name))} of {cut} does not divide {name} = {size}; "
+                f"the nearest that does: {near}"
             )
+
+
+def nearest_divisors(size: int, wanted: int) -> list[int]:
+    """The divisors of `size` just below and above `wanted`, which is none of them."""
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
 
 
 def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
@@ -96,10 +110,10 @@ def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: M
     """
     parts = []
     for name, size in zip(axes, shape, strict=True):
-        ways, number = 1, 0
+        number = 0
         for mesh_axis in mesh_axes(name):
-            ways, number = ways * getattr(mesh, mesh_axis), number * getattr(mesh, mesh_axis) + at[mesh_axis]
-        length = size // ways
+            number = number * getattr(mesh, mesh_axis) + at[mesh_axis]
+        length = size // ways(name, dataclasses.asdict(mesh))
         parts.append(slice(number * length, (number + 1) * length))
     return tuple(parts)
 
@@ -124,8 +138,7 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
         return x
     entries = []
     for name, size in zip(axes, x.shape, strict=True):
-        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes(name))
-        entries.append(RULES[name] if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
+        entries.append(RULES[name] if size % ways(name, mesh.shape) == 0 else PartitionSpec.UNCONSTRAINED)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
 
 

@@ -115,9 +115,10 @@ class PhaseConfig:
         _at_least(self, 0, "z_loss", "seed", "threads", "eval_every", "checkpoint_every")
         ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
         if ways > 0 and self.batch_rows % ways:
+            near = self.batch_rows // ways * ways
             raise InputError(
-                f"batch_rows = {self.batch_rows} is not a multiple of {ways}, "
-                "the product of mesh.data, mesh.fsdp and micro_batches"
+                f"batch_rows = {self.batch_rows} is not a multiple of {ways}, the product of mesh.data, mesh.fsdp and "
+                f"micro_batches; the nearest that is: {f'{near} or ' if near else ''}{near + ways}"
             )
         if self.replace_chat_template and (self.init.mode == "scratch" or not self.chat_template):
             raise InputError("replace_chat_template needs init.checkpoint and chat_template; set them or leave it out")

@@ -99,8 +99,8 @@ def find(config: PhaseConfig, workdir: Path) -> Origin:
         )
     if config.data.seq_len > found.model.max_position_embeddings:
         raise InputError(
-            f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings = "
-            f"{found.model.max_position_embeddings}; lower it"
+            f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings; set it to "
+            f"{found.model.max_position_embeddings} or less"
         )
     if found.kind == "state" and found.start_step >= config.steps:
         raise InputError(
