@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -52,7 +53,7 @@ def main() -> None:
         if flag.value < 0:
             raise InputError(f"--{flag.name}={flag.value}; it must not be negative")
     found = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
-    name, planned = _experiment(config) if "phases" in config else _phase(config)
+    name, planned = phases_of(config, _MODEL.value)
     if found is None:
         cli.prepare_backend(max(phase.config.mesh.size for phase in planned), 0)
     devices = found.chips if found else jax.device_count()
@@ -81,25 +82,26 @@ def main() -> None:
         raise WorkError(f"does not fit: {'; '.join(short)}; see above for what does")
 
 
-def _phase(config: dict[str, object]) -> tuple[str, list[Planned]]:
-    phase = settings.build(PhaseConfig, config)
-    return phase.name, [Planned(phase, phases.start_of(phase, _MODEL.value))]
+def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planned]]:
+    """The name of a phase's or an experiment's config, and its phases in the order of the graph.
 
-
-def _experiment(fields: dict[str, object]) -> tuple[str, list[Planned]]:
-    """The phases of an experiment in the order of its graph, those that several seeds run as one entry."""
+    What several seeds run is one entry. `model` is the preset of a checkpoint that is not here.
+    """
+    if "phases" not in fields:
+        phase = settings.build(PhaseConfig, fields)
+        return phase.name, [Planned(phase, phases.start_of(phase, model))]
     config = settings.build(ExperimentConfig, fields)
     graph = graph_lib.build(config)
     inputs = Inputs("{world}", config.tokenizer.path or "tokenizer")
-    model = _MODEL.value or config.model
+    model = model or config.model
     starts: dict[tuple[tuple[str, ...], int | None], Start] = {}
     runs: dict[tuple[str, ...], Planned] = {}
-    for (chain, seed), phase in graph.phases.items():
-        begin = config.checkpoint if not phase.parent else "before"
-        built = address.phase_config(config, phase, inputs, begin, Path())
-        if phase.parent:
-            own = graph_lib.seed_of(config, phase.parent, seed or 0)
-            start = phases.follow(built, starts[phase.parent, own])
+    for (chain, seed), node in graph.phases.items():
+        begin = config.checkpoint if not node.parent else "before"
+        built = address.phase_config(config, node, inputs, begin, Path())
+        if node.parent:
+            own = None if seed is None else graph_lib.seed_of(config, node.parent, seed)
+            start = phases.follow(built, starts[node.parent, own])
         else:
             start = phases.start_of(built, model, config.tokenizer.vocab_size)
         starts[chain, seed] = phases.after(built, start)

@@ -76,11 +76,11 @@ def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
 
     Where those are not here, no mesh may be set: what is computed beside the step would be placed on them.
     """
-    args = arguments(program, mesh)
+    first, batch, *frozen = arguments(program, mesh)
     schedule = optimizer.schedule(program.optimizer, program.steps)
     train_step: Any = step.make_train_step(
         program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter,
-        args[2] if program.adapter is not None else None, program.z_loss,
+        frozen[0] if frozen else None, program.z_loss,
     )
     with jax.set_mesh(mesh):
-        return train_step.trace(*args)
+        return train_step.trace(first, batch, *frozen)
