@@ -23,7 +23,7 @@ def options(argument: str) -> tuple[str, dict]:
         key, _, value = word.partition("=")
         if key not in DEFAULTS:
             raise ValueError(f"unknown option {key!r}; there are {', '.join(DEFAULTS)}")
-        found[key] = type(DEFAULTS[key])(value)
+        found[key] = int(value) if isinstance(DEFAULTS[key], int) else value
     return preset, found
 
 

@@ -61,7 +61,7 @@ def main() -> None:
     slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
     decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
     jobs = plan_lib.jobs(planned, found, devices, decode)
-    with Compiler(_cache(), tpu=found is not None) as compiler, console.status("") as status:
+    with Compiler(cache(), tpu=found is not None) as compiler, console.status("") as status:
         began = time.monotonic()
 
         def say(what: str) -> None:
@@ -110,7 +110,7 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
     return config.name, list(runs.values())
 
 
-def _cache() -> Path:
+def cache() -> Path:
     """Figures of earlier plans."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "msm_jax" / "plans"

@@ -93,7 +93,10 @@ def _bound(one: Measured, bound: Bound) -> Iterator[RenderableType]:
         if each["kind"] == "all-reduce" and "fsdp" in each["axes"] and each["bytes"] > 2**20
     )
     if reduced and isinstance(one.job.program, TrainProgram):
-        yield f"gradients are all-reduced over fsdp: {_time(reduced)} of that, twice what scattering them would take"
+        yield (
+            f"all-reduces over fsdp, of gradients and of what is small, take {_time(reduced)} of that; "
+            "half of it were scattering and gathering enough"
+        )
 
 
 def _links(one: Measured, bound: Bound) -> Table:

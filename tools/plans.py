@@ -1,0 +1,221 @@
+"""Plans many models on many slices, one after the other, and writes docs/plans.md.
+
+    python tools/plans.py
+
+Needs libtpu; see `msm_jax.plan`. What was planned before, with the same code and compiler, comes from the cache, so
+that running it again does only what is missing. Exit status 0 when each of `PROMISED` has the headroom promised.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs import plan as config_file
+from msm_jax import plan as command
+from msm_jax import settings
+from msm_jax.checkpoints import manifest
+from msm_jax.planning import plan as plan_lib
+from msm_jax.planning import topology
+from msm_jax.planning.chips import GIB
+from msm_jax.planning.compiler import Compiler
+from msm_jax.planning.plan import Plan
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A plan: the argument of configs/plan.py without `chips`, the slice, and the headroom promised, in percent."""
+
+    what: str
+    slice: str
+    promised: int | None = None
+    decode: tuple[int, int] | None = None
+
+    @property
+    def argument(self) -> str:
+        """Of configs/plan.py, with as many chips as the slice has."""
+        return f"{self.what},chips={topology.parse(self.slice).chips}"
+
+    @property
+    def flags(self) -> str:
+        """Of `python -m msm_jax.plan`."""
+        decode = "--decode_rows={} --decode_slots={}".format(*self.decode or (0, 0))
+        return f"--config=configs/plan.py:{self.argument} --topology={self.slice} {decode}"
+
+
+QWEN3, QWEN25 = "qwen3-32b,seq=8192,lora=64", "qwen2.5-32b,seq=8192,lora=64"
+# One sequence a chip in one micro-batch, the layers recomputed in full, offload only where named.
+PROMISED = [
+    Row("llama3.1-8b,seq=4096", "v5e:8x8", 55),
+    Row("llama3.1-8b,seq=4096", "v6e:4x8", 70),
+    Row(QWEN3, "v5e:8x8", 33),
+    Row(QWEN3, "v5e:4x8", 25),
+    Row(QWEN3, "v5e:4x4", 14),
+    Row(QWEN3, "v6e:4x8", 55),
+    Row(QWEN3, "v5p:2x4x4", 80),
+    Row(QWEN25, "v5e:8x8", 30),
+    *(Row(QWEN25, name) for name in ("v5e:4x8", "v5e:4x4", "v6e:4x8", "v5p:2x4x4")),
+    Row("qwen3-32b,seq=32768,lora=64,remat=offload", "v5e:8x8", 8),
+    Row("qwen3-32b,seq=8192", "v5p:4x4x4", 60),
+]
+# More rows a chip, or more kept: what the memory that is left allows.
+FAST = [
+    Row("llama3.1-8b,seq=4096,rows=4", "v6e:8x8", 8),
+    Row("qwen3-32b,seq=8192,lora=64,remat=dots", "v5p:2x4x4", 8),
+]
+DECODE = [
+    Row("llama3.1-8b,seq=4096", "v5e:4x4", None, (32, 8192)),
+    Row("qwen3-32b,seq=8192,lora=64", "v6e:4x8", None, (32, 8192)),
+]
+WILL_IT_FIT = {
+    "smollm2-135m,seq=2048": "SmolLM2-135M",
+    "llama3.2-1b,seq=4096": "Llama-3.2-1B",
+    "llama3.2-3b,seq=4096": "Llama-3.2-3B",
+    "qwen3-4b,seq=4096": "Qwen3-4B",
+    "llama3.1-8b,seq=4096": "Llama-3.1-8B",
+    "llama3.1-8b,seq=4096,lora=64": "Llama-3.1-8B",
+    "qwen3-14b,seq=8192,lora=64": "Qwen3-14B",
+    "qwen3-32b,seq=8192,lora=64": "Qwen3-32B",
+}
+SLICES = ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v6e:2x2", "v6e:2x4", "v5p:2x2x1", "v5p:2x2x2", "v4:2x2x2")
+
+
+def planned(row: Row, compiler: Compiler) -> Plan:
+    """The plan of one row."""
+    fields = settings.plain(config_file.get_config(row.argument))
+    name, phases = command.phases_of(fields)
+    slice_ = topology.parse(row.slice)
+    jobs = plan_lib.jobs(phases, slice_, slice_.chips, row.decode)
+    began = time.monotonic()
+    plan = plan_lib.make(name, phases, slice_, jobs, compiler, None, lambda what: print(f"  {what}", flush=True))
+    print(f"{row.what} on {row.slice}: {share(plan)}, {time.monotonic() - began:.0f} s", flush=True)
+    return plan
+
+
+def share(plan: Plan, which: int = 0) -> str:
+    """The headroom of one of its programs, rounded down."""
+    headroom = plan.measured[which].memory.headroom
+    assert headroom is not None
+    return f"{math.floor(100 * headroom)} %"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def training(rows: Sequence[Row], plans: Mapping[Row, Plan]) -> str:
+    """Memory, and the bound on speed, of train steps."""
+    found = []
+    for row in rows:
+        one = plans[row].measured[0]
+        bound, memory = one.bound, one.memory
+        assert bound is not None
+        found.append([
+            f"`{row.what}`", f"`{row.slice}`", f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}",
+            f"**{share(plans[row])}**" + (f" ({row.promised} %)" if row.promised else ""),
+            f"{memory.host / GIB:.1f}", f"{bound.seconds:.2f}", bound.binds, f"{100 * bound.mfu:.0f} %",
+            f"{one.figures['compile_seconds']:.0f}",
+        ])
+    heads = ["model and settings", "slice", "GiB a chip", "headroom (promised)", "GiB on the host"]
+    return table([*heads, "s a step, at least", "bound by", "MFU, at most", "compile s"], found)
+
+
+def decoding(rows: Sequence[Row], plans: Mapping[Row, Plan]) -> str:
+    """The same of decode steps."""
+    found = []
+    for row in rows:
+        one = plans[row].measured[1]
+        bound, memory = one.bound, one.memory
+        assert bound is not None and row.decode is not None
+        found.append([
+            f"`{row.what.split(',')[0]}`", f"`{row.slice}`", f"{row.decode[0]} × {row.decode[1]:,}",
+            f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}", f"**{share(plans[row], 1)}**",
+            f"{bound.tokens_per_second:,.0f}", bound.binds, f"{one.figures['compile_seconds']:.0f}",
+        ])
+    heads = ["model", "slice", "rows × slots", "GiB a chip", "headroom", "tokens/s, at most", "bound by", "compile s"]
+    return table(heads, found)
+
+
+def fitting(plans: Mapping[Row, Plan]) -> str:
+    """Models by slices: the headroom, or the change that makes it fit, or a dash."""
+    found = []
+    for what, name in WILL_IT_FIT.items():
+        cells = []
+        for slice_ in SLICES:
+            plan = plans[Row(what, slice_)]
+            tried = plan.measured[0].tried
+            fits = tried and tried[-1].memory.fits
+            cells.append(share(plan) if plan.fits else f"with {tried[-1].change}" if fits else "no")
+        words = dict(word.split("=") for word in what.split(",")[1:])
+        how = f"LoRA r{words['lora']}" if "lora" in words else "all weights"
+        found.append([f"{name}, {how}, {int(words['seq']):,}", *cells])
+    return table(["", *(f"{name} ({topology.parse(name).chips})" for name in SLICES)], found)
+
+
+TEXT = """# Plans
+
+What `python -m msm_jax.plan` says of models on TPU slices, with no TPU at hand: TPU's compiler is asked, and bytes are
+its own account. Made by `make plans` with jax {jax} and libtpu {libtpu}; nothing was run. One row a chip in one
+micro-batch, layers recomputed in full and weights split over all chips, unless the settings say otherwise.
+
+A row is the command
+
+    python -m msm_jax.plan --config=configs/plan.py:SETTINGS,chips=N --topology=SLICE
+
+## My model, my chips: will it fit?
+
+The share of a chip's memory that stays free; in place of it the nearest change that was tried and fits, or "no".
+In brackets, the number of chips.
+
+{fitting}
+
+## Promised
+
+Headroom is (capacity − program − arguments) / capacity, all three by the compiler's log.
+
+{promised}
+
+## Fast
+
+Configs that leave at least 8 % and use the memory for speed. MFU counts model FLOPs, without recomputation:
+{convention}
+
+{fast}
+
+## Decoding
+
+{decode}
+"""
+
+
+def main() -> int:
+    """Plans every row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "plans.md")
+    args = parser.parse_args()
+    rows = [*PROMISED, *FAST, *DECODE, *(Row(what, slice_) for what in WILL_IT_FIT for slice_ in SLICES)]
+    with Compiler(command.cache(), tpu=True) as compiler:
+        plans = {row: planned(row, compiler) for row in rows}
+    text = TEXT.format(
+        **compiler.versions, fitting=fitting(plans), promised=training(PROMISED, plans), fast=training(FAST, plans),
+        decode=decoding(DECODE, plans), convention=plan_lib.roofline.CONVENTION,
+    )
+    args.out.write_text(text)
+    manifest.write_json(args.out.with_suffix(".json"), [plan_lib.to_json(plans[row]) for row in rows])
+    short = [
+        row for row in rows if row.promised and 100 * (plans[row].measured[0].memory.headroom or 0.0) < row.promised
+    ]
+    for row in short:
+        print(f"{row.what} on {row.slice}: {share(plans[row])}, promised {row.promised} %", file=sys.stderr)
+    return bool(short)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
