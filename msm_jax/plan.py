@@ -8,14 +8,17 @@ Without --topology, for the devices at hand. Exit status 1 says that something d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from msm_jax import cli, settings
 from msm_jax.checkpoints import manifest
@@ -61,15 +64,7 @@ def main() -> None:
     slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
     decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
     jobs = plan_lib.jobs(planned, found, devices, decode)
-    with Compiler(cache(), tpu=found is not None) as compiler, console.status("") as status:
-        began = time.monotonic()
-
-        def say(what: str) -> None:
-            told = f"{time.monotonic() - began:.0f} s: compiles the {what}"
-            status.update(told)
-            if not console.is_terminal:
-                console.print(told)
-
+    with Compiler(cache(), tpu=found is not None) as compiler, _progress(console) as say:
         plan = plan_lib.make(name, planned, found, jobs, compiler, _PRICE.value, say)
     for part in report.render(plan):
         console.print(part)
@@ -108,6 +103,22 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
         before = runs.get(chain)
         runs[chain] = Planned(built, start, 1 + (before.runs if before else 0))
     return config.name, list(runs.values())
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Says what is compiled, and since when: a live line on a terminal, else a line each."""
+    began = time.monotonic()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("")
+
+        def say(what: str) -> None:
+            progress.reset(task, description=f"compiles the {what}")
+            if not console.is_terminal:
+                console.print(f"{time.monotonic() - began:.0f} s: compiles the {what}")
+
+        yield say
 
 
 def cache() -> Path:

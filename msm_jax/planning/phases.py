@@ -144,7 +144,9 @@ def check_mesh(name: str, program: TrainProgram, mesh: MeshConfig) -> None:
             f"{name}: {rows} rows of a micro-batch do not divide over data × fsdp = {ways}; nearest batch_rows: "
             f"{max(1, round(rows / ways)) * ways * program.micro_batches}"
         )
-    trees = [(tree := transformer.abstract_params(program.model), transformer.logical_axes(tree))]
+    # Shapes do not depend on how a model is run, but what cannot run here would be said.
+    tree = transformer.abstract_params(dataclasses.replace(program.model, remat="none", attention="reference"))
+    trees = [(tree, transformer.logical_axes(tree))]
     for adapter in (*program.beside, *([program.adapter] if program.adapter else [])):
         trees.append((tree := lora.abstract_weights(adapter, program.model), lora.logical_axes(tree)))
     try:

@@ -94,8 +94,8 @@ def _bound(one: Measured, bound: Bound) -> Iterator[RenderableType]:
     )
     if reduced and isinstance(one.job.program, TrainProgram):
         yield (
-            f"all-reduces over fsdp, of gradients and of what is small, take {_time(reduced)} of that; "
-            "half of it were scattering and gathering enough"
+            f"of that, all-reduces over fsdp (gradients, and small gathers that the compiler turned into them) take "
+            f"{_time(reduced)}; scattered, or gathered, the same would take half"
         )
 
 
