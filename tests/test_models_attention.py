@@ -1,7 +1,6 @@
 """Attention backends: over packed rows they are the reference, forward and backward, on one device and on meshes."""
 
 import dataclasses
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from msm_jax.models import attention, kernels, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.kernels import Packed
+from msm_jax.parallel import mesh as meshes
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 
 LENGTH = 256
@@ -55,3 +55,74 @@ def test_a_backend_is_the_reference_forward_and_backward(run, heads, groups, siz
     expected = with_gradients(lambda q, k, v: attention.attend(q, k, v, mask), arrays, weights)
     for want, got in zip(expected, with_gradients(run, arrays, weights), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+
+
+def test_each_device_attends_to_its_own_rows_and_heads():
+    arrays, weights = operands(4, 2, 64)
+    expected = with_gradients(splash, arrays, weights)
+    with jax.set_mesh(make_mesh(MeshConfig(1, 2, 2))):
+        for want, got in zip(expected, with_gradients(splash, arrays, weights), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full", "offload"])
+def test_a_model_is_the_same_with_splash_whatever_is_recomputed(remat):
+    config = ModelConfig(
+        vocab_size=32, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=16,
+        attention="reference",
+    )
+    params = jax.jit(lambda key: transformer.init_params(config, key))(jax.random.key(0))
+    segments = jnp.asarray(SEGMENTS[:1, :128])
+    tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
+
+    def loss(params, config):
+        hidden, _ = transformer.apply(params, config, tokens, jnp.zeros_like(tokens), segments)
+        return jnp.sum(jnp.sin(hidden))
+
+    grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    expected = grad(params, config)
+    got = grad(params, dataclasses.replace(config, attention="splash", remat=remat))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()) + 1e-6)
+
+
+def config_for(**fields):
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_layers": 1, "num_kv_heads": 1, "intermediate_size": 16}
+    return ModelConfig(**{**sizes, "num_heads": 2, "head_dim": 128, "compute_dtype": "bfloat16", **fields})
+
+
+@pytest.mark.parametrize(
+    ("platform", "fields", "length", "backend"),
+    [
+        ("tpu", {}, 256, "splash"),
+        ("gpu", {}, 256, "cudnn"),
+        ("cpu", {}, 256, None),
+        ("tpu", {"attention": "reference"}, 256, None),
+        ("tpu", {}, 200, None),
+        ("tpu", {"attention": "cudnn"}, 256, None),
+        ("gpu", {"attention": "splash"}, 256, None),
+        ("gpu", {"compute_dtype": "float32"}, 256, None),
+        ("gpu", {"head_dim": 132}, 256, None),
+        ("gpu", {}, 255, None),
+    ],
+)
+def test_the_device_chooses_and_shapes_it_cannot_take_fall_back_once(
+    platform, fields, length, backend, monkeypatch, caplog
+):
+    monkeypatch.setattr(meshes, "platform", lambda: platform)
+    monkeypatch.setattr(kernels, "_compute_capability", lambda: (9, 0))
+    attention._fall_back.cache_clear()
+    config, segments = config_for(**fields), jnp.ones((1, length), jnp.int32)
+    seen = [attention.visible(segments, config) for _ in range(2)]
+    assert [getattr(one, "backend", None) for one in seen] == [backend] * 2
+    fell_back = backend is None and platform != "cpu" and config.attention != "reference"
+    assert len(caplog.records) == fell_back
+    assert all("the reference runs instead" in record.message for record in caplog.records)
+
+
+def test_old_and_other_gpus_take_the_reference(monkeypatch):
+    for capability in ((7, 5), ()):
+        monkeypatch.setattr(kernels, "_compute_capability", lambda capability=capability: capability)
+        assert "8.0" in kernels.refusal("cudnn", "gpu", 256, 128, "bfloat16")
+    monkeypatch.setattr(kernels, "_compute_capability", lambda: (8, 0))
+    assert kernels.refusal("cudnn", "gpu", 256, 128, "bfloat16") is None

@@ -6,6 +6,7 @@ and heads.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -50,11 +51,19 @@ def refusal(backend: str, platform: str, length: int, head_dim: int, dtype: str)
         return f"takes rows of a multiple of {_LANES} tokens, not {length}" if length % _LANES else None
     if platform != "gpu":
         return f"needs a GPU and runs on {platform}"
+    if _compute_capability() < (8, 0):
+        return "needs an NVIDIA GPU of compute capability 8.0 or more"
     if dtype != "bfloat16":
         return f"takes bfloat16, not {dtype}"
     if head_dim % 8 or head_dim > 128:
         return f"takes heads of a multiple of 8 up to 128, not {head_dim}"
     return f"takes rows of an even number of tokens, not {length}" if length % 2 else None
+
+
+def _compute_capability() -> tuple[int, ...]:
+    """Of the GPUs here; () of other makers' and of none."""
+    text = getattr(jax.local_devices()[0], "compute_capability", "")
+    return tuple(int(number) for number in text.split(".")) if re.fullmatch(r"\d+\.\d+", text) else ()
 
 
 def attend(
