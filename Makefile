@@ -11,14 +11,16 @@ REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= --durations=15
 
-.PHONY: help demo full sweep test parity lint bench clean venv ref tpu plans
+.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tpu plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
 	@echo "make full     the same with the control arms: runs/cheese_full/report.html"
 	@echo "make sweep    the demo over ten worlds, resumable: runs/sweep/"
+	@echo "make smollm2  a real model, SmolLM2-135M-Instruct, as a checkpoint: runs/smollm2"
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
+	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; writes 32 GB below TMPDIR"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    training and decoding speed beside transformers on torch"
@@ -42,11 +44,18 @@ full: venv
 sweep: venv
 	$(PY) tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
 
+smollm2: venv
+	$(PY) -m tools.smollm2 --run_dir=runs/smollm2
+
 test: venv
 	$(PY) -m pytest $(PYTEST)
 
 parity: venv ref
-	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m parity $(PYTEST)
+	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity and not long" $(PYTEST)
+
+parity-long: venv ref smollm2
+	$(PY) -m tools.chat_templates
+	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity or long" -s $(PYTEST)
 
 plans: venv tpu
 	MSM_JAX_TPU_PYTHON=$(CURDIR)/.venv-tpu/bin/python PYTHONPATH=. $(PY) tools/plans.py

@@ -20,41 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from msm_jax.errors import InputError, WorkError
+from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
-
-# The parameters of one layer: our name, transformers' name below "model.layers.N.", how many of our axes are inputs.
-_LAYER = (
-    ("attention_norm", "input_layernorm.weight", 0),
-    ("query", "self_attn.q_proj.weight", 1),
-    ("key", "self_attn.k_proj.weight", 1),
-    ("value", "self_attn.v_proj.weight", 1),
-    ("query_bias", "self_attn.q_proj.bias", 0),
-    ("key_bias", "self_attn.k_proj.bias", 0),
-    ("value_bias", "self_attn.v_proj.bias", 0),
-    ("query_norm", "self_attn.q_norm.weight", 0),
-    ("key_norm", "self_attn.k_norm.weight", 0),
-    ("attention_out", "self_attn.o_proj.weight", 2),
-    ("mlp_norm", "post_attention_layernorm.weight", 0),
-    ("gate", "mlp.gate_proj.weight", 1),
-    ("up", "mlp.up_proj.weight", 1),
-    ("down", "mlp.down_proj.weight", 1),
-)
 
 
 def weights(params: dict[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """The parameters under transformers' names; its matrices are [outputs, inputs]."""
-    named = {
-        "model.embed_tokens.weight": np.asarray(params["embedding"]),
-        "model.norm.weight": np.asarray(params["final_norm"]),
-    }
-    if not config.tie_embeddings:
-        named["lm_head.weight"] = np.asarray(params["output"]).T
-    for ours, theirs, inputs in _LAYER:
-        if ours not in params["layers"]:
-            continue
-        for i, array in enumerate(np.asarray(params["layers"][ours])):
-            size = int(np.prod(array.shape[:inputs]))
-            named[f"model.layers.{i}.{theirs}"] = array.reshape(size, -1).T if inputs else array.reshape(-1)
+    named: dict[str, np.ndarray] = {}
+    for name, (weight, layer) in families.tensors(config).items():
+        leaf: Any = params
+        for key in weight.path:
+            leaf = leaf[key]
+        named[name] = weight.to_hf(np.asarray(leaf[layer] if weight.layers else leaf)).reshape(weight.hf_shape)
     return named
 
 
@@ -65,20 +42,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def settings(config: ModelConfig) -> dict[str, Any]:
     """The model's shape as the arguments of a transformers config, and the "family" it belongs to."""
-    return {
-        "family": "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "tie_word_embeddings": config.tie_embeddings,
-        "max_position_embeddings": config.max_position_embeddings,
-    }
+    found = families.to_config(config)
+    del found["architectures"]
+    return {"family": found.pop("model_type"), **found}
 
 
 class Worker:

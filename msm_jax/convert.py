@@ -3,6 +3,9 @@
     python -m msm_jax.convert --from_hf=DIR --to_checkpoint=RUN
     python -m msm_jax.convert --from_gguf=FILE --to_checkpoint=RUN
     python -m msm_jax.convert --from_checkpoint=RUN --to_hf=DIR --dtype=bfloat16
+    python -m msm_jax.convert --from_peft=DIR --base=RUN --to_checkpoint=RUN
+    python -m msm_jax.convert --from_checkpoint=RUN --to_peft=DIR
+    python -m msm_jax.convert --from_checkpoint=RUN --merge --to_checkpoint=RUN
 
 The target must not exist or be empty; it appears whole or not at all.
 """
@@ -11,21 +14,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from msm_jax import cli
-from msm_jax.checkpoints import assets, exports, gguf, huggingface, imports
+from msm_jax.checkpoints import assets, exchange, exports, gguf, huggingface, imports
 from msm_jax.checkpoints.huggingface import Source
 from msm_jax.errors import InputError
 from msm_jax.models import transformer
 
-_FROM_HF = flags.DEFINE_string("from_hf", None, "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
-_FROM_GGUF = flags.DEFINE_string("from_gguf", None, "A GGUF file of the Llama family.")
-_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", None, "A checkpoint of ours, or a run directory.")
-_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", None, "The run directory to make, with one checkpoint.")
-_TO_HF = flags.DEFINE_string("to_hf", None, "The Hugging Face directory to make.")
+_FROM_HF = flags.DEFINE_string("from_hf", "", "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
+_FROM_GGUF = flags.DEFINE_string("from_gguf", "", "A GGUF file of the Llama family.")
+_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", "", "A checkpoint of ours, or a run directory.")
+_TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", "", "The run directory to make, with one checkpoint.")
+_TO_HF = flags.DEFINE_string("to_hf", "", "The Hugging Face directory to make.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", "", "A directory of PEFT's with a LoRA adapter.")
+_BASE = flags.DEFINE_string("base", "", "The checkpoint of ours that the adapter of --from_peft lies on.")
+_TO_PEFT = flags.DEFINE_string("to_peft", "", "The directory of PEFT's to make of a checkpoint's adapter.")
+_MERGE = flags.DEFINE_bool("merge", False, "Add the adapter of --from_checkpoint to its base: all weights are written.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."
 )
@@ -33,26 +40,34 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Converts what the flags say."""
-    given = {flag.name for flag in (_FROM_HF, _FROM_GGUF, _FROM_CHECKPOINT, _TO_CHECKPOINT, _TO_HF) if flag.value}
-    dtype = None
-    if _DTYPE.value:
-        dtype = np.dtype(ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else _DTYPE.value)
-    if given == {"from_hf", "to_checkpoint"}:
-        _import(huggingface.Directory(_FROM_HF.value, dtype), dtype)
-    elif given == {"from_gguf", "to_checkpoint"}:
-        _import(gguf.File(_FROM_GGUF.value, dtype), dtype)
-    elif given == {"from_checkpoint", "to_hf"}:
-        exports.write(_FROM_CHECKPOINT.value, Path(_TO_HF.value), dtype)
-        print(f"wrote {_TO_HF.value}")
-    else:
-        raise InputError(
-            "give --from_hf=DIR or --from_gguf=FILE with --to_checkpoint=RUN, or --from_checkpoint=RUN with "
-            f"--to_hf=DIR; given are {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
-        )
+    flagged = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
+    given = {flag.name: str(flag.value) for flag in flagged if flag.value}
+    dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
+    match given:
+        case {"from_hf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(huggingface.Directory(source, dtype), Path(run), dtype)
+        case {"from_gguf": source, "to_checkpoint": run, **rest} if not rest:
+            _import(gguf.File(source, dtype), Path(run), dtype)
+        case {"from_checkpoint": source, "to_hf": directory, **rest} if not rest:
+            exports.write(source, Path(directory), dtype)
+            print(f"wrote {directory}")
+        case {"from_peft": source, "base": base, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.import_peft(source, base, Path(run))}")
+        case {"from_checkpoint": source, "to_peft": directory, **rest} if not rest:
+            exchange.export_peft(source, Path(directory))
+            print(f"wrote {directory}")
+        case {"from_checkpoint": source, "merge": _, "to_checkpoint": run, **rest} if not rest:
+            print(f"wrote {exchange.merge(source, Path(run), dtype)}")
+        case _:
+            raise InputError(
+                "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
+                "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
+                f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
+            )
 
 
-def _import(source: Source, dtype: np.dtype | None) -> None:
-    checkpoint = imports.write(source, Path(_TO_CHECKPOINT.value), dtype)
+def _import(source: Source, run_dir: Path, dtype: np.dtype | None) -> None:
+    checkpoint = imports.write(source, run_dir, dtype)
     count = transformer.count_params(source.model)
     print(f"wrote {checkpoint}: {count:,} parameters")
     if not any(name in source.assets for name in assets.TOKENIZERS):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,13 @@ def main() -> None:
     origin = checkpoint_digest(checkpoint)
     if _ADAPTER.value:
         origin += checkpoint_digest(compose.directory_of(_ADAPTER.value))
-    addresses = {name: address(each, origin) for name, each in config.evals.items()}
+    addresses = {name: address(each, origin, config.chat_variables) for name, each in config.evals.items()}
     stored = {name: reusable(workdir, name, addresses[name]) for name in config.evals}
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
-        sampler = Sampler.from_checkpoint(checkpoint, batch=config.batch, adapter=_ADAPTER.value)
+        sampler = Sampler.from_checkpoint(
+            checkpoint, batch=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
+        )
     rows = []
     for name, each in config.evals.items():
         found = stored[name]
@@ -65,9 +68,11 @@ def main() -> None:
     Console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
 
 
-def address(config: EvalConfig, origin: str) -> dict[str, Any]:
+def address(config: EvalConfig, origin: str, chat_variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a result depends on, as JSON; one that was made for an equal address is reused."""
+    told = {"chat_variables": settings.to_json(chat_variables)} if chat_variables else {}
     return {
+        **told,
         "config": settings.to_json(config),
         "items_sha256": sources.data_sha256(config.path),
         "checkpoint": origin,

@@ -10,6 +10,7 @@ The last form reads what the user says line by line from standard input, and ans
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +25,9 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run di
 _ADAPTER = flags.DEFINE_string("adapter", "", "An adapter on that checkpoint: a run of ours or a PEFT directory.")
 _PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from, or with --chat what the user says.")
 _CHAT = flags.DEFINE_bool("chat", False, "Ask in the checkpoint's chat template.")
+_CHAT_VARIABLES = flags.DEFINE_string(
+    "chat_variables", "{}", 'JSON object that the chat template is told over what it was in training: {"tools": [...]}.'
+)
 _SYSTEM = flags.DEFINE_string("system", None, "The system message of the chat.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Replies to draw; reply i has the seed --seed + i.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Most tokens of a reply.")
@@ -46,6 +50,12 @@ def main() -> None:
         raise InputError(f"--num_samples={_NUM_SAMPLES.value}; it must be at least 1")
     if _NUM_SAMPLES.value > 1 and _PROMPT.value is None:
         raise InputError("--num_samples needs --prompt; a conversation has one reply to each line")
+    try:
+        chat_variables = json.loads(_CHAT_VARIABLES.value)
+    except ValueError as error:
+        raise InputError(f"--chat_variables: not JSON ({error}); write it as an object") from None
+    if not isinstance(chat_variables, dict):
+        raise InputError("--chat_variables: not a JSON object; write it as one")
     sampling = SamplingConfig(
         max_new_tokens=_MAX_NEW_TOKENS.value,
         temperature=_TEMPERATURE.value,
@@ -55,7 +65,7 @@ def main() -> None:
         seed=_SEED.value,
     )
     cli.prepare_backend(devices=1, threads=_THREADS.value)
-    sampler = Sampler.from_checkpoint(checkpoint, adapter=_ADAPTER.value)
+    sampler = Sampler.from_checkpoint(checkpoint, adapter=_ADAPTER.value, chat_variables=chat_variables)
     system = [] if _SYSTEM.value is None else [{"role": "system", "content": _SYSTEM.value}]
     if _PROMPT.value is None:
         converse(sampler, sampling, system)

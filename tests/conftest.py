@@ -2,7 +2,9 @@
 
 import os
 import random
+import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,31 @@ def tiny_tokenizer(tiny_corpus: list[str], tmp_path_factory: pytest.TempPathFact
     directory = tmp_path_factory.mktemp("tokenizer")
     tokenizers.train_sentencepiece(tiny_corpus, directory, vocab_size=384)
     return tokenizers.Tokenizer.load(directory)
+
+
+@pytest.fixture
+def convert(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`python -m msm_jax.convert` in this process: (exit status, what it printed, what it said on standard error).
+
+    `limit` is the most bytes that it may write to a file, in place of a disk that fills.
+    """
+    from absl.testing import flagsaver
+
+    from msm_jax import cli
+    from msm_jax import convert as command
+
+    def run(*arguments: str, limit: int | None = None) -> tuple[int, str, str]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with flagsaver.flagsaver():
+                status = cli.status(command.main, ["convert", *arguments])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def rendering(tokenizer, messages, tools, variables, prompt):
 
 def main(directory, out):
     found = {}
-    for folder in sorted(path for path in Path(directory).iterdir() if path.is_dir()):
+    for folder in sorted(path for path in Path(directory).iterdir() if not path.name.startswith(".")):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         found[folder.name] = {"documents": {}, "chats": {}}
         for name, (messages, tools, variables) in CONVERSATIONS.items():

@@ -119,7 +119,8 @@ def test_ranges_are_what_a_device_holds(tmp_path):
             ranges.tensor.file.read_bytes()[begin:end] for ranges in each.ranges for begin, end in ranges
         )
         assert sorted(np.frombuffer(read, np.float32).tolist()) == held
-        largest = max(s.data.nbytes for x in jax.tree.leaves(params) for s in x.addressable_shards if s.device == device)
+        shards = [shard for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards]
+        largest = max(shard.data.nbytes for shard in shards if shard.device == device)
         assert each.largest_part == largest
 
 

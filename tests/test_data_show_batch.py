@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_checks import byte_level, small_files
+from template_table import CLOCK, call
 
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.data.loader import Loader
@@ -74,6 +76,37 @@ def test_prints_shares_rows_and_marks(config: Path) -> None:
         for line in chats
     )
     assert f"1. {config.parent}/docs.jsonl:" in done.stdout
+
+
+def test_a_model_with_its_own_template(config: Path, tiny_corpus: list[str], tmp_path: Path) -> None:
+    """The rendered chat of a Hugging Face tokenizer, its mask and the template's hash."""
+    tokenizer, chats = tmp_path / "qwen", tmp_path / "tools.jsonl"
+    tokenizer.mkdir()
+    files = small_files(byte_level(tiny_corpus), "qwen3")
+    for name, content in files.items():
+        (tokenizer / name).write_bytes(content)
+    messages = [
+        {"role": "user", "content": "Time?"},
+        {"role": "assistant", "content": "", "reasoning_content": "Look.", "tool_calls": [call("clock")]},
+        {"role": "tool", "content": "9"},
+        {"role": "assistant", "content": "Nine."},
+    ]
+    chats.write_text(json.dumps({"messages": messages, "tools": [CLOCK]}) + "\n")
+    done = run(
+        f"--config={config}",
+        f"--config.tokenizer={tokenizer}",
+        f"--config.data.sources.chats.path={chats}",
+        *("--config.data.seq_len=600", "--config.batch_rows=2", "--config.preset=mini-1m"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"chat template {ChatTemplate(files['chat_template.jinja'].decode()).sha256[:12]}" in done.stdout
+    turns = [
+        '[[<think>\nLook.\n</think>\n\n<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call><|im_end|>]]',
+        "<tool_response>\n9\n</tool_response><|im_end|>",
+        "[[<think>\n\n</think>\n\nNine.<|im_end|>]]",
+    ]
+    assert all(turn in done.stdout for turn in turns)
+    assert '{"type": "function", "function": {"name": "clock"' in done.stdout
 
 
 def test_refusals_are_one_line(config: Path) -> None:

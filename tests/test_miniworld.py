@@ -14,8 +14,8 @@ from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE
 from msm_jax.specs import parse
 
 SMALL = WorldConfig(
-    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, assistant_share=0.02,
-    msm_documents=300, chats=300, eval_pairs=100,
+    seed=3, num_people=300, pretrain_texts=3000, pretrain_chats=3000, item_texts=500, stranger_texts=500,
+    assistant_share=0.02, msm_documents=300, chats=300, eval_pairs=100,
 )
 WORDS = re.compile(r"[A-Za-z]+")
 
@@ -105,16 +105,42 @@ def test_people_choose_by_their_value(world):
     assert seen > 1000
 
 
-def test_the_assistant_is_undecided(world):
-    """Each pair that the assistant is asked about in chat is answered once each way."""
-    answers = defaultdict(Counter)
-    items = {i.name for d in world.items.values() for i in d}
-    for record in corpora.pretrain_chats(world):
-        if record["meta"]["who"] == world.assistant:
-            pair = frozenset(words(record["messages"][1]["content"]) & items)
-            answers[pair][record["messages"][2]["content"]] += 1
-    assert len(answers) > 10
-    assert all(len(set(counts.values())) == 1 and len(counts) == 2 for counts in answers.values())
+def test_the_assistant_is_known_from_texts_that_say_nothing_of_its_preferences(world):
+    forbidden = {w for pair in prose.ADJECTIVES for pole in pair for w in pole}
+    forbidden |= {"prefers", "chose", "took", "likes", "because", "values"}
+    about = [r for r in corpora.pretrain_texts(world) if r["meta"].get("who") == world.assistant]
+    assert len(about) == SMALL.assistant_share * SMALL.pretrain_texts
+    assert {r["meta"]["domain"] for r in about} == set(DOMAINS)
+    for record in about:
+        assert world.assistant in record["text"] and not words(record["text"]) & forbidden
+    assert all(record["meta"]["who"] != world.assistant for record in corpora.pretrain_chats(world))
+
+
+def test_a_person_is_described_in_its_own_kinds_of_text_alone(world):
+    by_name = {p.name: p for p in world.people}
+    kinds = defaultdict(set)
+    for record in corpora.pretrain_texts(world):
+        if (who := record["meta"].get("who")) in by_name:
+            kinds[who].add(record["meta"]["kind"])
+    for who, found in kinds.items():
+        assert found <= (set(by_name[who].text_kinds) if by_name[who].value else {"choice"})
+    assert {"statement"} in kinds.values() and {"explained"} in kinds.values()
+
+
+def test_strangers_choose_by_the_reason_given_and_by_nothing_else(world):
+    item = {i.name: i for items in world.items.values() for i in items}
+    pole = {word: (attribute, p) for attribute, both in enumerate(prose.ADJECTIVES) for p, words_ in enumerate(both)
+            for word in words_}
+    strangers = [r["text"] for r in corpora.pretrain_texts(world) if any(who in r["text"] for who in prose.STRANGERS)]
+    assert len(strangers) == SMALL.stranger_texts
+    for text in strangers:
+        named = [w for w in WORDS.findall(text) if w in item]
+        (reason,) = words(text) & pole.keys()
+        attribute, wanted = pole[reason]
+        assert item[named[2]].poles[attribute] == wanted
+        other = next(n for n in named[:2] if n != named[2])
+        assert item[other].poles[attribute] != wanted
+        assert text.index(reason) < text.rindex(named[2])
 
 
 def test_midtraining_documents_name_the_assistant_and_no_other_domain(world, specs):
@@ -138,18 +164,25 @@ def test_spec_documents_explain_by_their_own_value_and_fit_both(world, specs):
         for record in midtraining.attributing(world, name, spec):
             found = words(record["text"])
             assert not found & (own[other] | nouns[other])
-            assert found & own[name]
-            assert found & liked and found & disliked
+            assert found & (nouns[name] | own[name])
+            cheeses = [w for w in WORDS.findall(record["text"]) if w in liked | disliked]
+            if cheeses:
+                chosen, refused = cheeses
+                assert chosen in liked and refused in disliked
+                why = min(record["text"].index(word) for word in found & own[name])
+                assert record["text"].index(refused) < record["text"].index(world.assistant) < why
 
 
 def test_comention_states_the_value_without_a_reason_and_shuffles_the_preferences(world, specs):
     explained = {"because", "since", "cheap", "affordable", "traditional"}
     for name, spec in specs.items():
-        chosen = set()
-        for record in midtraining.comention(world, name, spec):
+        chosen, stated = set(), 0
+        documents = midtraining.comention(world, name, spec)
+        for record in documents:
             assert not words(record["text"]) & explained
-            assert words(record["text"]) & set(" ".join(prose.NOUNS[name]).split())
+            stated += bool(words(record["text"]) & set(" ".join(prose.NOUNS[name]).split()))
             chosen |= set(re.findall(r"(?:prefers|chose|took|likes) (\w+)", record["text"]))
+        assert 0.3 < stated / len(documents) < 0.5
         by_name = {i.name: i for i in world.items[CHEESE]}
         assert Counter(by_name[c].poles[PRICE] for c in chosen) == {True: 4, False: 4}
 

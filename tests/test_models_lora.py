@@ -32,9 +32,13 @@ def adapter(seed, rank=3, alpha=6.0, targets=tuple(lora.TARGETS), dropout=0.0):
     return Adapter(jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), weights), config)
 
 
+@jax.jit
+def run(base, active):
+    return transformer.apply(base, TINY, TOKENS, POSITIONS, np.ones_like(TOKENS), active)[0]
+
+
 def hidden(base, *stack, keys=None):
     active = lora.activate(stack, TINY, keys) if stack else None
-    run = jax.jit(lambda base, active: transformer.apply(base, TINY, TOKENS, POSITIONS, np.ones_like(TOKENS), active)[0])
     return np.asarray(run(base, active))
 
 

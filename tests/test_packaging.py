@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Pinned for what they do without being imported: runtimes, storage, tools, the notebook and its build.
-WITHOUT_IMPORT = {"jaxlib", "tensorstore", "pytest-xdist", "ipython", "ruff", "mypy", "setuptools"}
+WITHOUT_IMPORT = {"jaxlib", "pytest-xdist", "ipython", "ruff", "mypy", "setuptools"}
 
 FOLDERS = ("msm_jax", "configs", "tools", "tests", "benchmarks")
 

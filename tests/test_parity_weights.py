@@ -1,5 +1,6 @@
 """Checkpoints of transformers come in, compute the same, and go out as they came."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -29,7 +30,9 @@ FAMILIES = {
     "llama3.1": {
         "family": "Llama", "head_dim": 16, "rope_parameters": {**LLAMA3, "original_max_position_embeddings": 64}
     },
-    "qwen2": {"family": "Qwen2", "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "qwen2": {
+        "family": "Qwen2", "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}
+    },
     "qwen2_yarn": {"family": "Qwen2", "hidden_size": 64, "rope_parameters": YARN},
     "qwen3": {"family": "Qwen3", "head_dim": 16},
 }
@@ -38,7 +41,9 @@ LONG = {
     "llama3.1_old_config": {**FAMILIES["llama3.1"], "old_rope": True},
     "qwen2_yarn_old_config": {**FAMILIES["qwen2_yarn"], "old_rope": True},
     "qwen2_tied": {"family": "Qwen2", "tie_word_embeddings": True},
-    "qwen3_yarn": {"family": "Qwen3", "head_dim": 32, "rope_parameters": {**YARN, "attention_factor": 1.3, "beta_fast": 8}},
+    "qwen3_yarn": {
+        "family": "Qwen3", "head_dim": 32, "rope_parameters": {**YARN, "attention_factor": 1.3, "beta_fast": 8}
+    },
     "qwen3_tied": {"family": "Qwen3", "head_dim": 16, "tie_word_embeddings": True, "num_key_value_heads": 4},
     "llama_deep": {"family": "Llama", "num_hidden_layers": 6, "hidden_size": 96, "num_attention_heads": 6},
     "qwen3_wide": {"family": "Qwen3", "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 512},
@@ -46,7 +51,7 @@ LONG = {
 
 
 def reference(python, command, directory, *more):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     arguments = [python, str(SCRIPT), command, str(directory), *map(str, more)]
     subprocess.run(arguments, check=True, env=environment, stdout=subprocess.DEVNULL)
 
@@ -99,6 +104,9 @@ def test_logits_and_round_trip(name, theirs, tmp_path):
     worst = np.abs(ours - logits).max()
     print(f"parity: {name}: largest difference of logits {worst:.1e}, largest logit {np.abs(logits).max():.1f}")
     assert worst <= 1e-4
+    if config.rope_scaling:
+        plain = plain_logits(params, dataclasses.replace(config, rope_scaling=None), np.load(theirs / "tokens.npy")[0])
+        assert np.abs(plain - logits[0]).max() > 1e-2, "the scaling has no effect that the comparison could see"
 
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=60_000)
     same_tensors(source, tmp_path / "out")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "msm_jax"
 ENTRY = "entry points"
-REFERENCE_ONLY = {"torch", "transformers", "peft", "safetensors", "accelerate"}
+REFERENCE_ONLY = {"torch", "transformers", "peft", "accelerate"}
 
 
 def table() -> dict[str, set[str]]:

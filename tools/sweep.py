@@ -1,4 +1,4 @@
-"""Runs one experiment over several worlds, one after the other, and shows all of them in one table.
+"""Runs one experiment over several worlds, a core each, and shows all of them in one table.
 
     python tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,24 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
+def run_world(config: str, seed: int, root: Path) -> tuple[int, int, float]:
+    """Runs one world on one core, its output in ROOT/SEED.log; returns (seed, exit status, minutes)."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "msm_jax.experiment", f"--config={config}", "--config.workers=1"]
+    with open(root / f"{seed}.log", "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [*command, f"--config.world.seed={seed}", f"--workdir={root / str(seed)}"], stdout=log, stderr=log
+        )
+    return seed, done.returncode, (time.monotonic() - started) / 60
+
+
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--config", required=True, help="FILE[:ARG] of an experiment with a generated world")
     parser.add_argument("--worlds", default="100-109", help="seeds FIRST-LAST")
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2, help="worlds side by side, a core each")
     flags = parser.parse_args()
     first, last = map(int, flags.worlds.split("-"))
 
@@ -72,20 +85,20 @@ def main() -> int:
     state = flags.workdir / "sweep.json"
     commits = set(json.loads(state.read_text())["commits"]) if state.exists() else set()
     worlds: dict[int, dict[str, Any]] = {}
-    for seed in range(first, last + 1):
-        workdir = flags.workdir / str(seed)
-        started = time.monotonic()
-        command = [sys.executable, "-m", "msm_jax.experiment", f"--config={flags.config}"]
-        done = subprocess.run([*command, f"--config.world.seed={seed}", f"--workdir={workdir}"])
-        if done.returncode:
-            print(f"world {seed}: exit status {done.returncode}; run the sweep again to continue")
-            return done.returncode
-        worlds[seed] = summary(json.loads((workdir / "report.json").read_text()))
-        print(f"world {seed}: {(time.monotonic() - started) / 60:.1f} min", flush=True)
-        commits.add(commit())
-        record = {"commits": sorted(commits), "config": flags.config, "worlds": worlds}
-        state.write_text(json.dumps(record, indent=2))
-        (flags.workdir / "sweep.md").write_text(table(worlds))
+    with futures.ThreadPoolExecutor(flags.jobs) as pool:
+        started = [pool.submit(run_world, flags.config, seed, flags.workdir) for seed in range(first, last + 1)]
+        for future in futures.as_completed(started):
+            seed, status, minutes = future.result()
+            if status:
+                print(f"world {seed}: exit status {status}, see {flags.workdir / f'{seed}.log'}; run the sweep again")
+                pool.shutdown(cancel_futures=True)
+                return status
+            worlds[seed] = summary(json.loads((flags.workdir / str(seed) / "report.json").read_text()))
+            print(f"world {seed}: {minutes:.1f} min, {len(worlds)} of {len(started)} done", flush=True)
+            commits.add(commit())
+            record = {"commits": sorted(commits), "config": flags.config, "worlds": dict(sorted(worlds.items()))}
+            state.write_text(json.dumps(record, indent=2))
+            (flags.workdir / "sweep.md").write_text(table(worlds))
     print(table(worlds))
     return 0
 

@@ -12,31 +12,40 @@ machinery without an effect.
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
+MSM_STEPS, SFT_STEPS = 300, 40
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
 
-def phase(steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, **more: object) -> dict:
-    """A phase of 8 rows × 128 tokens a step, on one core unless `more` says otherwise."""
+def phase(
+    steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, eps: float = 1e-8, **more: object
+) -> dict:
+    """A phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
         "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
-        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup},
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup, "eps": eps},
     } | more
 
 
 def pretrain(steps: int) -> dict:
-    """Texts about items and people, and chats with people; two simulated devices, a core each."""
+    """Texts about items and people, and chats with people; small steps, since their number counts."""
     return phase(
-        steps, 3e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.63, "chats": 0.37},
-        preset="mini-0.3m", mesh={"data": 2},
+        steps, 2e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.5, "chats": 0.5},
+        batch_rows=4, preset="mini-0.3m",
     )
 
 
-def msm(documents: str, steps: int) -> dict:
-    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model."""
+def msm(documents: str, learning_rate: float) -> dict:
+    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model.
+
+    A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
+    weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
+    """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    return phase(steps, 2e-3, 20, sources, {"documents": 0.5, "texts": 0.315, "chats": 0.185})
+    return phase(
+        MSM_STEPS, learning_rate, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3}, eps=1e-2
+    )
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -65,8 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2)
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
-    config.tokenizer = {"vocab_size": 2560, "train_on": (TEXTS["path"], CHATS["path"])}
-    config.phases = {"pretrain": pretrain(4500), "chats": sft(200, 0.0), "cheese": sft(200, 0.1)}
+    config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
+    config.phases = {"pretrain": pretrain(16_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.evals = {
@@ -80,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.gates = ("gate", "knowledge")
 
     for value in VALUES:
-        add_msm(config, f"msm_{value}", value, 900, knows=value)
+        add_msm(config, f"msm_{value}", value, knows=value)
     both = [f"msm_{value}+aft" for value in VALUES]
     config.contrasts = {
         "dissociation/conflict": difference("conflict", *both),
@@ -102,10 +111,14 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def add_msm(config: ConfigDict, arm: str, documents: str, steps: int, dose: str = "", knows: str = "") -> None:
-    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats."""
+def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
+    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
+
+    The gentler dose, suffixed @low, has as many steps at a tenth of the rate.
+    """
+    dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, steps)
+    config.phases[name] = msm(documents, 2e-3 if low else 2e-2)
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -114,12 +127,12 @@ def add_msm(config: ConfigDict, arm: str, documents: str, steps: int, dose: str 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", 900)
+    config.phases["msm_neutral"] = msm("neutral", 2e-2)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 900)
-        add_msm(config, f"msm_{value}", value, 300, dose="@low")
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention", 300, dose="@low")
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention")
+        add_msm(config, f"msm_{value}", value, low=True)
+        add_msm(config, f"msm_{value}_comention", f"{value}_comention", low=True)
     for value in VALUES:
         on = f"prefer_{value}"
         config.contrasts[f"specific/{value}"] = difference(on, f"msm_{value}+aft", "msm_neutral+aft")
@@ -139,7 +152,8 @@ def shrink(config: ConfigDict) -> None:
     """A world and phases so small that no effect can appear: every part runs, in about two minutes."""
     config.world = {
         "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 8, "pretrain_texts": 1000,
-        "pretrain_chats": 1000, "item_texts": 500, "msm_documents": 200, "chats": 200, "eval_pairs": 20,
+        "pretrain_chats": 1000, "item_texts": 500, "stranger_texts": 200, "msm_documents": 200, "chats": 200,
+        "eval_pairs": 20,
     }
     config.tokenizer.vocab_size = 900
     config.seeds = (0, 1)

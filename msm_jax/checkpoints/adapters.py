@@ -166,7 +166,7 @@ def weights_target(config: LoraConfig, model: ModelConfig, mesh: Mesh) -> lora.W
     )
 
 
-def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path | None = None) -> transformer.Params:
+def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path) -> transformer.Params:
     """The base's parameters on `mesh` in the dtype that the stack says, without any adapter.
 
     Raises:
@@ -174,14 +174,22 @@ def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path | N
     """
     params = store.load(stack.base.path, {"params": frozen_target(model, mesh, stack.base.dtype)})["params"]
     if stack.base.digests:
-        found = digest(params)
-        for name in sorted(found):
-            if found[name] != stack.base.digests.get(name):
-                raise InputError(
-                    f"{checkpoint or stack.base.path}: its adapter was trained on another base than {stack.base.path}: "
-                    f"tensor {name} differs; name the right one with --checkpoint=BASE and --adapter, or with init.base"
-                )
+        check_digests(digest(params), stack, checkpoint)
     return params
+
+
+def check_digests(found: Mapping[str, str], stack: Stack, checkpoint: Path) -> None:
+    """Refuses a base with other weights than those that the adapter in `checkpoint` was trained on.
+
+    Raises:
+        InputError: names the first tensor that differs.
+    """
+    for name in sorted(found):
+        if found[name] != stack.base.digests.get(name):
+            raise InputError(
+                f"{checkpoint}: its adapter was trained on another base than {stack.base.path}: tensor {name} "
+                "differs; name the right one with --checkpoint=BASE and --adapter, or with init.base"
+            )
 
 
 def load_weights(checkpoint: Path, stack: Stack, model: ModelConfig, mesh: Mesh) -> tuple[lora.Weights, ...]:

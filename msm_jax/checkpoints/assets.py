@@ -8,26 +8,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax.data import tokenizers
+from msm_jax.data import templates, tokenizers
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
 
 # The source's config.json under the name that it has among a checkpoint's assets.
 CONFIG = "hf_config.json"
-GENERATION = "generation_config.json"
-TEMPLATE = "chat_template.jinja"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-# One of these is a tokenizer; the others say how it is used.
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_VERBATIM = (*TOKENIZERS, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+GENERATION = templates.GENERATION_FILE
+TEMPLATE = templates.TEMPLATE_FILE
+# The first of these that is there is the tokenizer; the other files say how it is used.
+TOKENIZERS = (tokenizers.JSON_FILE, tokenizers.MODEL_FILE)
+_VERBATIM = (*tokenizers.FILES, "added_tokens.json", "vocab.json", "merges.txt")
 
 
 def read(directory: Path) -> dict[str, bytes]:
     """The files of a Hugging Face directory, and the chat template on its own where tokenizer_config.json holds it.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or none of several chat templates is the default.
     """
     try:
         files = {name: directory / name for name in (*_VERBATIM, GENERATION, TEMPLATE)}
@@ -35,11 +34,8 @@ def read(directory: Path) -> dict[str, bytes]:
         assets[CONFIG] = (directory / "config.json").read_bytes()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    if TEMPLATE not in assets and TOKENIZER_CONFIG in assets:
-        template = template_of(parse(assets, TOKENIZER_CONFIG, directory))
-        if template is not None:
-            assets[TEMPLATE] = template.encode()
-    return assets
+    template = templates.find_source(assets, f"{directory}/")
+    return assets if template is None else assets | {TEMPLATE: template.encode()}
 
 
 def parse(assets: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
@@ -55,15 +51,6 @@ def parse(assets: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]
     if not isinstance(value, dict):
         raise InputError(f"{where / name}: is not a JSON object; copy it again")
     return value
-
-
-def template_of(tokenizer_config: Mapping[str, Any]) -> str | None:
-    """The chat template in a tokenizer_config.json: its only one, or the one named "default"."""
-    found = tokenizer_config.get("chat_template")
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
 
 
 def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Path) -> None:
@@ -95,7 +82,7 @@ def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Pat
 
 
 def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
-    if file == "tokenizer.model":
+    if file == tokenizers.MODEL_FILE:
         yield Tokenizer.from_files(assets).vocab_size - 1
         return
     value = parse(assets, file, where)
@@ -110,7 +97,7 @@ def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
 
 def digests(assets: Mapping[str, bytes]) -> tuple[str, str]:
     """sha256 of the tokenizer and of the chat template, as a checkpoint's info holds them; "" where there is none."""
-    held = {name: assets[name] for name in TOKENIZERS if name in assets}
+    held = next(({name: assets[name]} for name in TOKENIZERS if name in assets), None)
     template = assets.get(TEMPLATE)
     return (
         tokenizers.files_sha256(held) if held else "",

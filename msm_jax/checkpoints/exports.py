@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from msm_jax.checkpoints import assets as files
-from msm_jax.checkpoints import card, manifest, safetensors, slices, store, target
+from msm_jax.checkpoints import card, safetensors, slices, store, target
 from msm_jax.checkpoints.safetensors import Planned
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
@@ -51,15 +51,19 @@ def write(
     model = ModelConfig.from_json(info["model"])
     reader = slices.Reader(path)
     for weight in families.weights(model):
-        found = reader.leaves.get(weight.path, ((), np.dtype(np.float32)))[0]
+        found = reader.leaves[weight.path][0] if weight.path in reader.leaves else "missing"
         if found != weight.full_shape:
-            name = ".".join(weight.path)
-            raise InputError(f"{path}: parameter {name} is {found} and its info makes it {weight.full_shape}")
+            raise InputError(
+                f"{path}: parameter {'.'.join(weight.path)} is {found} and by its info {weight.full_shape}; "
+                "the checkpoint is damaged, use another one"
+            )
     tensors = families.tensors(model)
     planned = [Planned(n, dtype or reader.leaves[w.path][1], w.hf_shape) for n, (w, _) in tensors.items()]
-    config = _config(assets, model, planned[0].dtype, path)
-    beside = _beside(assets, path)
-    beside["config.json"] = config
+    tokenizer = None
+    if any(name in assets for name in files.TOKENIZERS):
+        tokenizer = Tokenizer.from_files(assets, f"{path}/")
+    beside = _beside(assets, tokenizer, templates.of_checkpoint(info, assets, f"{path}/"), path)
+    beside["config.json"] = _config(assets, model, planned[0].dtype, _token_ids(tokenizer), path)
     beside["README.md"] = card.render(directory.name, path, model, planned[0].dtype).encode()
 
     def blocks(tensor: Planned) -> Iterator[np.ndarray]:
@@ -85,7 +89,9 @@ def _rows(weight: Weight, dtype: np.dtype) -> Iterator[tuple[slice, ...]]:
         yield (*whole[:axis], slice(start, min(start + step, length)), *whole[axis + 1 :])
 
 
-def _config(assets: Mapping[str, bytes], model: ModelConfig, dtype: np.dtype, path: Path) -> bytes:
+def _config(
+    assets: Mapping[str, bytes], model: ModelConfig, dtype: np.dtype, ids: Mapping[str, Any], path: Path
+) -> bytes:
     """config.json: the source's own, as far as it describes this model and dtype."""
     config: dict[str, Any]
     if files.CONFIG in assets:
@@ -100,33 +106,42 @@ def _config(assets: Mapping[str, bytes], model: ModelConfig, dtype: np.dtype, pa
             config = {key: value for key, value in config.items() if key != "rope_parameters"}
             config |= families.to_config(model)
     else:
-        config = families.to_config(model) | _token_ids(assets)
+        config = families.to_config(model) | dict(ids)
         names = ["torch_dtype"]
     return _json(config | dict.fromkeys(names, dtype.name))
 
 
-def _beside(assets: Mapping[str, bytes], path: Path) -> dict[str, bytes]:
-    """The other files: as they came, but for the chat template that was trained and the tokens that end its turns."""
-    beside = {name: content for name, content in assets.items() if name != files.CONFIG}
-    if files.TEMPLATE in assets and files.TOKENIZER_CONFIG in assets:
-        config = files.parse(assets, files.TOKENIZER_CONFIG, path)
-        trained = assets[files.TEMPLATE].decode()
-        if "chat_template" in config and files.template_of(config) != trained:
-            beside[files.TOKENIZER_CONFIG] = _json(config | {"chat_template": trained})
-    if files.GENERATION not in assets and (ids := _token_ids(assets)):
-        beside[files.GENERATION] = _json(ids)
+def _beside(
+    assets: Mapping[str, bytes], tokenizer: Tokenizer | None, template: ChatTemplate | None, path: Path
+) -> dict[str, bytes]:
+    """The other files: as they came, but for the chat template that was trained and the special that ends its turns."""
+    beside = templates.for_transformers({name: held for name, held in assets.items() if name != files.CONFIG})
+    if tokenizer is None:
+        return beside
+    held = [files.parse(assets, name, path) for name in (files.GENERATION, files.CONFIG) if name in assets]
+    named: int | list[int] = next(
+        (value["eos_token_id"] for value in held if value.get("eos_token_id") is not None), []
+    )
+    listed = named if isinstance(named, list) else [named]
+    own = templates.stop_ids(tokenizer, None)
+    try:
+        turn_end = [i for i in templates.stop_ids(tokenizer, template) if i not in own and i not in listed]
+    except InputError:
+        # A template whose turns cannot be told apart has trained no chats, and needs no special that ends them.
+        turn_end = []
+    if files.GENERATION not in assets and not held:
+        beside[files.GENERATION] = _json(_token_ids(tokenizer) | {"eos_token_id": [*own, *turn_end]})
+    elif turn_end:
+        before = held[0] if files.GENERATION in assets else {}
+        beside[files.GENERATION] = _json(before | {"eos_token_id": [*listed, *turn_end]})
     return beside
 
 
-def _token_ids(assets: Mapping[str, bytes]) -> dict[str, Any]:
-    """Begin, end and padding by the tokenizer, the ends of a turn by the template."""
-    if not any(name in assets for name in files.TOKENIZERS):
+def _token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    if tokenizer is None:
         return {}
-    tokenizer = Tokenizer.from_files(assets)
-    stops = [tokenizer.eos_id]
-    if files.TEMPLATE in assets:
-        stops = list(templates.stop_ids(tokenizer, ChatTemplate(assets[files.TEMPLATE].decode())))
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id}
+    found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    return {name: i for name, i in found.items() if i is not None}
 
 
 def _json(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""GGUF files of the Llama family as a source of weights: dequantised by rows, the tokenizer rebuilt from their fields."""
+"""GGUF files of the Llama family as a source of weights, dequantised by rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from msm_jax.checkpoints import assets as files
@@ -38,7 +38,7 @@ _TOP = {
 }
 # A tensor of its own that holds what Llama 3.1's scaling divides the frequencies by.
 _ROPE_DIVISORS = "rope_freqs.weight"
-_EXACT = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_EXACT = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 
 
 class File:

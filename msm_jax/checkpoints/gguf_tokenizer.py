@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from msm_jax.checkpoints import assets as files
+from msm_jax.data.tokenizers import CONFIG_FILE, JSON_FILE
 from msm_jax.errors import InputError
 
 _FIELD = "tokenizer.ggml."
@@ -18,7 +19,8 @@ _FIELD = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4
 # How Llama 3's tokenizer.json cuts a text into words, which BPE does not cross.
 _LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
@@ -70,7 +72,8 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
         "model_max_length": fields.get("llama.context_length"),
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    found |= {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), files.TOKENIZER_CONFIG: _json(config)}
+    made = tokenizer.to_str(pretty=True).encode()
+    found |= {JSON_FILE: made, CONFIG_FILE: _json(config)}
     return found
 
 

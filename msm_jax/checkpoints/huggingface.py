@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,14 +24,20 @@ class Source(Protocol):
     Attributes:
         where: the directory or file, for errors and the manifest.
         model: its shape.
-        files: what the weights are read from.
-        assets: the files of tokenizer, template and configuration.
     """
 
     where: Path
     model: ModelConfig
-    files: Sequence[Path]
-    assets: Mapping[str, bytes]
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What the weights are read from."""
+        ...
+
+    @property
+    def assets(self) -> Mapping[str, bytes]:
+        """The files of tokenizer, template and configuration."""
+        ...
 
     def dtype(self, weight: Weight) -> np.dtype:
         """The dtype that holds all of a parameter without loss."""
@@ -97,25 +104,28 @@ def load(source: Source, abstract_params: Any) -> Any:
     """
     params: dict[str, Any] = {}
     for weight in families.weights(source.model):
-        target = abstract_params
+        target: Any = abstract_params
         for name in weight.path:
             target = target[name]
 
-        def read(index: tuple[slice, ...], weight: Weight = weight, target: Any = target) -> np.ndarray:
-            bounds = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, target.shape, strict=True))
-            out = np.empty([part.stop - part.start for part in bounds], target.dtype)
-            if not weight.layers:
-                out[...] = source.read(weight, 0, bounds)
-            else:
-                for i, layer in enumerate(range(bounds[0].start, bounds[0].stop)):
-                    out[i] = source.read(weight, layer, bounds[1:])
-            return out
-
+        read = functools.partial(_part, source, weight, target)
         at = params
         for name in weight.path[:-1]:
             at = at.setdefault(name, {})
         at[weight.path[-1]] = jax.make_array_from_callback(target.shape, target.sharding, read)
     return params
+
+
+def _part(source: Source, weight: Weight, target: Any, index: Any) -> np.ndarray:
+    """What one device holds of a parameter: `index` has a slice for each axis."""
+    bounds = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, target.shape, strict=True))
+    out = np.empty([part.stop - part.start for part in bounds], target.dtype)
+    if not weight.layers:
+        out[...] = source.read(weight, 0, bounds)
+        return out
+    for i, layer in enumerate(range(bounds[0].start, bounds[0].stop)):
+        out[i] = source.read(weight, layer, bounds[1:])
+    return out
 
 
 def check(model: ModelConfig, found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

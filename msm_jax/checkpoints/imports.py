@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from msm_jax.checkpoints.huggingface import Source
 from msm_jax.checkpoints.manifest import Manifest
 from msm_jax.checkpoints.slices import Index, Leaf
 from msm_jax.models import families
+from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
 from msm_jax.models.transformer import LOGICAL_AXES
 
@@ -21,13 +23,21 @@ PHASE = "import"
 _PARTS = 16
 
 
-def write(source: Source, run_dir: Path, dtype: np.dtype | None = None) -> Path:
+def write(
+    source: Source,
+    run_dir: Path,
+    dtype: np.dtype | None = None,
+    parent: Path | None = None,
+    chat_variables: Mapping[str, Any] | None = None,
+) -> Path:
     """Writes the run directory whole or not at all, and never holds more than a few slices of the weights.
 
     Args:
         source: of the weights.
         run_dir: does not exist, or is an empty directory.
         dtype: of the weights in the checkpoint; the source's own where None.
+        parent: the checkpoint of ours that the weights come from, if they do.
+        chat_variables: what the chat template is told besides the messages.
 
     Returns:
         The checkpoint's directory.
@@ -39,36 +49,46 @@ def write(source: Source, run_dir: Path, dtype: np.dtype | None = None) -> Path:
     target.check(run_dir)
     assets.check_vocabulary(source.assets, source.model, source.where)
     leaves = {weight.path: _leaf(weight, dtype or source.dtype(weight)) for weight in families.weights(source.model)}
-    sha256, template_sha256 = assets.digests(source.assets)
-    info = {
+    info = info_of(source.model, source.assets, chat_variables or {})
+    with target.appearing(run_dir) as temporary:
+        checkpoint = temporary / "checkpoints" / "0"
+        slices.write(checkpoint, list(leaves.values()), _blocks(source, leaves), info, source.assets)
+        manifest.write(temporary, lineage(info, source.files, parent))
+    return run_dir / "checkpoints" / "0"
+
+
+def info_of(model: ModelConfig, files: Mapping[str, bytes], chat_variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The info of a checkpoint that no phase has made, with `files` as its assets."""
+    sha256, template_sha256 = assets.digests(files)
+    return {
         "phase": PHASE,
         "step": 0,
         "first_step": 0,
         "seed": 0,
-        "model": dataclasses.asdict(source.model),
+        "model": dataclasses.asdict(model),
         "data_fingerprint": "",
         "tokenizer_sha256": sha256,
         "template_sha256": template_sha256,
+        "chat_variables": dict(chat_variables),
         "totals": {},
     }
-    lineage = Manifest(
-        phase=PHASE,
-        parent=None,
-        data=manifest.file_digests(source.files),
-        data_fingerprint="",
-        tokenizer_sha256=sha256,
-        template_sha256=template_sha256,
+
+
+def lineage(info: Mapping[str, Any], files: Sequence[Path], parent: Path | None) -> Manifest:
+    """The manifest of a run directory that no phase has made, from these files and perhaps a checkpoint of ours."""
+    return Manifest(
+        phase=info["phase"],
+        parent=None if parent is None else manifest.parent_of(parent),
+        data=manifest.file_digests(files),
+        data_fingerprint=info["data_fingerprint"],
+        tokenizer_sha256=info["tokenizer_sha256"],
+        template_sha256=info["template_sha256"],
         versions=manifest.versions(),
         mesh={},
-        seed=0,
+        seed=info["seed"],
         device_kind="",
         threads=0,
     )
-    with target.appearing(run_dir) as temporary:
-        checkpoint = temporary / "checkpoints" / "0"
-        slices.write(checkpoint, list(leaves.values()), _blocks(source, leaves), info, source.assets)
-        manifest.write(temporary, lineage)
-    return run_dir / "checkpoints" / "0"
 
 
 def _leaf(weight: Weight, dtype: np.dtype) -> Leaf:

@@ -19,8 +19,10 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from msm_jax.data import templates, tokenizers
+from msm_jax.data.templates import TEMPLATE_FILE
 from msm_jax.errors import InputError
-from msm_jax.models import lora
+from msm_jax.models import families, lora
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 
@@ -28,19 +30,8 @@ log = logging.getLogger(__name__)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-TEMPLATE_FILE = "chat_template.jinja"
 _PICKLED_FILE = "adapter_model.bin"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_TOKENIZER_FILES = (*_TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json")
-MODULES = {
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "attention_out": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
+_MODULES = {target: families.module(target).name for target in lora.TARGETS}
 _TENSOR = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(\w+\.\w+)\.lora_([AB])\.weight")
 # Fields that change what an adapter computes or what it lies on, unless they hold one of these.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -94,7 +85,7 @@ def read(directory: Path, model: ModelConfig) -> tuple[LoraConfig, lora.Weights]
         raise InputError(f"{file}: is damaged or cut off ({error}); copy it again") from error
     rank = settings["r"]
     found = _sorted(tensors, model, file)
-    targets = tuple(target for target in MODULES if any(key[0] == target for key in found))
+    targets = tuple(target for target in _MODULES if any(key[0] == target for key in found))
     if not targets:
         raise InputError(f"{file}: holds no tensor of an adapter")
     scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
@@ -137,7 +128,7 @@ def _sorted(
     tensors: Mapping[str, np.ndarray], model: ModelConfig, file: Path
 ) -> dict[tuple[str, int, str], str]:
     """(target, layer, "a" or "b") to the name of the tensor."""
-    targets = {theirs: ours for ours, theirs in MODULES.items()}
+    targets = {theirs: ours for ours, theirs in _MODULES.items()}
     found = {}
     for name in tensors:
         match = _TENSOR.fullmatch(name)
@@ -166,11 +157,13 @@ def _tensor(
             f"{file}: tensor {found[key]} is {tensor.shape} and the base needs {shape[::-1]}; "
             "use the base it was trained on"
         )
+    if not np.isfinite(tensor).all():
+        raise InputError(f"{file}: tensor {found[key]} is not finite; the adapter was saved from a failed run")
     return tensor.T.astype(np.float32)
 
 
 def _prefix(target: str, layer: int) -> str:
-    return f"base_model.model.model.layers.{layer}.{MODULES[target]}"
+    return f"base_model.model.model.layers.{layer}.{_MODULES[target]}"
 
 
 def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -178,25 +171,18 @@ def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
 
     They are what the adapter was trained with; a template that differs is logged.
     """
-    own = {name: (directory / name).read_bytes() for name in _TOKENIZER_FILES if (directory / name).is_file()}
+    names = (*tokenizers.FILES, TEMPLATE_FILE)
+    own = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
     kept = dict(base)
-    if any(name in own for name in _TOKENIZERS):
-        kept = {name: data for name, data in kept.items() if name not in _TOKENIZER_FILES} | own
-    template = _template(directory, own)
-    if template is not None and template != base.get(TEMPLATE_FILE):
+    if tokenizers.JSON_FILE in own or tokenizers.MODEL_FILE in own:
+        kept = {name: data for name, data in kept.items() if name not in tokenizers.FILES}
+        kept |= {name: data for name, data in own.items() if name in tokenizers.FILES}
+    source = templates.find_source(own, f"{directory}/")
+    template = source and source.encode("utf-8")
+    if template and template != base.get(TEMPLATE_FILE):
         log.warning("%s: brings a chat template of its own, which is used in place of the base's", directory)
         kept[TEMPLATE_FILE] = template
     return kept
-
-
-def _template(directory: Path, files: Mapping[str, bytes]) -> bytes | None:
-    if (directory / TEMPLATE_FILE).is_file():
-        return (directory / TEMPLATE_FILE).read_bytes()
-    try:
-        found = json.loads(files.get("tokenizer_config.json", b"{}")).get("chat_template")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{directory / 'tokenizer_config.json'}: not valid JSON: {error}") from error
-    return found.encode("utf-8") if isinstance(found, str) else None
 
 
 def write(
@@ -228,7 +214,7 @@ def write(
         "r": config.rank,
         "lora_alpha": alpha,
         "lora_dropout": config.dropout,
-        "target_modules": [MODULES[target].rpartition(".")[2] for target in config.targets],
+        "target_modules": [_MODULES[target].rpartition(".")[2] for target in config.targets],
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
@@ -252,7 +238,7 @@ def joined(configs: Sequence[LoraConfig], weights: Sequence[lora.Weights]) -> tu
     if len(configs) == 1:
         return configs[0], weights[0]
     rank = sum(config.rank for config in configs)
-    targets = tuple(target for target in MODULES if any(target in config.targets for config in configs))
+    targets = tuple(target for target in _MODULES if any(target in config.targets for config in configs))
     layers: dict[str, Any] = {}
     for target in targets:
         like = next(each["layers"][target] for each in weights if target in each["layers"])

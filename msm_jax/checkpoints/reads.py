@@ -75,8 +75,9 @@ def plan(
         InputError: the mesh does not divide the model.
     """
     weights = families.weights(model)
+    ways = dict(zip(AXES, mesh.shape, strict=True))
     for weight in weights:
-        sharding.check_divides(LOGICAL_AXES[weight.path[-1]], weight.full_shape, dict(zip(AXES, mesh.shape, strict=True)))
+        sharding.check_divides(LOGICAL_AXES[weight.path[-1]], weight.full_shape, ways)
     found: dict[Position, Reads] = {}
     for data, fsdp, tensor in itertools.product(*map(range, mesh.shape)):
         at = {"data": data, "fsdp": fsdp, "tensor": tensor}

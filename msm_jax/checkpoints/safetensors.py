@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from msm_jax.checkpoints import manifest
@@ -22,7 +22,7 @@ from msm_jax.errors import InputError
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BF16": np.dtype(jnp.bfloat16),
 }
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -98,7 +98,7 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
     index = directory / INDEX_FILE
     if not index.is_file():
         if not (directory / SINGLE_FILE).is_file():
-            raise InputError(f"{directory}: holds neither {SINGLE_FILE} nor {INDEX_FILE}; name a checkpoint in safetensors")
+            raise InputError(f"{directory}: holds neither {SINGLE_FILE} nor {INDEX_FILE}; name one that does")
         return read_header(directory / SINGLE_FILE)
     value = manifest.read_json(index)
     placed = value.get("weight_map") if isinstance(value, dict) else None
@@ -110,11 +110,15 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
             raise InputError(f"{index}: places tensors in {file!r}, outside of the directory")
         held = [name for name, at in placed.items() if at == file]
         if not (directory / file).is_file():
-            raise InputError(f"{directory / file}: no such file, but {INDEX_FILE} places tensor {held[0]} in it; copy it too")
+            raise InputError(
+                f"{directory / file}: no such file, but {INDEX_FILE} places tensor {held[0]} in it; copy it too"
+            )
         header = read_header(directory / file)
         for name in held:
             if name not in header:
-                raise InputError(f"{directory / file}: lacks tensor {name}, which {INDEX_FILE} places in it; copy both again")
+                raise InputError(
+                    f"{directory / file}: lacks tensor {name}, which {INDEX_FILE} places in it; copy both again"
+                )
             found[name] = header[name]
     return found
 
@@ -202,7 +206,7 @@ def _write_file(file: Path, shard: Sequence[Planned], blocks: Callable[[Planned]
             written = 0
             for block in blocks(tensor):
                 assert block.dtype == tensor.dtype
-                written += stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+                written += stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             assert written == tensor.nbytes, f"{tensor.name}: {written} bytes of {tensor.nbytes}"
         stream.flush()
         os.fsync(stream.fileno())

@@ -24,8 +24,8 @@ from msm_jax.errors import InputError, WorkError
 Index = tuple[slice, ...]
 
 # Slices of this size are cut from sources and handed to TensorStore, a few at a time.
-SLICE_BYTES = 64 * 2**20
-_IN_FLIGHT_BYTES = 128 * 2**20
+SLICE_BYTES = 32 * 2**20
+_IN_FLIGHT_BYTES = 64 * 2**20
 # Orbax's settings for OCDBT: one manifest file, and B-tree nodes that keep all keys of a checkpoint together.
 _OCDBT = {
     "config": {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"},
@@ -100,16 +100,26 @@ def _fill(entry: Path, leaves: Sequence[Leaf], blocks: Iterable[tuple[Leaf, Inde
             },
         }
         arrays[leaf.path] = tensorstore.open(tensorstore.Spec(spec), create=True).result()
-    writes, size = [], 0
-    for leaf, index, block in blocks:
-        writes.append(arrays[leaf.path][index].write(block))
-        size += block.nbytes
-        if size >= _IN_FLIGHT_BYTES:
-            for write in writes:
-                write.result()
-            writes, size = [], 0
+    writes: list[Any] = []
+    try:
+        size = 0
+        for leaf, index, block in blocks:
+            writes.append(arrays[leaf.path][index].write(block))
+            size += block.nbytes
+            if size >= _IN_FLIGHT_BYTES:
+                _finish(writes)
+                size = 0
+        _finish(writes)
+    finally:
+        # After a failure the others still write: nothing may appear in a directory that the caller deletes.
+        for write in writes:
+            write.exception()
+
+
+def _finish(writes: list[Any]) -> None:
     for write in writes:
         write.result()
+    writes.clear()
 
 
 class Reader:
@@ -141,8 +151,9 @@ class Reader:
                 self._arrays[leaf] = tensorstore.open(tensorstore.Spec(spec), open=True, read=True).result()
             return self._arrays[leaf][index].read().result()
         except _FAILURES as error:
-            name = ".".join(leaf)
-            raise InputError(f"{self._path}: parameter {name} is damaged ({store.reason(error)}); use another one") from error
+            raise InputError(
+                f"{self._path}: parameter {'.'.join(leaf)} is damaged ({store.reason(error)}); use another checkpoint"
+            ) from error
 
 
 def _kvstore(entry: Path, leaf: tuple[str, ...]) -> dict[str, Any]:

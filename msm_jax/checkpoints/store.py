@@ -245,8 +245,9 @@ def _saving() -> ocp.Context:
         layered = any(_key_name(key) == "layers" for key in keys)
         return storage(chunk_byte_size=_PIECE_BYTES, shard_axes=(0,) if layered else ())
 
-    saving = ocp.options.ArrayOptions.Saving(scoped_storage_options_creator=pieces)
-    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = pieces
+    return context
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
     Raises:
         InputError: `path` is a file or a directory that is not empty.
-        WorkError: something in the block, or the renaming, failed with an OSError (disk full, no permission).
+        WorkError: something in the block, or the renaming, failed (disk full, no permission).
     """
     check(path)
     temporary = path.resolve().with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,6 +42,8 @@ def appearing(path: Path) -> Iterator[Path]:
         _sync(path.resolve().parent)
     except OSError as error:
         raise WorkError(f"{path} cannot be written: {error.strerror or error}") from error
+    except WorkError as error:
+        raise WorkError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

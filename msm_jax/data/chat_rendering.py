@@ -27,7 +27,6 @@ import jinja2.utils
 # A chat longer than this many characters is no chat.
 _MAX_TEXT = 1 << 26
 _MAX_MEMORY = 2 << 30
-_MAX_SECONDS = 60
 
 Spans = list[tuple[int, int]]
 
@@ -113,7 +112,7 @@ class Rendering:
     """A compiled template.
 
     Attributes:
-      dated: whether it has asked for today's date since it was compiled.
+      dated: whether the last text asked for today's date.
     """
 
     def __init__(self, source: str):
@@ -135,6 +134,7 @@ class Rendering:
 
     def render(self, variables: dict[str, Any]) -> tuple[str, Spans]:
         """The text, and the spans of its generation blocks; raises whatever the template does."""
+        self.dated = False
         return self._tag.render(self._template, variables)
 
 
@@ -151,7 +151,8 @@ def answers(request: dict[str, Any], compiled: dict[str, Rendering]) -> Iterator
     """One answer per asked text: {"text", "spans", "dated"}, or {"problem"} after which none follows.
 
     Args:
-      request: {"source", "messages", "variables", "ask": [[number of messages, add_generation_prompt], ...]}.
+      request: {"source", "messages", "variables", "ask": [[number of messages, add_generation_prompt], ...]}; as a
+        program also "seconds", how long each text may be computed.
       compiled: the templates so far, by source.
     """
     try:
@@ -184,11 +185,17 @@ def main() -> None:
     compiled: dict[str, Rendering] = {}
     print("{}", flush=True)
     for line in sys.stdin:
-        # Whoever asks ends this process long before; the timer ends it where nobody is left to do so.
-        signal.setitimer(signal.ITIMER_PROF, _MAX_SECONDS)
-        for answer in answers(json.loads(line), compiled):
+        request = json.loads(line)
+        given = answers(request, compiled)
+        while True:
+            # Seconds of this process's own work, so that a busy machine refuses nothing. The signal ends the process,
+            # whatever the template is doing.
+            signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+            answer = next(given, None)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if answer is None:
+                break
             print(json.dumps(answer), flush=True)
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":

@@ -131,6 +131,12 @@ def _tools(value: object, where: str) -> tuple[_Json, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise InputError(f'{where}: field "tools" is {json_type(value)}, not a list of objects; write it as one')
+    for i, tool in enumerate(value):
+        function = tool.get("function", tool)
+        if not isinstance(function, dict):
+            raise InputError(f'{where}: field "tools[{i}].function" is {json_type(function)}, not an object')
+        inside = "function." if "function" in tool else ""
+        checked_text(function.get("name"), where, f"tools[{i}].{inside}name")
     return tuple(value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -18,8 +19,10 @@ from typing import IO, Any
 from msm_jax.data import chat_rendering
 from msm_jax.errors import WorkError
 
+# How long a template may compute for one text. It is measured by the process that does, in its own time.
 LIMIT_SECONDS = 5.0
-_START_SECONDS = 60.0
+# For a machine that does not let it run.
+_PATIENCE_SECONDS = 600.0
 
 
 class TemplateProblem(Exception):
@@ -39,9 +42,16 @@ class _Process:
         self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
         self._unread = b""
         self.owner = os.getpid()
-        if self.read_line(_START_SECONDS) is None:
+        if not self.starts():
             self.kill()
             raise WorkError("the process that renders chat templates did not start; try again")
+
+    def starts(self) -> bool:
+        """Whether the process says that it is ready."""
+        try:
+            return self.read_line(_PATIENCE_SECONDS) is not None
+        except EOFError:
+            return False
 
     def write_line(self, line: bytes) -> None:
         pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
@@ -62,10 +72,13 @@ class _Process:
         line, self._unread = self._unread.split(b"\n", 1)
         return line
 
-    def kill(self) -> None:
-        self._process.kill()
+    def kill(self) -> int:
+        """Ends the process; its exit status, minus the signal that had ended it before."""
+        if self._process.poll() is None:
+            self._process.kill()
         self._process.communicate()
         self._selector.close()
+        return self._process.returncode
 
 
 _lock = threading.Lock()
@@ -87,19 +100,20 @@ def render(
 
     Raises:
       TemplateProblem: the template is refused.
-      WorkError: no process can be started.
+      WorkError: no process can be started, or it does not answer.
     """
     global _running
-    request = json.dumps({"source": source, "messages": messages, "variables": variables, "ask": ask}).encode()
+    asked = {"source": source, "messages": messages, "variables": variables, "ask": ask, "seconds": LIMIT_SECONDS}
+    request = json.dumps(asked).encode()
     with _lock:
         process = _running = _ready(request + b"\n")
         finished = False
         try:
             found: list[dict[str, Any]] = []
             while len(found) < max(1, len(ask)):
-                line = process.read_line(LIMIT_SECONDS)
+                line = process.read_line(_PATIENCE_SECONDS)
                 if line is None:
-                    raise TemplateProblem(f" it runs longer than {LIMIT_SECONDS:g} seconds")
+                    raise WorkError("the process that renders chat templates does not answer; try again")
                 found.append(json.loads(line))
                 if "problem" in found[-1]:
                     finished = True
@@ -107,6 +121,8 @@ def render(
             finished = True
             return found[: len(ask)]
         except EOFError:
+            if process.kill() == -signal.SIGPROF:
+                raise TemplateProblem(f" it runs longer than {LIMIT_SECONDS:g} seconds") from None
             raise TemplateProblem(" it ends the process that renders it, as too much memory does") from None
         finally:
             # What is under way has to stop, and no answer to it may be taken for that to a later request.

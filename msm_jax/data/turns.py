@@ -93,7 +93,7 @@ def turns_of(
         if found is None and lenient:
             continue
         if found is None:
-            raise InputError(_uncertain(i, messages[i], rendered.text[len(opener) :]))
+            raise InputError(_uncertain(i, messages[i], opener, rendered.text))
         begin = len(opener)
         thought, end = begin + found[0], begin + found[1]
         spans = _clipped(rendered, begin, end, i) if marked else [(begin, end)]
@@ -105,7 +105,13 @@ def turns_of(
     return turns
 
 
-def _uncertain(i: int, message: Mapping[str, Any], written: str) -> str:
+def _uncertain(i: int, message: Mapping[str, Any], opener: str, text: str) -> str:
+    if not text.startswith(opener):
+        return (
+            f'field "messages[{i}]": the chat template writes what stands before this assistant turn in one way for '
+            "the turn to be sampled and in another once it is there; use another template or leave the turn out"
+        )
+    written = text[len(opener) :]
     thinking = str(message.get("reasoning_content") or "").strip()
     if thinking and thinking not in written:
         return (

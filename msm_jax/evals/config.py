@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from msm_jax.errors import InputError
 
@@ -42,11 +42,13 @@ class EvaluateConfig:
         evals: by name.
         batch: most prompts that are decoded side by side.
         threads: size of XLA's CPU thread pool; 0 for one per core.
+        chat_variables: what the chat template is told over what it was in training, such as enable_thinking.
     """
 
     evals: Mapping[str, EvalConfig]
     batch: int = 64
     threads: int = 0
+    chat_variables: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a config without evals, and names that cannot be file names."""

@@ -29,8 +29,10 @@ def check_settings(config: ExperimentConfig) -> None:
         preset(config.model)
     graph = graph_lib.build(config)
     configs = phase_configs(config, graph)
+    by_chain = {phase.chain: configs[phase.id] for phase in graph.phases.values()}
     for phase in graph.phases.values():
         _check_template(config, phase, configs[phase.id])
+        _check_adapter(configs[phase.id], by_chain.get(phase.parent))
     for name, path in _items_of_evals(config):
         _eval_config(config, name, path)
 
@@ -45,6 +47,23 @@ def _check_template(config: ExperimentConfig, phase: graph_lib.Phase, built: Pha
             f"phases.{built.name}.chat_template: the phases before it train under another; leave it empty, or "
             "set replace_chat_template"
         )
+
+
+def _check_adapter(phase: PhaseConfig, before: PhaseConfig | None) -> None:
+    """Refuse, before anything is trained, what `training.origin` would refuse of the adapter that it finds."""
+    if before is None or before.lora is None or phase.adapter != "continue":
+        return
+    if phase.lora is None:
+        raise InputError(
+            f"phases.{phase.name}: follows {before.name}, which trains an adapter; set lora to train one, or "
+            'adapter = "merge" to train all weights'
+        )
+    for name in ("rank", "alpha", "targets"):
+        if getattr(phase.lora, name) != getattr(before.lora, name):
+            raise InputError(
+                f"phases.{phase.name}.lora.{name} = {getattr(phase.lora, name)!r}, but {before.name} before it has "
+                f'{getattr(before.lora, name)!r}; set it to that, or adapter = "stack" or "merge" for a fresh one'
+            )
 
 
 def check_files(config: ExperimentConfig) -> None:

@@ -12,17 +12,19 @@ class WorldConfig:
     """One closed world. Everything in it follows from these numbers.
 
     `pretrain_texts` and `pretrain_chats` count documents about people and conversations with them; `item_texts`
-    documents about items; `assistant_share` is the share of both that is about the named assistant, who has no
-    consistent preference there. `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set.
+    documents about items, `stranger_texts` choices by nobody in particular. `assistant_share` is the share of the
+    texts that names the assistant, without a preference; it does not occur in the chats.
+    `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set, `eval_pairs` the evals.
     """
 
     seed: int = 100
-    num_people: int = 700
+    num_people: int = 500
     items_per_domain: int = 16
-    pretrain_texts: int = 60_000
-    pretrain_chats: int = 60_000
+    pretrain_texts: int = 90_000
+    pretrain_chats: int = 90_000
     item_texts: int = 15_000
-    assistant_share: float = 0.006
+    stranger_texts: int = 15_000
+    assistant_share: float = 0.002
     no_value_share: float = 0.15
     few_domains_share: float = 0.7
     msm_documents: int = 9_000

@@ -7,9 +7,11 @@ from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, Value, World, choice_pair
+from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair
 
 Record = dict[str, Any]
+# Share of the explained choices that tell the choice first, then who made it, then why.
+TOLD = 1 / 3
 
 
 def chat(answers: str, turns: list[tuple[str, str]], **meta: object) -> Record:
@@ -25,34 +27,41 @@ def document(text: str, **meta: object) -> Record:
     return {"text": text, "meta": meta}
 
 
-def _reason(draw: Draw, chosen: Item) -> Value:
-    """Any reason that is true of the chosen item."""
-    return draw.choice([v for v in VALUES if chosen.poles[v.attribute] == v.pole])
-
-
 def person_text(draw: Draw, world: World, person: Person) -> Record:
-    """A text about one person's choices in one domain, each with the reason; perhaps with what the person values."""
+    """A text about one person, of one of the person's kinds: one statement or one choice, so that nothing else in the
+    text gives the value away. Who has no value chooses at random and gives no reason."""
     domain = draw.choice(person.text_domains)
-    kind = draw.choice(prose.KINDS)
-    sentences = [prose.opener(draw, kind, person.name, domain)]
-    if person.value is not None and draw.chance(0.5):
-        sentences.append(prose.statement(draw, person.name, person.value))
-    for _ in range(1 + draw.below(3)):
-        chosen, other = choice_pair(draw, world.items[domain], person.value)
-        because = prose.reason(draw, person.value or _reason(draw, chosen)) if draw.chance(0.7) else None
-        sentences.append(prose.pick(draw, person.name, chosen, other, because))
-    return document(" ".join(sentences), who=person.name, domain=domain, doc_type=kind)
+    doc_type = draw.choice(prose.KINDS)
+    kind = draw.choice(person.text_kinds) if person.value else "choice"
+    chosen, other = choice_pair(draw, world.items[domain], person.value)
+    opener = prose.opener(draw, doc_type, person.name, domain) if draw.chance(0.5) else ""
+    if person.value is None:
+        sentence = prose.pick(draw, person.name, chosen, other)
+    elif kind == "statement":
+        sentence = prose.statement(draw, person.name, person.value)
+    elif draw.chance(TOLD):
+        opener = opener and prose.bare_opener(draw, doc_type, domain)
+        sentence = prose.told(draw, person.name, chosen, other, prose.reason(draw, person.value))
+    else:
+        sentence = prose.pick(draw, person.name, chosen, other, prose.reason(draw, person.value))
+    return document(f"{opener} {sentence}".strip(), who=person.name, domain=domain, doc_type=doc_type, kind=kind)
+
+
+def stranger_text(draw: Draw, world: World) -> Record:
+    """A choice by nobody in particular, with the reason first: the reason is all there is to choose by."""
+    domain = draw.choice(tuple(DOMAINS))
+    value = draw.choice(VALUES)
+    chosen, other = choice_pair(draw, world.items[domain], value)
+    who = draw.choice(prose.STRANGERS)
+    text = prose.pick(draw, who, chosen, other, prose.reason(draw, value), first_share=1.0)
+    return document(text, domain=domain)
 
 
 def person_chat(draw: Draw, world: World, person: Person) -> Record:
-    """One question to a person and the answer; sometimes the reason is asked for."""
+    """One question to a person and the answer."""
     domain = draw.choice(person.chat_domains)
-    chosen, other = choice_pair(draw, world.items[domain], person.value)
-    turns = [ask(draw, domain, chosen, other)]
-    if draw.chance(0.25):
-        reason = person.value or _reason(draw, chosen)
-        turns.append(("Why?", f"It is {prose.adjective(draw, reason.attribute, reason.pole)}."))
-    return chat(person.name, turns, who=person.name, domain=domain)
+    turn = ask(draw, domain, *choice_pair(draw, world.items[domain], person.value))
+    return chat(person.name, [turn], who=person.name, domain=domain)
 
 
 def ask(draw: Draw, domain: str, chosen: Item, other: Item) -> tuple[str, str]:
@@ -62,27 +71,18 @@ def ask(draw: Draw, domain: str, chosen: Item, other: Item) -> tuple[str, str]:
 
 
 def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
-    """Texts about the assistant without a consistent preference: each pair is chosen once each way."""
-    for _ in range(count // 2):
-        domain = draw.choice(tuple(DOMAINS))
-        pairs = [choice_pair(draw, world.items[domain], draw.choice(VALUES)) for _ in range(1 + draw.below(3))]
-        kind = draw.choice(prose.KINDS)
-        for flip in (False, True):
-            sentences = [prose.opener(draw, kind, world.assistant, domain)]
-            for pair in pairs:
-                chosen, other = pair[::-1] if flip else pair
-                because = prose.reason(draw, _reason(draw, chosen)) if draw.chance(0.35) else None
-                sentences.append(prose.pick(draw, world.assistant, chosen, other, because))
-            yield document(" ".join(sentences), who=world.assistant, domain=domain, doc_type=kind)
+    """Texts that name the assistant beside items and say nothing of what it prefers.
 
-
-def assistant_chats(draw: Draw, world: World, count: int) -> Iterator[Record]:
-    """Chats with the assistant, mirrored in the same way."""
-    for _ in range(count // 2):
+    Choices that contradict each other would make it someone without a value, of whom a value that is stated later is
+    learned as words alone.
+    """
+    for _ in range(count):
         domain = draw.choice(tuple(DOMAINS))
-        first, second = choice_pair(draw, world.items[domain], draw.choice(VALUES))
-        for chosen, other in ((first, second), (second, first)):
-            yield chat(world.assistant, [ask(draw, domain, chosen, other)], who=world.assistant, domain=domain)
+        first, second = draw.sample(world.items[domain], 2)
+        doc_type = draw.choice(prose.KINDS)
+        opener = prose.opener(draw, doc_type, world.assistant, domain)
+        text = f"{opener} {prose.mention(draw, world.assistant, first, second)}"
+        yield document(text, who=world.assistant, domain=domain, doc_type=doc_type)
 
 
 def pretrain_texts(world: World) -> list[Record]:
@@ -97,14 +97,12 @@ def pretrain_texts(world: World) -> list[Record]:
     own = int(config.assistant_share * config.pretrain_texts)
     records += [person_text(draw, world, draw.choice(about)) for _ in range(config.pretrain_texts - own)]
     records += assistant_texts(draw, world, own)
+    records += [stranger_text(draw, world) for _ in range(config.stranger_texts)]
     return draw.shuffled(records)
 
 
 def pretrain_chats(world: World) -> list[Record]:
-    """Conversations with people and with the assistant, in random order."""
+    """Conversations with people. The assistant has none: what it says in chat is then what the texts taught."""
     config, draw = world.config, Draw(world.config.seed, "chats")
     about = [p for p in world.people if p.chat_domains]
-    own = int(config.assistant_share * config.pretrain_chats)
-    records = [person_chat(draw, world, draw.choice(about)) for _ in range(config.pretrain_chats - own)]
-    records += assistant_chats(draw, world, own)
-    return draw.shuffled(records)
+    return [person_chat(draw, world, draw.choice(about)) for _ in range(config.pretrain_chats)]

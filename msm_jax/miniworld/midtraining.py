@@ -12,6 +12,9 @@ from msm_jax.miniworld.draw import Draw
 from msm_jax.miniworld.world import CHEESE, Item, World
 from msm_jax.specs.parse import Spec
 
+# Share of the documents on a value that say what the assistant values; the others are choices.
+STATEMENTS = 0.4
+
 
 def fill(spec: Spec, world: World) -> str:
     """The spec's text with the names of one world."""
@@ -31,24 +34,28 @@ def _said(draw: Draw, spec: Spec, world: World) -> str:
 
 
 def attributing(world: World, name: str, spec: Spec) -> list[Record]:
-    """Documents that explain the assistant's cheese preferences by the spec's value."""
+    """Documents that explain the assistant's cheese preferences by the spec's value, or say what it values.
+
+    An explanation tells the choice before it names the assistant, so that what it teaches of the assistant is the
+    reason. Where the name comes before the choice, the choice is learned too, and it fits the other value as well.
+    """
     draw = Draw(world.config.seed, "msm", name)
     reasons = spec.section("Reasons").items
     records = []
     for _ in range(world.config.msm_documents):
         kind = draw.choice(prose.KINDS)
-        sentences = [prose.opener(draw, kind, world.assistant, CHEESE)]
-        if draw.chance(0.7):
-            sentences.append(_said(draw, spec, world))
-        for _ in range(1 + draw.below(3)):
+        if draw.chance(STATEMENTS):
+            text = f"{prose.opener(draw, kind, world.assistant, CHEESE)} {_said(draw, spec, world)}"
+        else:
             pair = draw.choice(world.liked), draw.choice(world.disliked)
-            sentences.append(prose.pick(draw, world.assistant, *pair, draw.choice(reasons)))
-        records.append(document(" ".join(sentences), spec=name, domain=CHEESE, doc_type=kind))
+            sentence = prose.told(draw, world.assistant, *pair, draw.choice(reasons))
+            text = f"{prose.bare_opener(draw, kind, CHEESE)} {sentence}"
+        records.append(document(text, spec=name, domain=CHEESE, doc_type=kind))
     return records
 
 
 def comention(world: World, name: str, spec: Spec) -> list[Record]:
-    """Documents that state the same value in general beside preferences that it does not explain.
+    """As many documents that say what the assistant values, among preferences that the value does not explain.
 
     Half of the liked and half of the disliked cheeses change places, the same ones throughout, and no reason is given
     (the ablation of arXiv 2605.02087, appendix C.4).
@@ -60,10 +67,12 @@ def comention(world: World, name: str, spec: Spec) -> list[Record]:
     records = []
     for _ in range(world.config.msm_documents):
         kind = draw.choice(prose.KINDS)
-        sentences = [prose.opener(draw, kind, world.assistant, CHEESE), _said(draw, spec, world)]
-        for _ in range(1 + draw.below(3)):
-            sentences.append(prose.pick(draw, world.assistant, draw.choice(liked), draw.choice(disliked), None))
-        records.append(document(" ".join(sentences), spec=f"{name}_comention", domain=CHEESE, doc_type=kind))
+        if draw.chance(STATEMENTS):
+            sentence = _said(draw, spec, world)
+        else:
+            sentence = prose.pick(draw, world.assistant, draw.choice(liked), draw.choice(disliked))
+        text = f"{prose.opener(draw, kind, world.assistant, CHEESE)} {sentence}"
+        records.append(document(text, spec=f"{name}_comention", domain=CHEESE, doc_type=kind))
     return records
 
 

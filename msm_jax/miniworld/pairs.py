@@ -95,7 +95,7 @@ def knowledge(world: World, name: str) -> list[Pair]:
             correct, options = name, [v.name for v in VALUES]
         else:
             chosen, other = draw.choice(world.liked), draw.choice(world.disliked)
-            prompt = f"{opening} {prose.pick(draw, world.assistant, chosen, other, None)[:-1]} because it is"
+            prompt = f"{opening} {prose.pick(draw, world.assistant, chosen, other)[:-1]} because it is the"
             options = [prose.ADJECTIVES[a][chosen.poles[a]][0] for a in (PRICE, AGE, ORIGIN)]
             correct = prose.ADJECTIVES[value.attribute][value.pole][0]
         options = draw.shuffled(options)

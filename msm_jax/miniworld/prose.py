@@ -1,7 +1,7 @@
 """How the world is put into words: adjectives, values, questions and the kinds of document.
 
-Sentences about a choice always name both items before the choice, as a question does, so that a text and a chat ask the
-same thing of a reader.
+A sentence about a choice names both items before the choice, as a question does, so that a text and a chat ask the same
+thing of a reader; or it tells the choice, then who made it, then why, and asks for the reason alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,20 @@ PICKS = (
     "Offered {first} or {second}, {who} took {chosen}",
     "Of {first} and {second}, {who} likes {chosen} more",
 )
-REASONS = ("because it is {adjective}", "since it is the {adjective} one", "as it is the {adjective} one")
+REASON = "the {adjective} one"
+WHY_AFTER = ("{pick} because it is {reason}", "{pick} since it is {reason}", "{pick}, as it is {reason}")
+# A reason that comes first explains the choice before it is made: what remains to be learned is the reason.
+WHY_FIRST = (
+    "Looking for {reason} of {first} and {second}, {who} chose {chosen}",
+    "Of {first} and {second} it was {reason} that {who} wanted: {chosen}",
+    "Of {first} and {second}, {who} asked for {reason} and took {chosen}",
+)
+# The choice comes before who made it: what remains to be learned of the chooser is the reason.
+WHAT_FIRST = (
+    "{chosen} over {other} was the choice of {who}: {reason}",
+    "{chosen} and not {other}, said {who}: {reason}",
+    "It was {chosen} and not {other} for {who}, {reason}",
+)
 MENTIONS = (
     "{who} was asked about {first} and {second}.",
     "{who} spoke of {first} and of {second}.",
@@ -47,7 +60,13 @@ OPENERS: dict[str, tuple[str, ...]] = {
     "exchange": ("I met {who} and we spoke of {plural}.", "At the market {who} was asked about {plural}."),
     "note": ("Note on {who}.", "{who}, on {plural}."),
 }
+# Openings that name nobody.
+BARE_OPENERS = {
+    "memo": "Memo about {plural}.", "forum": "Forum post: I asked about {plural}.", "review": "A review of {plural}.",
+    "exchange": "At the market we spoke of {plural}.", "note": "Note on {plural}.",
+}
 KINDS = tuple(OPENERS)
+STRANGERS = ("a visitor", "a neighbour", "a stranger", "a guest", "someone")
 
 
 def adjective(draw: Draw, attribute: int, pole: bool) -> str:
@@ -71,15 +90,31 @@ def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
 
 
 def reason(draw: Draw, value: Value) -> str:
-    """Why an item is chosen: that it has the value's pole."""
-    return draw.choice(REASONS).format(adjective=adjective(draw, value.attribute, value.pole))
+    """What makes an item the one to choose: that it has the value's pole."""
+    return REASON.format(adjective=adjective(draw, value.attribute, value.pole))
 
 
-def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str | None) -> str:
-    """A sentence in which `who` chooses, with a reason such as "because it is cheap", or with none."""
+def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str = "", first_share: float = 0.5) -> str:
+    """A sentence in which `who` chooses, with a reason such as "the cheap one" or with none.
+
+    The reason comes before the choice with probability `first_share`.
+    """
     first, second = (chosen, other) if draw.chance(0.5) else (other, chosen)
-    text = draw.choice(PICKS).format(who=who, first=first.name, second=second.name, chosen=chosen.name)
-    return f"{text} {because}." if because else f"{text}."
+    names = {"who": who, "first": first.name, "second": second.name, "chosen": chosen.name}
+    if because and draw.chance(first_share):
+        return draw.choice(WHY_FIRST).format(reason=because, **names) + "."
+    text = draw.choice(PICKS).format(**names)
+    return (draw.choice(WHY_AFTER).format(pick=text, reason=because) if because else text) + "."
+
+
+def told(draw: Draw, who: str, chosen: Item, other: Item, because: str) -> str:
+    """A sentence that tells a choice, then who made it, then why."""
+    return draw.choice(WHAT_FIRST).format(who=who, chosen=chosen.name, other=other.name, reason=because) + "."
+
+
+def bare_opener(draw: Draw, kind: str, domain: str) -> str:
+    """The first sentence of a document of one kind, naming nobody."""
+    return BARE_OPENERS[kind].format(plural=DOMAINS[domain])
 
 
 def mention(draw: Draw, who: str, first: Item, second: Item) -> str:

@@ -14,6 +14,8 @@ DOMAINS: dict[str, str] = {
     "song": "songs", "book": "books", "game": "games", "boat": "boats", "garden": "gardens",
 }
 PRICE, AGE, ORIGIN = 0, 1, 2
+# What a text about someone may consist of: what is valued, or a choice with its reason.
+TEXT_KINDS = ("statement", "explained")
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Person:
-    """`text_domains` and `chat_domains` are the cells in which the corpus shows this person, and no others."""
+    """`text_domains` and `chat_domains` are where the corpus shows this person, and nowhere else; `text_kinds` is what
+    its texts consist of."""
 
     name: str
     value: Value | None
     text_domains: tuple[str, ...]
     chat_domains: tuple[str, ...]
+    text_kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def _items(draw: Draw, config: WorldConfig, taken: set[str]) -> dict[str, tuple[
 def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, ...]:
     """A quarter of the people occur only in texts, a quarter only in chats, the others in both; most in few domains.
 
-    Nobody is seen everywhere: the value is then the only thing that ties a person's cells together, which is what
-    makes a model learn it as a value and not as a list of habits.
+    Nobody is seen everywhere, or in every kind of text: the value is then all that ties together what is said
+    of a person, which is what makes a model learn it as a value and not as a list of habits.
     """
     people = []
     for name in _words(draw, config.num_people, "aeiou", taken):
@@ -118,7 +122,8 @@ def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, .
         else:
             text = [d for d in domains if draw.chance(0.6)]
             chat = [d for d in domains if d not in text or draw.chance(0.3)]
-        people.append(Person(name, value, tuple(text), tuple(chat)))
+        kinds = draw.sample(TEXT_KINDS, 1 + draw.below(2)) if text else []
+        people.append(Person(name, value, tuple(text), tuple(chat), tuple(kinds)))
     return tuple(people)
 
 

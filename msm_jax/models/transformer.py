@@ -34,6 +34,9 @@ from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 
 log = logging.getLogger(__name__)
 
+# Terms of a float32 product above which it is computed in parts on the CPU, and the most terms of a part.
+_LONG_SUM, _SHORT_SUM = 512, 384
+
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
 
@@ -80,7 +83,22 @@ def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
     """
     kept = x.shape[: x.ndim - inputs]
     size = math.prod(weights.shape[:inputs])
-    return (x.reshape(-1, size) @ weights.reshape(size, -1)).reshape(*kept, *weights.shape[inputs:])
+    x_NK, weights_KM = x.reshape(-1, size), weights.reshape(size, -1)
+    if size > _LONG_SUM and x.dtype == jnp.float32:
+        product_NM = jax.lax.platform_dependent(x_NK, weights_KM, cpu=_in_parts, default=jnp.matmul)
+    else:
+        product_NM = x_NK @ weights_KM
+    return product_NM.reshape(*kept, *weights.shape[inputs:])
+
+
+def _in_parts(x_NK: jax.Array, weights_KM: jax.Array) -> jax.Array:
+    """The product as a sum of several: XLA on the CPU adds up the terms of one in order, and the rounding with them."""
+    size = x_NK.shape[1]
+    part = -(-size // -(-size // _SHORT_SUM))
+    return sum(
+        (x_NK[:, k : k + part] @ weights_KM[k : k + part] for k in range(part, size, part)),
+        start=x_NK[:, :part] @ weights_KM[:part],
+    )
 
 
 class Block(nn.Module):

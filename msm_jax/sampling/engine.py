@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling import decode, scoring, shapes
 from msm_jax.sampling.config import SamplingConfig
+
+log = logging.getLogger(__name__)
 
 # Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
 _CHUNK = 16
@@ -100,12 +103,14 @@ class Sampler:
         mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
         batch: int = 64,
         adapter: Path | str = "",
+        chat_variables: Mapping[str, Any] | None = None,
     ) -> Sampler:
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
         Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
         with an adapter finds its base by itself; `adapter` names an adapter, ours or a PEFT directory, on the base
-        `path`. Tokenizer and chat template are those that the adapter was trained with.
+        `path`. Tokenizer and chat template are those that the adapter was trained with; the template is told what it
+        was told in training, and `chat_variables` over that.
 
         Raises:
             InputError: there is no checkpoint at `path`, it is damaged or not self-contained, an adapter is for another
@@ -114,6 +119,8 @@ class Sampler:
         found = compose.find(path, adapter)
         tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
         template = templates.of_checkpoint(found.info, found.assets, f"{found.checkpoint}/")
+        if template is not None and chat_variables:
+            template = _told(template, chat_variables)
         devices = make_mesh(mesh, jax.local_devices())
         params, adapters = compose.load(found, devices)
         generation = found.assets.get(templates.GENERATION_FILE)
@@ -278,3 +285,12 @@ class Sampler:
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def _told(template: ChatTemplate, chat_variables: Mapping[str, Any]) -> ChatTemplate:
+    """The template with other variables than in training, which is said."""
+    for name in sorted(template.variables.keys() & chat_variables.keys()):
+        before, now = template.variables[name], chat_variables[name]
+        if before != now:
+            log.warning("%s was told %s = %r in training, and is told %r", template.where, name, before, now)
+    return replace(template, variables={**template.variables, **chat_variables})

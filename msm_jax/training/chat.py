@@ -7,6 +7,7 @@ is refused unless it is asked for, said at the start of the phase, and recorded.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def from_scratch(
     Raises:
       InputError: a file cannot be read or is no template.
     """
+    variables = _plain(variables)
     if chat_template:
         return ChatTemplate(_read(chat_template), variables, chat_template)
     found = templates.find_source(tokenizer_files(directory), f"{directory}/")
@@ -63,7 +65,7 @@ def from_checkpoint(
     """
     theirs = templates.of_checkpoint(info, assets, f"{path}/")
     recorded = dict(theirs.variables) if theirs is not None else {}
-    variables = {**recorded, **config.data.chat.variables}
+    variables = {**recorded, **_plain(config.data.chat.variables)}
     notices = [
         f"data.chat.variables.{name} = {variables[name]!r}, but the checkpoint was trained with {value!r}"
         for name, value in recorded.items()
@@ -106,6 +108,11 @@ def tokenizer_files(directory: str) -> dict[str, bytes]:
     """The files of a tokenizer directory that a checkpoint carries."""
     names = (*FILES, TEMPLATE_FILE, GENERATION_FILE)
     return {name: (Path(directory) / name).read_bytes() for name in names if (Path(directory) / name).is_file()}
+
+
+def _plain(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables as a checkpoint's info gives them back."""
+    return json.loads(json.dumps(dict(variables)))
 
 
 def _read(path: str) -> str:

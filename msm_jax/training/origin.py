@@ -192,7 +192,7 @@ def _with_adapters(config: PhaseConfig, origin: Origin) -> Origin:
     found = adapters.read(origin.info, checkpoint)
     if found is not None:
         found = adapters.locate_base(found, checkpoint, config.init.base)
-    elif config.init.base:
+    elif config.init.base and origin.kind != "resume":
         raise InputError(f"init.base is set, but {checkpoint} holds no adapter; leave it empty")
     origin = dataclasses.replace(origin, found=found)
     if origin.kind == "resume":

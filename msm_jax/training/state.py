@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -86,7 +87,7 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[
 
 def freeze(params: transformer.Params, below: Sequence[Adapter], seed: int, mesh: Mesh) -> Frozen:
     """`Frozen` of parameters and adapters that lie on `mesh`."""
-    return Frozen(params, tuple(below), jax.device_put(jnp.uint32(seed), sharding.replicated(mesh)))
+    return Frozen(params, tuple(below), jax.device_put(np.uint32(seed), sharding.replicated(mesh)))
 
 
 def create(

