@@ -23,7 +23,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from msm_jax import cli, settings
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address
+from msm_jax.experiments import address, hashing
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Inputs
 from msm_jax.experiments.config import ExperimentConfig
@@ -64,7 +64,7 @@ def main() -> None:
     slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
     decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
     jobs = plan_lib.jobs(planned, found, devices, decode)
-    with Compiler(cache(), tpu=found is not None) as compiler, _progress(console) as say:
+    with compiler_for(tpu=found is not None) as compiler, _progress(console) as say:
         plan = plan_lib.make(name, planned, found, jobs, compiler, _PRICE.value, say)
     for part in report.render(plan):
         console.print(part)
@@ -121,10 +121,18 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield say
 
 
-def cache() -> Path:
-    """Figures of earlier plans."""
+def compiler_for(tpu: bool) -> Compiler:
+    """A compiler that keeps its figures in the user's cache directory.
+
+    Raises:
+        InputError: see `Compiler`.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "msm_jax" / "plans"
+    sources = {
+        **hashing.sources_of("msm_jax.planning.worker"),
+        **hashing.sources_of("msm_jax.planning.compiler"),
+    }
+    return Compiler(home / "msm_jax" / "plans", tpu, sources)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from msm_jax.errors import InputError
 from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
 from msm_jax.parallel.mesh import MeshConfig
-from msm_jax.planning import advice, memory, phases, programs, roofline, topology
+from msm_jax.planning import advice, compiler, memory, phases, programs, roofline, topology
 from msm_jax.planning.memory import Memory
 from msm_jax.planning.phases import Planned, Start
 from msm_jax.planning.programs import DecodeProgram, Job
@@ -104,6 +104,26 @@ def test_every_change_is_tried_before_giving_up():
     assert last.program.rows // last.program.micro_batches == last.mesh.data * last.mesh.fsdp
 
 
+def test_a_change_that_does_not_divide_is_not_tried():
+    """On 8 ways of fsdp and 2 of tensor the inner size of 24 would not be cut for an adapter."""
+    model = dataclasses.replace(MODEL, intermediate_size=24, remat="offload")
+    job = train(model=model, mesh=MeshConfig(fsdp=8, tensor=2), rows=8)
+    assert any("lora" in change for change, _ in advice.changes(job))
+    tried = advice.search(job, lambda *_: of(20.0))
+    assert tried and not any("lora" in each.change for each in tried if each.job.mesh == job.mesh)
+
+
+def test_figures_are_kept_by_job_sources_and_flags(tmp_path, monkeypatch):
+    job, other = train(), train(rows=32)
+    before, after = ({"a.py": text} for text in "12")
+    with compiler.Compiler(tmp_path, False, before) as one, compiler.Compiler(tmp_path, False, after) as two:
+        keys = {one.key(job), one.key(other), two.key(job)}
+        (tmp_path / f"{one.key(job)}.json").write_text('{"kept": 7}')
+        assert one.figures(job, lambda: pytest.fail("compiles what is kept")) == {"kept": 7}
+        monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+        assert len({*keys, one.key(job)}) == 4
+
+
 def test_changes_keep_to_what_the_model_and_the_batch_divide():
     for _, job in advice.changes(train(mesh=MeshConfig(data=2, fsdp=2), rows=12)):
         phases.check_mesh("one", job.program, job.mesh)
@@ -141,10 +161,10 @@ def test_a_checkpoint_that_is_not_there_needs_its_model_named():
 @pytest.mark.parametrize(
     ("fields", "devices", "message"),
     [
-        ({}, 8, "has 4 devices and v5e:2x4 has 8; nearest that fits: .*fsdp=8"),
-        ({"mesh": {"tensor": 3}, "batch_rows": 6}, 3, "does not divide .* nearest mesh: .*data=3"),
+        ({}, 8, "is of 4 and v5e:2x4 has 8; the nearest mesh that fits: .*fsdp=8"),
+        ({"mesh": {"tensor": 3}, "batch_rows": 6}, 3, "does not divide .* the nearest mesh: data=3"),
         ({"mesh": {"fsdp": 8}, "micro_batches": 2, "batch_rows": 16}, 8, None),
-        ({"mesh": {"tensor": 8}}, 8, "tensor of 8 does not divide kv_heads = 4.*nearest mesh: .*fsdp=2 .*tensor=4"),
+        ({"mesh": {"tensor": 8}}, 8, "tensor of 8 does not divide kv_heads = 4.*the nearest mesh: .*fsdp=2, tensor=4"),
         ({"data": {"seq_len": 65536, "sources": {"a": {"path": "a"}}, "weights": {"a": 1.0}}}, 4, "max_position_embed"),
     ],
 )

@@ -38,7 +38,7 @@ ROWS, LENGTH = 4, 384
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Compiles each program once."""
-    with compiler.Compiler(tmp_path_factory.mktemp("figures"), tpu=True) as one:
+    with compiler.Compiler(tmp_path_factory.mktemp("figures"), tpu=True, sources={}) as one:
         yield lambda job: one.figures(job)
 
 

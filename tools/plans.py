@@ -3,11 +3,15 @@
     python tools/plans.py
 
 Needs libtpu; see `msm_jax.plan`. What was planned before, with the same code and compiler, comes from the cache, so
-that running it again does only what is missing. Exit status 0 when each of `PROMISED` has the headroom promised.
+that running it again does only what is missing; with --cached it compiles nothing and leaves a gap for each plan that
+is missing. Exit status 0 when each of `PROMISED` has the headroom promised.
 """
 
 import argparse
 import math
+import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +21,6 @@ from pathlib import Path
 from configs import plan as config_file
 from msm_jax import plan as command
 from msm_jax import settings
-from msm_jax.checkpoints import manifest
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning import topology
 from msm_jax.planning.chips import GIB
@@ -76,23 +79,36 @@ WILL_IT_FIT = {
     "smollm2-135m,seq=2048": "SmolLM2-135M",
     "llama3.2-1b,seq=4096": "Llama-3.2-1B",
     "llama3.2-3b,seq=4096": "Llama-3.2-3B",
-    "qwen3-4b,seq=4096": "Qwen3-4B",
     "llama3.1-8b,seq=4096": "Llama-3.1-8B",
     "llama3.1-8b,seq=4096,lora=64": "Llama-3.1-8B",
     "qwen3-14b,seq=8192,lora=64": "Qwen3-14B",
     "qwen3-32b,seq=8192,lora=64": "Qwen3-32B",
 }
-SLICES = ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v6e:2x2", "v6e:2x4", "v5p:2x2x1", "v5p:2x2x2", "v4:2x2x2")
+SLICES = ("v5e:1x1", "v5e:2x4", "v5e:4x4", "v6e:1x1", "v6e:2x4", "v5p:2x2x1")
+GAP = "…"
 
 
-def planned(row: Row, compiler: Compiler) -> Plan:
-    """The plan of one row."""
+class Missing(Exception):
+    """A plan whose figures are not in the cache."""
+
+
+def planned(row: Row, compiler: Compiler, cached: bool) -> Plan | None:
+    """The plan of one row; None where it would have to be compiled and `cached` forbids that."""
     fields = settings.plain(config_file.get_config(row.argument))
     name, phases = command.phases_of(fields)
     slice_ = topology.parse(row.slice)
     jobs = plan_lib.jobs(phases, slice_, slice_.chips, row.decode)
+
+    def say(what: str) -> None:
+        if cached:
+            raise Missing
+        print(f"  {what}", flush=True)
+
     began = time.monotonic()
-    plan = plan_lib.make(name, phases, slice_, jobs, compiler, None, lambda what: print(f"  {what}", flush=True))
+    try:
+        plan = plan_lib.make(name, phases, slice_, jobs, compiler, None, say)
+    except Missing:
+        return None
     print(f"{row.what} on {row.slice}: {share(plan)}, {time.monotonic() - began:.0f} s", flush=True)
     return plan
 
@@ -110,60 +126,97 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
-def training(rows: Sequence[Row], plans: Mapping[Row, Plan]) -> str:
+def training(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
     """Memory, and the bound on speed, of train steps."""
-    found = []
-    for row in rows:
-        one = plans[row].measured[0]
-        bound, memory = one.bound, one.memory
-        assert bound is not None
-        found.append([
-            f"`{row.what}`", f"`{row.slice}`", f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}",
-            f"**{share(plans[row])}**" + (f" ({row.promised} %)" if row.promised else ""),
-            f"{memory.host / GIB:.1f}", f"{bound.seconds:.2f}", bound.binds, f"{100 * bound.mfu:.0f} %",
-            f"{one.figures['compile_seconds']:.0f}",
-        ])
     heads = ["model and settings", "slice", "GiB a chip", "headroom (promised)", "GiB on the host"]
-    return table([*heads, "s a step, at least", "bound by", "MFU, at most", "compile s"], found)
-
-
-def decoding(rows: Sequence[Row], plans: Mapping[Row, Plan]) -> str:
-    """The same of decode steps."""
+    heads += ["s a step, at least", "bound by", "MFU, at most", "CPU s to plan"]
     found = []
     for row in rows:
-        one = plans[row].measured[1]
+        plan, begin = plans[row], [f"`{row.what}`", f"`{row.slice}`"]
+        if plan is None:
+            found.append([*begin, *[GAP] * 7])
+            continue
+        one = plan.measured[0]
         bound, memory = one.bound, one.memory
-        assert bound is not None and row.decode is not None
         found.append([
-            f"`{row.what.split(',')[0]}`", f"`{row.slice}`", f"{row.decode[0]} × {row.decode[1]:,}",
-            f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}", f"**{share(plans[row], 1)}**",
-            f"{bound.tokens_per_second:,.0f}", bound.binds, f"{one.figures['compile_seconds']:.0f}",
+            *begin, f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}",
+            f"**{share(plan)}**" + (f" ({row.promised} %)" if row.promised else ""), f"{memory.host / GIB:.1f}",
+            *([GAP] * 3 if bound is None else [f"{bound.seconds:.2f}", bound.binds, f"{100 * bound.mfu:.1f} %"]),
+            f"{one.figures['cpu_seconds']:.0f}",
         ])
-    heads = ["model", "slice", "rows × slots", "GiB a chip", "headroom", "tokens/s, at most", "bound by", "compile s"]
     return table(heads, found)
 
 
-def fitting(plans: Mapping[Row, Plan]) -> str:
-    """Models by slices: the headroom, or the change that makes it fit, or a dash."""
+def decoding(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
+    """The same of decode steps."""
+    heads = ["model", "slice", "rows × slots", "GiB a chip", "headroom"]
+    heads += ["tokens/s, at most", "bound by", "CPU s to plan"]
+    found = []
+    for row in rows:
+        assert row.decode is not None
+        plan = plans[row]
+        begin = [f"`{row.what.split(',')[0]}`", f"`{row.slice}`", f"{row.decode[0]} × {row.decode[1]:,}"]
+        if plan is None:
+            found.append([*begin, *[GAP] * 5])
+            continue
+        one = plan.measured[1]
+        bound, memory = one.bound, one.memory
+        found.append([
+            *begin, f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}", f"**{share(plan, 1)}**",
+            *([GAP] * 2 if bound is None else [f"{bound.tokens_per_second:,.0f}", bound.binds]),
+            f"{one.figures['cpu_seconds']:.0f}",
+        ])
+    return table(heads, found)
+
+
+def fitting(plans: Mapping[Row, Plan | None]) -> str:
+    """Models by slices: the headroom, or the change that makes it fit, or "no"."""
     found = []
     for what, name in WILL_IT_FIT.items():
-        cells = []
-        for slice_ in SLICES:
-            plan = plans[Row(what, slice_)]
-            tried = plan.measured[0].tried
-            fits = tried and tried[-1].memory.fits
-            cells.append(share(plan) if plan.fits else f"with {tried[-1].change}" if fits else "no")
         words = dict(word.split("=") for word in what.split(",")[1:])
         how = f"LoRA r{words['lora']}" if "lora" in words else "all weights"
+        cells = [_cell(plans[Row(what, slice_)]) for slice_ in SLICES]
         found.append([f"{name}, {how}, {int(words['seq']):,}", *cells])
     return table(["", *(f"{name} ({topology.parse(name).chips})" for name in SLICES)], found)
+
+
+def _cell(plan: Plan | None) -> str:
+    if plan is None:
+        return GAP
+    if plan.fits:
+        return share(plan)
+    tried = plan.measured[0].tried
+    return f"with {tried[-1].change}" if tried and tried[-1].memory.fits else "no"
+
+
+def short(plans: Mapping[Row, Plan | None]) -> list[str]:
+    """Which of `PROMISED` have less than that, in words."""
+    found = []
+    for row in PROMISED:
+        plan = plans[row]
+        if plan is None:
+            found.append(f"`{row.what}` on `{row.slice}` is not planned yet")
+        elif row.promised and 100 * (plan.measured[0].memory.headroom or 0.0) < row.promised:
+            found.append(f"`{row.what}` on `{row.slice}` has {share(plan)}, promised {row.promised} %")
+    return found
+
+
+def machine() -> str:
+    """What the plans are made on."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    speed = re.search(r"^cpu MHz\s*: ([\d.]+)$", text, re.MULTILINE)
+    name = model.group(1) if model else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {name}" + (f", {float(speed.group(1)) / 1000:.2f} GHz" if speed else "")
 
 
 TEXT = """# Plans
 
 What `python -m msm_jax.plan` says of models on TPU slices, with no TPU at hand: TPU's compiler is asked, and bytes are
-its own account. Made by `make plans` with jax {jax} and libtpu {libtpu}; nothing was run. One row a chip in one
-micro-batch, layers recomputed in full and weights split over all chips, unless the settings say otherwise.
+its own account. Nothing was run. Made by `make plans` on {machine}, no TPU, with jax {jax} and libtpu {libtpu}. One row
+a chip in one micro-batch, layers recomputed in full and weights split over all chips by fsdp, unless the settings say
+otherwise; attention by the splash kernel.
 
 A row is the command
 
@@ -172,20 +225,19 @@ A row is the command
 ## My model, my chips: will it fit?
 
 The share of a chip's memory that stays free; in place of it the nearest change that was tried and fits, or "no".
-In brackets, the number of chips.
+In brackets, the number of chips. {gap}
 
 {fitting}
 
 ## Promised
 
-Headroom is (capacity − program − arguments) / capacity, all three by the compiler's log.
+Headroom is (capacity − program − arguments) / capacity, all three by the compiler's log. {short}
 
 {promised}
 
 ## Fast
 
-Configs that leave at least 8 % and use the memory for speed. MFU counts model FLOPs, without recomputation:
-{convention}
+Configs that leave at least 8 % and use the memory for speed. {convention}
 
 {fast}
 
@@ -197,24 +249,25 @@ Configs that leave at least 8 % and use the memory for speed. MFU counts model F
 
 def main() -> int:
     """Plans every row."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "plans.md")
+    parser.add_argument("--cached", action="store_true", help="write what earlier runs have left; compile nothing")
     args = parser.parse_args()
     rows = [*PROMISED, *FAST, *DECODE, *(Row(what, slice_) for what in WILL_IT_FIT for slice_ in SLICES)]
-    with Compiler(command.cache(), tpu=True) as compiler:
-        plans = {row: planned(row, compiler) for row in rows}
+    with command.compiler_for(tpu=True) as compiler:
+        plans = {row: planned(row, compiler, args.cached) for row in rows}
+    missed = short(plans)
     text = TEXT.format(
-        **compiler.versions, fitting=fitting(plans), promised=training(PROMISED, plans), fast=training(FAST, plans),
+        **compiler.versions, machine=machine(), fitting=fitting(plans), promised=training(PROMISED, plans),
+        short=f"Missed: {'; '.join(missed)}." if missed else "All are met.", fast=training(FAST, plans),
         decode=decoding(DECODE, plans), convention=plan_lib.roofline.CONVENTION,
+        gap=f'"{GAP}" was not planned.' if None in plans.values() else "",
     )
-    args.out.write_text(text)
-    manifest.write_json(args.out.with_suffix(".json"), [plan_lib.to_json(plans[row]) for row in rows])
-    short = [
-        row for row in rows if row.promised and 100 * (plans[row].measured[0].memory.headroom or 0.0) < row.promised
-    ]
-    for row in short:
-        print(f"{row.what} on {row.slice}: {share(plans[row])}, promised {row.promised} %", file=sys.stderr)
-    return bool(short)
+    args.out.write_text(re.sub(r" +$", "", text, flags=re.MULTILINE))
+    for line in missed:
+        print(line, file=sys.stderr)
+    return bool(missed)
 
 
 if __name__ == "__main__":

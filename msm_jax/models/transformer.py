@@ -127,7 +127,8 @@ class Block(nn.Module):
             return use(weights, *LOGICAL_AXES[name][1:]) if cache is None else weights
 
         def linear(x: jax.Array, name: str, init: Any, *shape: int, inputs: int = 1) -> jax.Array:
-            return lora.add(project(x, param(name, init, *shape), inputs), x, name, adapters, inputs)
+            weights = param(name, init, *shape)
+            return lora.add(lambda x: project(x, weights, inputs), x, name, adapters, inputs)
 
         if c.remat == "offload":
             hidden_BTD = checkpoint_name(hidden_BTD, BLOCK_INPUT)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from msm_jax.errors import InputError
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.planning import phases
@@ -35,12 +36,21 @@ def search(job: Job, measure: Callable[[Job, str], Memory]) -> list[Tried]:
     tried: list[Tried] = []
     seen = {job}
     for change, other in changes(job):
-        if other not in seen:
+        if other not in seen and _divides(other):
             seen.add(other)
             tried.append(Tried(change, other, measure(other, change)))
             if tried[-1].memory.fits:
                 break
     return tried
+
+
+def _divides(job: Job) -> bool:
+    if isinstance(job.program, TrainProgram):
+        try:
+            phases.check_mesh("", job.program, job.mesh)
+        except InputError:
+            return False
+    return True
 
 
 def changes(job: Job) -> Iterator[tuple[str, Job]]:

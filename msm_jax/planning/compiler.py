@@ -1,8 +1,8 @@
 """Runs `planning.worker` and reads its log; keeps the figures of programs, by what they were made from.
 
 The worker is a process of its own, under the Python that MSM_JAX_TPU_PYTHON names, or else under this one. The figures
-of a program are kept in the user's cache directory under a hash of the job, the sources that build it, and the
-versions of jax, jaxlib and libtpu. Executables are not kept: one for a TPU that is not here cannot be loaded again.
+of a program are kept under a hash of the job, the sources that build and measure it, and the versions of what compiles
+it. Executables are not kept: one for a TPU that is not here cannot be loaded again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import jax
 
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError, WorkError
@@ -27,7 +29,6 @@ from msm_jax.planning.programs import Job
 PYTHON = "MSM_JAX_TPU_PYTHON"
 
 _PACKAGE = Path(__file__).parent.parent
-_ROOMS = ("models", "parallel", "planning", "sampling", "training")
 _UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([BKMGT])"
 _VERSIONS = """
@@ -37,7 +38,7 @@ def version(name):
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-print(json.dumps({name: version(name) for name in ("jax", "jaxlib", "libtpu")}))
+print(json.dumps({name: version(name) for name in ("jax", "jaxlib", "libtpu", "flax", "optax")}))
 """
 
 
@@ -45,31 +46,48 @@ class Compiler:
     """Figures of programs, from the cache or by compiling; to be used as a context, which ends the worker.
 
     Attributes:
-        versions: of jax, jaxlib and libtpu where programs are compiled; "" for one that is not there.
+        versions: of jax, jaxlib, libtpu, flax and optax where programs are compiled; "" for one that is not there.
     """
 
-    def __init__(self, cache: Path, tpu: bool) -> None:
-        """`tpu` says that programs are for TPU topologies, not for the devices at hand.
+    def __init__(self, cache: Path, tpu: bool, sources: Mapping[str, str]) -> None:
+        """Finds the Python that compiles; the worker starts with the first program.
+
+        Args:
+            cache: where figures are kept. tpu: programs are for TPU topologies, not for the devices at hand.
+            sources: the hashes by file of the sources that figures depend on: all that this module and
+                `planning.worker` import.
 
         Raises:
-            InputError: that needs libtpu and it is not installed, or there is no such Python.
+            InputError: TPU programs need libtpu and it is not installed, or there is no such Python.
         """
-        self._cache, self._tpu = cache, tpu
+        self._cache, self._tpu, self._sources = cache, tpu, dict(sources)
         self._python = os.environ.get(PYTHON, "") if tpu else ""
         self._python = self._python or sys.executable
         self._worker: subprocess.Popen[str] | None = None
         # The worker appends, wherever this side reads.
         self._log = tempfile.TemporaryFile("a+", errors="replace")  # noqa: SIM115 (closed in __exit__)
-        try:
-            found = subprocess.run([self._python, "-c", _VERSIONS], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise InputError(f"{PYTHON}={self._python}: this Python does not run ({error}); correct it") from error
-        self.versions: dict[str, str] = json.loads(found.stdout)
+        self.versions = self._versions()
         if tpu and not self.versions["libtpu"]:
             raise InputError(
                 "--topology needs libtpu, the compiler for TPUs, which is not installed here: install the extra "
                 f"\"tpu\" (pip install 'msm_jax[tpu]'), or name the Python of an environment that has it in {PYTHON}"
             )
+
+    def _versions(self) -> dict[str, str]:
+        try:
+            found = subprocess.run([self._python, "-c", _VERSIONS], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise InputError(f"{PYTHON}={self._python} does not run ({error.strerror}); correct it") from error
+        if found.returncode:
+            told = found.stderr.strip().splitlines() or [f"it ends with status {found.returncode}"]
+            raise InputError(f"{PYTHON}={self._python} does not run ({told[-1]}); correct it")
+        versions: dict[str, str] = json.loads(found.stdout)
+        missing = [name for name in ("jax", "flax", "optax") if not versions[name]]
+        if missing:
+            raise InputError(
+                f"{self._python} has no {' and no '.join(missing)}; install there what requirements-tpu.txt lists"
+            )
+        return versions
 
     def __enter__(self) -> Compiler:
         return self
@@ -85,13 +103,10 @@ class Compiler:
 
     def key(self, job: Job) -> str:
         """What decides the figures of a job, as a hash."""
-        sources = [
-            (str(path.relative_to(_PACKAGE)), hashlib.sha256(path.read_bytes()).hexdigest())
-            for room in _ROOMS
-            for path in sorted((_PACKAGE / room).glob("*.py"))
-        ]
-        environment = {} if self._tpu else {name: os.environ.get(name, "") for name in ("JAX_PLATFORMS", "XLA_FLAGS")}
-        content = {"job": programs.to_json(job), "sources": sources, "versions": self.versions, **environment}
+        here = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+        if not self._tpu:
+            here["devices"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        content = {"job": programs.to_json(job), "sources": self._sources, "versions": self.versions, **here}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def figures(self, job: Job, wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -140,6 +155,8 @@ class Compiler:
         if self._tpu:
             environment |= {
                 "JAX_PLATFORMS": "cpu",
+                # It would write executables that cannot be read again.
+                "JAX_ENABLE_COMPILATION_CACHE": "false",
                 # What the compiler says of memory is logged as information.
                 "TPU_MIN_LOG_LEVEL": "0",
                 "TPU_STDERR_LOG_LEVEL": "0",

@@ -130,8 +130,8 @@ def check(config: PhaseConfig, program: TrainProgram, devices: int, where: str) 
     if mesh.size != devices:
         near = nearest_mesh(mesh, devices, model, program.rows // program.micro_batches)
         raise InputError(
-            f"{config.name}: mesh data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor} has {mesh.size} devices and "
-            f"{where} has {devices}; nearest that fits: {describe(near)}"
+            f"{config.name}: mesh {describe(mesh)} is of {mesh.size} and {where} has {devices}; "
+            f"the nearest mesh that fits: {describe(near)}{_rows(near, program)}"
         )
     check_mesh(config.name, program, mesh)
 
@@ -141,8 +141,8 @@ def check_mesh(name: str, program: TrainProgram, mesh: MeshConfig) -> None:
     rows, ways = program.rows // program.micro_batches, mesh.data * mesh.fsdp
     if rows % ways:
         raise InputError(
-            f"{name}: {rows} rows of a micro-batch do not divide over data × fsdp = {ways}; nearest batch_rows: "
-            f"{max(1, round(rows / ways)) * ways * program.micro_batches}"
+            f"{name}: {rows} rows of a micro-batch do not divide over data × fsdp = {ways}; the nearest batch_rows: "
+            f"{_nearest_rows(mesh, program)}"
         )
     # Shapes do not depend on how a model is run, but what cannot run here would be said.
     tree = transformer.abstract_params(dataclasses.replace(program.model, remat="none", attention="reference"))
@@ -154,7 +154,7 @@ def check_mesh(name: str, program: TrainProgram, mesh: MeshConfig) -> None:
             _check_tree(axes, tree, mesh)
     except InputError as error:
         near = nearest_mesh(mesh, mesh.size, program.model, rows)
-        raise InputError(f"{name}: {error}; nearest mesh: {describe(near)}") from error
+        raise InputError(f"{name}: {error}; the nearest mesh: {describe(near)}{_rows(near, program)}") from error
 
 
 def _check_tree(axes: object, tree: object, mesh: MeshConfig) -> None:
@@ -188,5 +188,16 @@ def nearest_mesh(mesh: MeshConfig, devices: int, model: ModelConfig, rows: int) 
 
 
 def describe(mesh: MeshConfig) -> str:
-    """The mesh as flags set it."""
-    return " ".join(f"--config.mesh.{name}={ways}" for name, ways in dataclasses.asdict(mesh).items())
+    """The mesh in the words of a config's `mesh`."""
+    return ", ".join(f"{name}={ways}" for name, ways in dataclasses.asdict(mesh).items())
+
+
+def _nearest_rows(mesh: MeshConfig, program: TrainProgram) -> int:
+    """The batch_rows next to a program's whose micro-batches a mesh divides."""
+    step = mesh.data * mesh.fsdp * program.micro_batches
+    return max(1, round(program.rows / step)) * step
+
+
+def _rows(mesh: MeshConfig, program: TrainProgram) -> str:
+    rows = _nearest_rows(mesh, program)
+    return "" if rows == program.rows else f" with batch_rows={rows}"

@@ -198,8 +198,7 @@ def _program(one: Measured) -> dict[str, Any]:
             **dataclasses.asdict(one.bound), "seconds": one.bound.seconds, "binds": one.bound.binds,
             "tokens_per_second": one.bound.tokens_per_second, "mfu": one.bound.mfu,
         },
-        "trace_seconds": figures["trace_seconds"],
-        "compile_seconds": figures["compile_seconds"],
+        **{name: figures[name] for name in ("trace_seconds", "compile_seconds", "cpu_seconds")},
         "tried": [{"change": each.change, **each.memory.to_json()} for each in one.tried],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -46,6 +46,8 @@ def _program(one: Measured) -> Iterator[RenderableType]:
     yield headroom(one)
     if not one.memory.fits:
         yield from _advice(one)
+    if one.job.topology and isinstance(one.job.program, TrainProgram) and not one.figures["flops"]["kernels"]:
+        yield "attention runs without a kernel, and holds a score for every pair of a row's tokens"
     if one.bound is not None:
         yield from _bound(one, one.bound)
 
@@ -118,18 +120,24 @@ def _phases(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("phase", "runs", "tokens", "optimizer steps", "hours, at least", "cost, at least"):
         table.add_column(name, justify="left" if name == "phase" else "right")
-    hours = costs = 0.0
     for phase in plan.planned:
-        seconds, cost = plan.seconds(phase), plan.cost(phase)
-        hours, costs = hours + (seconds or 0.0) / 3600, costs + (cost or 0.0)
-        table.add_row(
-            phase.config.name, str(phase.runs), f"{phase.tokens:,}", f"{phase.steps:,}",
-            "" if seconds is None else f"{seconds / 3600:,.2f}", "" if cost is None else f"{cost:,.2f}",
-        )
+        times = _blank(plan.seconds(phase), 3600), _blank(plan.cost(phase))
+        table.add_row(phase.config.name, str(phase.runs), f"{phase.tokens:,}", f"{phase.steps:,}", *times)
     if len(plan.planned) > 1:
         tokens, steps = sum(each.tokens for each in plan.planned), sum(each.steps for each in plan.planned)
-        table.add_row("all", "", f"{tokens:,}", f"{steps:,}", f"{hours:,.2f}", f"{costs:,.2f}" if costs else "")
+        hours = _blank(_sum([plan.seconds(each) for each in plan.planned]), 3600)
+        cost = _blank(_sum([plan.cost(each) for each in plan.planned]))
+        table.add_row("all", "", f"{tokens:,}", f"{steps:,}", hours, cost)
     return table
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    return None if None in values else sum(value for value in values if value is not None)
+
+
+def _blank(value: float | None, unit: float = 1.0) -> str:
+    return "" if value is None else f"{value / unit:,.2f}"
 
 
 def _gib(size: float) -> str:

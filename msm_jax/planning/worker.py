@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from msm_jax.errors import InputError
+from msm_jax.parallel import backend
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.planning import flops, hlo, programs, topology
 from msm_jax.planning.programs import Job
@@ -48,9 +49,11 @@ def run(job: Job) -> dict[str, Any]:
         all of: "flops" {"products", "kernels"} of all devices, "held" and "kept" as `programs.held` and
         `programs.kept`, "analysis" the compiler's memory analysis in bytes per device, "capacity" bytes that a device
         at hand has (0 where that is not known), "collectives" with the mesh axes of each, "network" as `_network` by
-        mesh axes, "device_kind", "trace_seconds", "compile_seconds".
+        mesh axes, "device_kind"; and always "trace_seconds", "compile_seconds" and "cpu_seconds", of all threads.
     """
-    began = time.monotonic()
+    began, spent = time.monotonic(), time.process_time()
+    if not job.topology:
+        backend.prepare(job.mesh.size, 0)
     mesh = make_mesh(job.mesh, _devices(job.topology))
     traced = programs.trace(job.program, mesh)
     found: dict[str, Any] = {
@@ -68,8 +71,11 @@ def run(job: Job) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "CompileTime" not in str(error):
             raise
-        return {**found, "exhausted": str(error), "compile_seconds": time.monotonic() - began}
+        found["exhausted"] = str(error)
     found["compile_seconds"] = time.monotonic() - began
+    found["cpu_seconds"] = time.process_time() - spent
+    if "exhausted" in found:
+        return found
     analysis = compiled.memory_analysis()
     found["analysis"] = {
         name: getattr(analysis, name)
