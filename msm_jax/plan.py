@@ -101,7 +101,7 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
             start = phases.start_of(built, model, config.tokenizer.vocab_size)
         starts[chain, seed] = phases.after(built, start)
         before = runs.get(chain)
-        runs[chain] = Planned(built, start, 1 + (before.runs if before else 0))
+        runs[chain] = Planned(built, start, 1 + (before.runs if before else 0), chain)
     return config.name, list(runs.values())
 
 

@@ -30,11 +30,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Planned:
-    """A phase and how often it runs (once per seed and place in the experiment)."""
+    """A phase in its place in an experiment, and how often it runs there (once per seed).
+
+    `chain` has the phases from the first to this one; it is empty where there is no experiment.
+    """
 
     config: PhaseConfig
     start: Start
     runs: int = 1
+    chain: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the phase, after those that come before it."""
+        return "/".join(self.chain) or self.config.name
 
     @property
     def program(self) -> TrainProgram:

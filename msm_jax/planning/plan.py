@@ -93,10 +93,10 @@ def jobs(
     found: dict[Job, list[str]] = {}
     for phase in planned:
         phases.check(phase.config, phase.program, devices, where)
-        found.setdefault(train_job(phase, topology), []).append(phase.config.name)
+        found.setdefault(train_job(phase, topology), []).append(phase.name)
     for phase in planned if decode is not None else ():
         assert decode is not None
-        found.setdefault(_decode_job(phase, topology, devices, *decode), []).append(phase.config.name)
+        found.setdefault(_decode_job(phase, topology, devices, *decode), []).append(phase.name)
     return found
 
 
@@ -132,7 +132,7 @@ def make(
         bound = None
         if chip is not None and "collectives" in figures:
             bound = roofline.bound(job.program, job.mesh, chip, topology, figures)
-        measured.append(Measured(job, tuple(dict.fromkeys(names)), figures, taken, bound, tried))
+        measured.append(Measured(job, tuple(names), figures, taken, bound, tried))
     return Plan(name, topology, tuple(planned), tuple(measured), compiler.versions, price)
 
 
@@ -174,7 +174,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "convention": roofline.CONVENTION,
         "phases": [
             {
-                "name": phase.config.name, "runs": phase.runs, "tokens": phase.tokens, "optimizer_steps": phase.steps,
+                "name": phase.name, "runs": phase.runs, "tokens": phase.tokens, "optimizer_steps": phase.steps,
                 "seconds_at_least": plan.seconds(phase), "cost_at_least": plan.cost(phase),
             }
             for phase in plan.planned

@@ -122,7 +122,7 @@ def _phases(plan: Plan) -> Table:
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase in plan.planned:
         times = _blank(plan.seconds(phase), 3600), _blank(plan.cost(phase))
-        table.add_row(phase.config.name, str(phase.runs), f"{phase.tokens:,}", f"{phase.steps:,}", *times)
+        table.add_row(phase.name, str(phase.runs), f"{phase.tokens:,}", f"{phase.steps:,}", *times)
     if len(plan.planned) > 1:
         tokens, steps = sum(each.tokens for each in plan.planned), sum(each.steps for each in plan.planned)
         hours = _blank(_sum([plan.seconds(each) for each in plan.planned]), 3600)
