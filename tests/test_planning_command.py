@@ -11,15 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# One process for all: importing JAX takes most of the time.
+# Importing JAX takes most of the time, so that all come from one process; absl parses flags once, so that each forks.
 STATUSES = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from msm_jax import cli, plan
 for args in json.loads(sys.argv[1]):
+    if os.fork():
+        os.wait()
+        continue
     told = io.StringIO()
+    sys.argv = ["plan", *args]
     with contextlib.redirect_stderr(told):
-        status = cli.status(plan.main, ["plan", *args])
-    print(json.dumps([status, told.getvalue()]))
+        status = cli.status(plan.main, sys.argv)
+    print(json.dumps([status, told.getvalue()]), flush=True)
+    os._exit(0)
 """
 REFUSED = {
     "v5e:3x3": (["--config=configs/plan.py:llama3.1-8b", "--topology=v5e:3x3"], "the nearest is v5e:2x4 of 8 chips"),
@@ -30,7 +35,7 @@ REFUSED = {
     ),
     "rows": (
         ["--config=configs/plan.py:llama3.1-8b,chips=8", "--topology=v5e:2x4", "--config.phases.train.batch_rows=12"],
-        "the nearest batch_rows: 16",
+        "the nearest that is: 8 or 16",
     ),
     "tensor": (
         ["--config=configs/plan.py:smollm2-135m,seq=512,chips=4,tensor=4", "--topology=v5e:2x2"],

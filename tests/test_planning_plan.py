@@ -65,6 +65,12 @@ def test_memory_is_told_apart_by_kind_and_adds_up():
     assert memory.account(usage(12.0, host=0.75)).activations == 0.25
 
 
+@pytest.mark.parametrize(("capacity", "fits"), [(8.0, True), (3.0, False), (0.0, True)])
+def test_what_goes_to_the_host_must_fit_there(capacity, fits):
+    found = memory.account(usage(12.0, host=4.0), capacity)
+    assert (found.headroom, found.fits) == (0.25, fits)
+
+
 def test_what_the_compiler_gave_up_on_does_not_fit_by_what_it_says():
     figures = {**usage(12.0), "log": {"needed": 20.0, "cap": 16.0}, "analysis": None}
     found = memory.account(figures)

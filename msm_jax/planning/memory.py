@@ -18,7 +18,7 @@ class Memory:
         weights, optimizer, caches, batch: what the program is given, without the padding of tiles.
         padding: of those. activations: kept by the layers from the forward pass for the backward pass.
         temporaries: all else: gradients, gathered weights, blocks of scores, what kernels and code take.
-        host: on the host's memory, per device.
+        host: in the host's memory, per device. host_capacity: what there is of that; 0 where it is not known.
     """
 
     capacity: float
@@ -31,6 +31,7 @@ class Memory:
     activations: float
     temporaries: float
     host: float
+    host_capacity: float = 0.0
 
     @property
     def headroom(self) -> float | None:
@@ -39,7 +40,9 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether it suffices, as far as that is known."""
+        """Whether both suffice, as far as that is known."""
+        if self.host_capacity and self.host > self.host_capacity:
+            return False
         return self.headroom is None or self.headroom >= 0
 
     def to_json(self) -> dict[str, Any]:
@@ -47,8 +50,8 @@ class Memory:
         return {**dataclasses.asdict(self), "headroom": self.headroom, "fits": self.fits}
 
 
-def account(figures: Mapping[str, Any]) -> Memory:
-    """The memory of a program whose figures are those of `compiler.Compiler.figures`.
+def account(figures: Mapping[str, Any], host_capacity: float = 0.0) -> Memory:
+    """The memory of a program whose figures are those of `compiler.Compiler.figures`; of the host see `Memory`.
 
     On TPUs program, arguments and capacity stand in the compiler's log; elsewhere in its memory analysis. Where TPU's
     compiler gave up, its message has the need.
@@ -78,4 +81,5 @@ def account(figures: Mapping[str, Any]) -> Memory:
         activations=activations,
         temporaries=max(0.0, needed - arguments - activations),
         host=host,
+        host_capacity=host_capacity,
     )

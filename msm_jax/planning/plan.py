@@ -11,6 +11,7 @@ from msm_jax.errors import InputError
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.planning import advice, chips, memory, phases, roofline
 from msm_jax.planning.advice import Tried
+from msm_jax.planning.chips import Chip
 from msm_jax.planning.compiler import Compiler
 from msm_jax.planning.memory import Memory
 from msm_jax.planning.phases import Planned
@@ -122,18 +123,22 @@ def make(
 
     def measure(job: Job, change: str = "") -> tuple[Mapping[str, Any], Memory]:
         figures = compiler.figures(job, lambda: say(f"{title(job)}{f', {change}' if change else ''}"))
-        return figures, memory.account(figures)
+        chip = _chip(topology, figures)
+        return figures, memory.account(figures, chip.host_bytes if chip else 0.0)
 
     measured = []
     for job, names in programs.items():
         figures, taken = measure(job)
         tried = () if taken.fits else tuple(advice.search(job, lambda other, change: measure(other, change)[1]))
-        chip = topology.chip if topology else chips.of_kind(figures["device_kind"])
-        bound = None
+        chip, bound = _chip(topology, figures), None
         if chip is not None and "collectives" in figures:
             bound = roofline.bound(job.program, job.mesh, chip, topology, figures)
         measured.append(Measured(job, tuple(names), figures, taken, bound, tried))
     return Plan(name, topology, tuple(planned), tuple(measured), compiler.versions, price)
+
+
+def _chip(topology: Topology | None, figures: Mapping[str, Any]) -> Chip | None:
+    return topology.chip if topology else chips.of_kind(figures["device_kind"])
 
 
 def _decode_job(phase: Planned, topology: Topology | None, devices: int, rows: int, slots: int) -> Job:

@@ -64,6 +64,8 @@ def _memory(one: Measured) -> Table:
         table.add_row("  there are", _gib(one.memory.capacity))
     if one.memory.host:
         table.add_row("  on the host", _gib(one.memory.host))
+    if one.memory.host and one.memory.host_capacity:
+        table.add_row("  there are", _gib(one.memory.host_capacity))
     return table
 
 
