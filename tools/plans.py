@@ -22,7 +22,7 @@ from configs import plan as config_file
 from msm_jax import plan as command
 from msm_jax import settings
 from msm_jax.planning import plan as plan_lib
-from msm_jax.planning import topology
+from msm_jax.planning import report, topology
 from msm_jax.planning.chips import GIB
 from msm_jax.planning.compiler import Compiler
 from msm_jax.planning.plan import Plan
@@ -126,19 +126,22 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def training(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
     """Memory, and the bound on speed, of train steps."""
     heads = ["model and settings", "slice", "GiB a chip", "headroom (promised)", "GiB on the host"]
-    heads += ["s a step, at least", "bound by", "MFU, at most", "CPU s to plan"]
+    heads += ["s a step, at least", "bound by", "MFU, at most", "s by links (all-reduced)", "CPU s to plan"]
     found = []
     for row in rows:
         plan, begin = plans[row], [f"`{row.what}`", f"`{row.slice}`"]
         if plan is None:
-            found.append([*begin, *[GAP] * 7])
+            found.append([*begin, *[GAP] * 8])
             continue
         one = plan.measured[0]
         bound, memory = one.bound, one.memory
         found.append([
             *begin, f"{memory.needed / GIB:.2f} / {memory.capacity / GIB:.2f}",
             f"**{share(plan)}**" + (f" ({row.promised} %)" if row.promised else ""), f"{memory.host / GIB:.1f}",
-            *([GAP] * 3 if bound is None else [f"{bound.seconds:.2f}", bound.binds, f"{100 * bound.mfu:.1f} %"]),
+            *([GAP] * 4 if bound is None else [
+                f"{bound.seconds:.2f}", bound.binds, f"{100 * bound.mfu:.1f} %",
+                f"{sum(bound.links.values()):.2f} ({report.all_reduced(one, bound):.2f})",
+            ]),
             f"{one.figures['cpu_seconds']:.0f}",
         ])
     return table(heads, found)
@@ -231,6 +234,10 @@ In brackets, the number of chips. {gap}
 Headroom is (capacity − program − arguments) / capacity, all three by the compiler's log. {short}
 
 {promised}
+
+Gradients over fsdp should be scattered. On most slices TPU's compiler makes all-reduces of them, of twice the bytes,
+even of an explicit `psum_scatter`; "all-reduced" is what these take of the links' time, at least. Where that is below
+the arithmetic's it can hide behind it, and with more rows a chip it is: the traffic stays and the products grow.
 
 ## Fast
 

@@ -91,16 +91,21 @@ def _bound(one: Measured, bound: Bound) -> Iterator[RenderableType]:
         f"tokens/s, MFU at most {100 * bound.mfu:.1f} %"
     )
     yield f"{bound.model_flops:.4g} model FLOPs a step, {bound.hardware_flops:.4g} in hardware"
-    reduced = sum(
-        each["received"] / bound.link_bandwidth[each["axes"]]
-        for each in one.figures["collectives"]
-        if each["kind"] == "all-reduce" and "fsdp" in each["axes"] and each["bytes"] > 2**20
-    )
+    reduced = all_reduced(one, bound)
     if reduced and isinstance(one.job.program, TrainProgram):
         yield (
             f"of that, all-reduces over fsdp (gradients, and small gathers that the compiler turned into them) take "
             f"{_time(reduced)}; scattered, or gathered, the same would take half"
         )
+
+
+def all_reduced(one: Measured, bound: Bound) -> float:
+    """Seconds that all-reduces over fsdp take at least: twice what scattering the gradients, or gathering, would."""
+    return sum(
+        each["received"] / bound.link_bandwidth[each["axes"]]
+        for each in one.figures["collectives"]
+        if each["kind"] == "all-reduce" and "fsdp" in each["axes"] and each["bytes"] > 2**20
+    )
 
 
 def _links(one: Measured, bound: Bound) -> Table:
