@@ -11,7 +11,7 @@ REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= --durations=15
 
-.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref
+.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tpu plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -21,12 +21,16 @@ help:
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; writes 32 GB below TMPDIR"
+	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    training and decoding speed beside transformers on torch"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
 venv:
 	@tools/venv.sh $(VENV) requirements.txt $(LOWEST) 3.99 $(PYTHONS)
+
+tpu:
+	@tools/venv.sh .venv-tpu requirements-tpu.txt $(LOWEST) 3.99 $(PYTHONS)
 
 ref:
 	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
@@ -52,6 +56,9 @@ parity: venv ref
 parity-long: venv ref smollm2
 	$(PY) -m tools.chat_templates
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity or long" -s $(PYTEST)
+
+plans: venv tpu
+	MSM_JAX_TPU_PYTHON=$(CURDIR)/.venv-tpu/bin/python PYTHONPATH=. $(PY) tools/plans.py
 
 lint: venv
 	$(PY) -m ruff check --output-format=concise .

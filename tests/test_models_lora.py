@@ -131,7 +131,7 @@ def test_dropout_keeps_the_mean():
     pair = {"a": jnp.eye(20), "b": jnp.eye(20)}
     keys = lora.row_keys(jnp.uint32(0), jnp.int32(0), 400)
     active = lora.Active((Adapter({"layers": {"gate": pair}}, config),), keys)
-    dropped = np.asarray(lora.add(jnp.zeros_like(x), x, "gate", active))
+    dropped = np.asarray(lora.add(jnp.zeros_like, x, "gate", active))
     assert set(np.unique(dropped).tolist()) == {0.0, float(np.float32(1) / np.float32(0.75))}
     assert dropped.mean() == pytest.approx(1.0, abs=0.005)
 

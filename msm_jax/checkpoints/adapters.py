@@ -23,12 +23,9 @@ from msm_jax.checkpoints import store
 from msm_jax.checkpoints.digest import digest
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
-from msm_jax.models.config import ModelConfig
+from msm_jax.models.config import EXECUTION, ModelConfig
 from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel import sharding
-
-# Fields of a model that do not decide its weights.
-_FREE = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def check_same_model(base: ModelConfig, model: ModelConfig, base_path: Path, che
     """
     for field in dataclasses.fields(ModelConfig):
         ours, theirs = getattr(model, field.name), getattr(base, field.name)
-        if ours != theirs and field.name not in _FREE:
+        if ours != theirs and field.name not in EXECUTION:
             raise InputError(
                 f"{checkpoint}: its adapter is for a model with {field.name} = {ours}, and {base_path} has {theirs}; "
                 "use the base it was trained on"

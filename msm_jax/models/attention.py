@@ -1,10 +1,24 @@
-"""Masked grouped-query attention, the reference that runs on any device."""
+"""Masked grouped-query attention: one interface, the reference that runs on any device, and the choice of a kernel.
+
+Over packed rows in training, `visible` chooses among the backends of `models.kernels`; under a mask of any other kind,
+as in sampling, the reference runs.
+"""
 
 from __future__ import annotations
+
+import functools
+import logging
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from msm_jax.models import kernels
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.kernels import Packed
+from msm_jax.parallel import mesh
+
+log = logging.getLogger(__name__)
 
 
 def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
@@ -15,16 +29,47 @@ def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     return causal & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
 
 
+def visible(segment_ids_BT: Int[Array, "B T"], config: ModelConfig) -> Bool[Array, "B T T"] | Packed:
+    """What the tokens of packed rows see, causally and within their segments, in the form `attend` takes.
+
+    Its kind is the backend: that of `config.attention`, with "auto" splash on a TPU, cuDNN on a GPU and the reference
+    elsewhere. Where a backend cannot take the shapes, the reference runs, and a message says so once.
+    """
+    platform = mesh.platform()
+    chosen = config.attention
+    if chosen == "auto":
+        chosen = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "reference")
+    if chosen != "reference":
+        reason = kernels.refusal(chosen, platform, segment_ids_BT.shape[1], config.head_dim, config.compute_dtype)
+        if reason is None:
+            return Packed(segment_ids_BT, chosen, interpret=platform == "cpu")
+        _fall_back(chosen, reason)
+    return segment_mask(segment_ids_BT)
+
+
+@functools.cache
+def _fall_back(backend: str, reason: str) -> None:
+    log.warning(
+        "attention: %s %s; the reference runs instead, which holds rows × heads × length × length scores",
+        backend, reason,
+    )
+
+
 def attend(
     q_BTHK: Float[Array, "B T H K"],
     k_BGSK: Float[Array, "B G S K"],
     v_BGSK: Float[Array, "B G S K"],
-    mask_BTS: Bool[Array, "B T S"],
+    seen: Bool[Array, "B T S"] | Packed,
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with H query heads on G key-value heads (H a multiple of G); softmax in float32.
 
-    Every query must see at least one key.
+    Args:
+        q_BTHK: queries. k_BGSK: keys. v_BGSK: values.
+        seen: from `visible`, or a mask, True where a query sees a key. Every query must see at least one.
     """
+    if isinstance(seen, Packed):
+        return kernels.attend(q_BTHK, k_BGSK, v_BGSK, seen)
+    mask_BTS = seen
     batch, length, heads, size = q_BTHK.shape
     groups = k_BGSK.shape[1]
     repeats = heads // groups

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from msm_jax.errors import InputError
 
-REMAT_POLICIES = ("none", "dots", "full")
+REMAT_POLICIES = ("none", "dots", "full", "offload")
+ATTENTION = ("auto", "reference", "splash", "cudnn")
+# Fields of a model that say how it is run, and nothing about its weights.
+EXECUTION = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings", "attention")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class ModelConfig:
     tokenizer may have fewer ids. Parameters are float32 when trained from scratch;
     `compute_dtype` is the dtype of matrix products and activations (norms, softmax and loss stay in float32).
     `remat` chooses what the backward pass recomputes in each layer: "none" nothing, "dots" everything but matrix
-    products, "full" the whole layer from its input.
+    products, "full" the whole layer from its input, "offload" the same with the inputs in the host's memory.
+    `attention` names the backend over packed rows in training; "auto" goes by the device (`models.attention`).
     """
 
     vocab_size: int
@@ -86,6 +90,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = True
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot work."""
@@ -101,6 +106,8 @@ class ModelConfig:
             raise InputError(f"model.head_dim = {self.head_dim} is odd; rotary positions need an even size")
         if self.remat not in REMAT_POLICIES:
             raise InputError(f"model.remat = {self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}")
+        if self.attention not in ATTENTION:
+            raise InputError(f"model.attention = {self.attention!r}; choose one of {', '.join(ATTENTION)}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise InputError(f"model.compute_dtype = {self.compute_dtype!r}; choose float32 or bfloat16")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 
 from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
+from msm_jax.parallel.sharding import use
 
 Weights = dict[str, Any]
 
@@ -147,34 +148,71 @@ def count_weights(config: LoraConfig, model: ModelConfig) -> int:
 
 
 def logical_axes(weights: Weights) -> Any:
-    """The logical axis names of each leaf; inputs and outputs are sharded as those of the base's matrix."""
+    """The logical axis names of each leaf."""
+    return {"layers": {target: {"a": ("layers", *_axes(target)[0]), "b": ("layers", *_axes(target)[1])}
+                       for target in weights["layers"]}}
 
-    def axes(target: str) -> dict[str, tuple[str, ...]]:
-        inputs, outputs = TARGETS[target]
-        return {"a": ("layers", inputs, "rank"), "b": ("layers", "rank", outputs)}
 
-    return {"layers": {target: axes(target) for target in weights["layers"]}}
+def _axes(target: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Of `a` and `b` in one layer. Of a thin matrix beside a wide one that embeds or reads the stream, the sides that
+    are heads or inner sizes are cut over all devices of a copy, or each would hold them whole with their moments."""
+    inputs, outputs = (name if name == "embed" else "adapter" for name in TARGETS[target])
+    return (inputs, "rank"), ("rank", outputs)
 
 
 def add(
-    y: Float[Array, "*b out"], x: Float[Array, "*b inp"], target: str, active: Active | None, inputs: int = 1
-) -> jax.Array:
-    """`y`, a matrix applied to `x`, plus what the adapters of one layer add to it.
+    matrix: Callable[[jax.Array], jax.Array],
+    x: Float[Array, "*b inp"],
+    target: str,
+    active: Active | None,
+    inputs: int = 1,
+) -> Float[Array, "*b out"]:
+    """A matrix applied to `x`, plus what the adapters of one layer add to it.
 
     Args:
-        y: [B, T, *outputs]. x: [B, T, *inputs], with `inputs` axes after the tokens.
+        matrix: from `x` to [B, T, *outputs]. x: [B, T, *inputs], with `inputs` axes after the tokens.
         target: the name of the matrix. active: the adapters with the weights of this layer; None for none.
     """
+    lows: list[jax.Array] = []
+    ups: list[jax.Array] = []
     for i, adapter in enumerate(active.adapters if active else ()):
         if target not in adapter.weights["layers"]:
             continue
-        pair = jax.tree.map(lambda leaf: leaf.astype(x.dtype), adapter.weights["layers"][target])
+        pair, (a_axes, b_axes) = adapter.weights["layers"][target], _axes(target)
+        a_IR, b_RO = use(pair["a"].astype(x.dtype), *a_axes), use(pair["b"].astype(x.dtype), *b_axes)
         flat_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
         if active is not None and active.keys_LB is not None and i == len(active.adapters) - 1:
             flat_NI = _dropped(flat_NI, active.keys_LB, target, adapter.config.dropout)
-        low_NR = (flat_NI @ pair["a"]) * adapter.config.scale
-        y = y + (low_NR @ pair["b"]).reshape(y.shape)
+        lows.append((flat_NI @ a_IR) * adapter.config.scale)
+        ups.append(b_RO)
+    if lows:
+        x, lows = _matrix_first(x, lows)
+    y = matrix(x)
+    for low_NR, b_RO in zip(lows, ups, strict=True):
+        y = y + (low_NR @ b_RO).reshape(y.shape)
     return y
+
+
+@jax.custom_vjp
+def _matrix_first(x: jax.Array, lows: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    """Its arguments, whose gradient goes back through the matrix before it goes back through the adapters.
+
+    Else XLA makes the adapters' part of the gradient by `x`, which is as large as that of the matrix, while it waits
+    for the matrix to be gathered, and holds it through the recomputation of the layer. On a TPU, a step of Qwen3-32B
+    over 16 chips needs 0.1 GiB less a chip for this order.
+    """
+    return x, lows
+
+
+def _matrix_first_forward(x: jax.Array, lows: list[jax.Array]) -> tuple[Any, None]:
+    return (x, lows), None
+
+
+def _matrix_first_backward(_: None, cotangents: tuple[jax.Array, list[jax.Array]]) -> Any:
+    return jax.lax.optimization_barrier(cotangents)
+
+
+_matrix_first.defvjp(_matrix_first_forward, _matrix_first_backward)
 
 
 def _dropped(flat_NI: jax.Array, keys_B: jax.Array, target: str, rate: float) -> jax.Array:

@@ -14,6 +14,8 @@ V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, 
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,17 +23,25 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, lora, rotary
+from msm_jax.models import attention, embedding, lora, rotary
 from msm_jax.models.config import ModelConfig
-from msm_jax.parallel.sharding import constrain
+from msm_jax.models.kernels import RESIDUALS, Packed
+from msm_jax.parallel import mesh
+from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
+
+log = logging.getLogger(__name__)
 
 # Terms of a float32 product above which it is computed in parts on the CPU, and the most terms of a part.
 _LONG_SUM, _SHORT_SUM = 512, 384
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
+
+# The name of a block's input, for the policy that moves it to the host.
+BLOCK_INPUT = "block_input"
 
 LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "embedding": ("vocab", "embed"),
@@ -103,7 +113,7 @@ class Block(nn.Module):
         cache: Cache | None,
         adapters: lora.Active | None,
         positions_BT: Int[Array, "B T"],
-        mask_BTS: Bool[Array, "B T S"],
+        visible: Bool[Array, "B T S"] | Packed,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Returns the new stream, and the layer's cache with this call's keys and values written from `slot` on."""
@@ -112,11 +122,16 @@ class Block(nn.Module):
         residual = (2 * c.num_layers) ** -0.5  # keeps the variance of the stream flat in depth (GPT-2)
 
         def param(name: str, init: Any, *shape: int) -> jax.Array:
-            return self.param(name, init, shape, jnp.float32).astype(dtype)
+            weights = self.param(name, init, shape, jnp.float32).astype(dtype)
+            # A few new tokens beside a cache are cheaper to move than weights are.
+            return use(weights, *LOGICAL_AXES[name][1:]) if cache is None else weights
 
         def linear(x: jax.Array, name: str, init: Any, *shape: int, inputs: int = 1) -> jax.Array:
-            return lora.add(project(x, param(name, init, *shape), inputs), x, name, adapters, inputs)
+            weights = param(name, init, *shape)
+            return lora.add(lambda x: project(x, weights, inputs), x, name, adapters, inputs)
 
+        if c.remat == "offload":
+            hidden_BTD = checkpoint_name(hidden_BTD, BLOCK_INPUT)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
 
@@ -140,7 +155,7 @@ class Block(nn.Module):
             seen = {"k": jnp.swapaxes(k_BTGK, 1, 2), "v": jnp.swapaxes(v_BTGK, 1, 2)}
         else:
             seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
-        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], mask_BTS)
+        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], visible)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
         out_BTD = linear(mixed_BTHK, "attention_out", _fan_in(h * k, residual), h, k, d, inputs=2)
         hidden_BTD = hidden_BTD + out_BTD
@@ -160,6 +175,31 @@ def write_slots(
     """Writes T consecutive slots, the same ones in each row, which XLA does in place."""
     new_BGTK = jnp.swapaxes(new_BTGK, 1, 2).astype(cache_BGSK.dtype)
     return jax.lax.dynamic_update_slice_in_dim(cache_BGSK, new_BGTK, slot, axis=2)
+
+
+def _remat_policy(remat: str) -> Any:
+    """What of a block is kept for its backward pass, beside its input."""
+    policies = jax.checkpoint_policies
+    if remat == "none":
+        # All but the parameters made whole, which would be every layer's on every device.
+        return policies.save_anything_except_these_names(WHOLE)
+    if remat == "dots":
+        return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
+    if remat == "offload":
+        if mesh.platform() != "cpu":
+            return policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=[BLOCK_INPUT],
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+        _say_once("remat: offload moves block inputs to the host's memory, in which a CPU has them already")
+    return None
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning(message)
 
 
 class Transformer(nn.Module):
@@ -189,12 +229,13 @@ class Transformer(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
-        hidden_BTD = constrain(embedding_VD.astype(dtype)[tokens_BT], "batch", "sequence", "hidden")
-        mask_BTS = attention.segment_mask(segment_ids_BT)
+        hidden_BTD = constrain(embedding.lookup(embedding_VD, tokens_BT, dtype), "batch", "sequence", "hidden")
+        # What is initialised has two tokens and no backend.
+        initial = self.is_initializing()
+        visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)
         block = Block
-        if c.remat != "none":
-            policy = jax.checkpoint_policies.dots_saveable if c.remat == "dots" else None
-            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=policy)
+        if c.remat != "none" or splits(["embed"]):
+            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=_remat_policy(c.remat))
         hidden_BTD, _ = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -202,7 +243,7 @@ class Transformer(nn.Module):
             in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
-        )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, mask_BTS)
+        )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, visible)
         final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
         if not c.tie_embeddings:
             # Declared here so that one init makes the whole tree; `logits` reads it.

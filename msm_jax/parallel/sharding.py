@@ -6,15 +6,20 @@ shards each of them. Nothing else in the code base names a mesh axis.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
 from msm_jax.parallel.mesh import MeshConfig
+
+WHOLE = "whole_parameter"
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -29,7 +34,24 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "hidden": None,
     "norm": None,
     "rank": None,
+    "adapter": ("tensor", "fsdp"),
 }
+
+
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The mesh axes that shard a logical axis."""
+    entry = RULES[name]
+    return (entry,) if isinstance(entry, str) else (entry or ())
+
+
+def ways(name: str, mesh: Mapping[str, int]) -> int:
+    """Into how many parts a mesh (devices by axis) cuts a logical axis."""
+    return math.prod(mesh[axis] for axis in mesh_axes(name))
+
+
+def is_axes(value: Any) -> bool:
+    """Whether a value is the logical axis names of one array."""
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
@@ -54,22 +76,26 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
     Raises:
         InputError: a dimension is not divisible by the mesh axes that shard it.
     """
-    for name, size, entry in zip(axes, shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
-        ways = math.prod(mesh[mesh_axis] for mesh_axis in names)
-        if size % ways:
+    for name, size in zip(axes, shape, strict=True):
+        cut = ways(name, mesh)
+        if size % cut:
+            near = " or ".join(map(str, nearest_divisors(size, cut)))
             raise InputError(
-                f"mesh axis {'×'.join(names)} of {ways} does not divide {name} = {size}; use a divisor of {size}"
+                f"mesh axis {'×'.join(mesh_axes(name))} of {cut} does not divide {name} = {size}; "
+                f"the nearest that does: {near}"
             )
+
+
+def nearest_divisors(size: int, wanted: int) -> list[int]:
+    """The divisors of `size` just below and above `wanted`, which is none of them."""
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
 
 
 def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
     """Shardings for a pytree of arrays, from pytrees of logical axes (tuples) and of arrays or shape structs."""
     return jax.tree.map(
-        lambda axes, leaf: sharding(mesh, axes, leaf.shape),
-        axes_tree,
-        shapes_tree,
-        is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(name, str) for name in x),
+        lambda axes, leaf: sharding(mesh, axes, leaf.shape), axes_tree, shapes_tree, is_leaf=is_axes
     )
 
 
@@ -83,12 +109,11 @@ def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: M
         at: the device's position along each mesh axis.
     """
     parts = []
-    for size, entry in zip(shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
-        ways, number = 1, 0
-        for name in names:
-            ways, number = ways * getattr(mesh, name), number * getattr(mesh, name) + at[name]
-        length = size // ways
+    for name, size in zip(axes, shape, strict=True):
+        number = 0
+        for mesh_axis in mesh_axes(name):
+            number = number * getattr(mesh, mesh_axis) + at[mesh_axis]
+        length = size // ways(name, dataclasses.asdict(mesh))
         parts.append(slice(number * length, (number + 1) * length))
     return tuple(parts)
 
@@ -112,10 +137,44 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     entries = []
-    for size, entry in zip(x.shape, spec(axes), strict=True):
-        names = (entry,) if isinstance(entry, str) else (entry or ())
-        ways = 1
-        for mesh_axis in names:
-            ways *= mesh.shape[mesh_axis]
-        entries.append(entry if size % ways == 0 else PartitionSpec.UNCONSTRAINED)
+    for name, size in zip(axes, x.shape, strict=True):
+        entries.append(RULES[name] if size % ways(name, mesh.shape) == 0 else PartitionSpec.UNCONSTRAINED)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+def use(parameter: jax.Array, *axes: str) -> jax.Array:
+    """A parameter as products with activations take it: whole along the mesh axes that it shares with the batch.
+
+    Its gradient is put back to how the parameter is stored. A plain constraint would hold the gradient to the whole
+    array too, one on every device. Outside `jax.set_mesh` the parameter is left as it is. The result goes by the name
+    `WHOLE` in remat policies, none of which should keep it.
+    """
+    shared = mesh_axes("batch")
+    if not splits(name for name in axes for axis in mesh_axes(name) if axis in shared):
+        return parameter
+    used = PartitionSpec(*(tuple(a for a in mesh_axes(name) if a not in shared) or None for name in axes))
+    return checkpoint_name(_constrain_both(used, spec(axes), parameter), WHOLE)
+
+
+def splits(names: Iterable[str]) -> bool:
+    """Whether the mesh that is set has more than one device along one of these logical axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and any(mesh.shape[axis] > 1 for name in names for axis in mesh_axes(name))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _constrain_both(used: PartitionSpec, stored: PartitionSpec, x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+def _constrain_both_forward(used: PartitionSpec, stored: PartitionSpec, x: jax.Array) -> tuple[jax.Array, None]:
+    return jax.lax.with_sharding_constraint(x, used), None
+
+
+def _constrain_both_backward(
+    used: PartitionSpec, stored: PartitionSpec, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+
+_constrain_both.defvjp(_constrain_both_forward, _constrain_both_backward)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msm_jax.data.config import DataConfig
 from msm_jax.errors import InputError
+from msm_jax.models.config import EXECUTION
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
 
@@ -67,11 +68,13 @@ class PhaseConfig:
 
     A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and,
     for chats, a `chat_template` file (empty: the tokenizer directory's, else the built-in one). A phase from a
-    checkpoint takes all of these from it, so they stay empty; `chat_template` may be set where the checkpoint
-    has none, or with `replace_chat_template`, to train on under another one. Batches have `batch_rows` rows, cut
-    into `micro_batches` for accumulation. `threads` fixes the CPU threads of the process (0: all cores); results
-    are bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate
-    checkpoints off (the end of the phase always saves one).
+    checkpoint takes all of these from it, so they stay empty, but for overrides of how the model is run (its `remat`
+    or `attention`, say); `chat_template` may be set where the checkpoint has none, or with `replace_chat_template`, to
+    train on under another one. Batches have `batch_rows` rows, cut
+    into `micro_batches` for accumulation. `z_loss` weighs log² Z in the gradient (see `training.loss`). `threads`
+    fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
+    Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always saves
+    one).
 
     With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
     adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
@@ -96,6 +99,7 @@ class PhaseConfig:
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     micro_batches: int = 1
+    z_loss: float = 0.0
     threads: int = 0
     log_every: int = 10
     eval_every: int = 0
@@ -108,14 +112,14 @@ class PhaseConfig:
         _at_least(
             self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
         )
-        _at_least(self, 0, "seed", "threads", "eval_every", "checkpoint_every")
+        _at_least(self, 0, "z_loss", "seed", "threads", "eval_every", "checkpoint_every")
         ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
         if ways > 0 and self.batch_rows % ways:
+            near = self.batch_rows // ways * ways
             raise InputError(
-                f"batch_rows = {self.batch_rows} is not a multiple of {ways}, "
-                "the product of mesh.data, mesh.fsdp and micro_batches"
+                f"batch_rows = {self.batch_rows} is not a multiple of {ways}, the product of mesh.data, mesh.fsdp and "
+                f"micro_batches; the nearest that is: {f'{near} or ' if near else ''}{near + ways}"
             )
-        model_fields = ("preset", "model_overrides", "tokenizer")
         if self.replace_chat_template and (self.init.mode == "scratch" or not self.chat_template):
             raise InputError("replace_chat_template needs init.checkpoint and chat_template; set them or leave it out")
         if self.init.mode == "scratch":
@@ -125,11 +129,17 @@ class PhaseConfig:
             if self.lora is not None:
                 raise InputError("lora is set, but a phase from scratch has no base to freeze; set init or lora = None")
         else:
-            for name in model_fields:
+            for name in ("preset", "tokenizer"):
                 if getattr(self, name):
                     raise InputError(
                         f"{name} is set, but this phase starts from a checkpoint and takes it from there; "
                         "leave it empty"
+                    )
+            for name in self.model_overrides:
+                if name not in EXECUTION:
+                    raise InputError(
+                        f"model_overrides.{name} is set, but this phase starts from a checkpoint and takes it from "
+                        f"there; only how the model is run can change: {', '.join(EXECUTION)}"
                     )
         if self.lora is None and self.adapter == "stack":
             raise InputError('adapter = "stack" needs lora, the settings of the adapter on top; set it')

@@ -27,13 +27,11 @@ from msm_jax.checkpoints import manifest, store
 from msm_jax.data import files
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.models.config import ModelConfig
-from msm_jax.models.lora import LoraConfig
-from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import make_mesh
-from msm_jax.training import optimizer, origin, placement, run_files, step
-from msm_jax.training import state as state_lib
-from msm_jax.training.config import OptimizerConfig, PhaseConfig
+from msm_jax.training import origin, placement, run_files, step
+from msm_jax.training import program as program_lib
+from msm_jax.training.config import PhaseConfig
+from msm_jax.training.program import TrainProgram
 from msm_jax.training.recorder import Recorder, Report
 from msm_jax.training.run_files import PhaseResult
 from msm_jax.training.state import Frozen, TrainState
@@ -95,18 +93,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         stack.enter_context(jax.set_mesh(mesh))
 
         # Compile, then the state, sharded over the mesh. Held-out loss compiles when it is first asked for.
-        adamw, train_step, eval_step = _programs(
-            start.model,
-            config.optimizer,
-            config.steps,
-            mesh,
-            config.micro_batches,
-            config.batch_rows,
-            config.data.seq_len,
-            start.adapter,
-            start.beside,
-            config.base_dtype,
-        )
+        adamw, train_step, eval_step = _programs(origin.program(start, config), mesh)
         state, frozen, below = origin.restore(start, adamw, mesh, config.seed)
         start = origin.identified(start, frozen)
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
@@ -197,34 +184,16 @@ def _held_out_loss(
 
 @functools.lru_cache(maxsize=8)
 def _programs(
-    model: ModelConfig,
-    optimizer_config: OptimizerConfig,
-    steps: int,
-    mesh: Mesh,
-    micro_batches: int,
-    rows: int,
-    seq_len: int,
-    adapter: LoraConfig | None,
-    beside: tuple[LoraConfig, ...],
-    base_dtype: str,
+    program: TrainProgram, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
     """The optimizer, the compiled train step and the evaluation step.
 
     Remembered, since a process that trains one phase for several seeds would trace the same program again
     each time.
     """
-    adamw = optimizer.make_optimizer(optimizer_config, steps)
-    schedule = optimizer.schedule(optimizer_config, steps)
-    where = sharding.batch_sharding(mesh)
-    dtypes = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
-    batch = {
-        name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=where)
-        for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
-    }
-    frozen = () if adapter is None else (state_lib.abstract_frozen(model, mesh, base_dtype, beside),)
-    train_step: Any = step.make_train_step(model, adamw, schedule, mesh, micro_batches, adapter, *frozen)
-    compiled = train_step.lower(state_lib.abstract(model, adamw, mesh, adapter), batch, *frozen).compile()
-    return adamw, compiled, step.make_eval_step(model, mesh, adapter, *frozen)
+    frozen = program_lib.abstract_frozen(program, mesh)
+    compiled = program_lib.trace(program, mesh).lower().compile()
+    return program.adamw, compiled, step.make_eval_step(program.model, mesh, program.adapter, *frozen)
 
 
 @jax.jit

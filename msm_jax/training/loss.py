@@ -1,8 +1,22 @@
-"""Next-token cross-entropy, as a sum and a count so that no batching changes it."""
+"""Next-token cross-entropy, as a sum and a count so that no batching changes it.
+
+Where all logits together are many, they are made block by block, with exact gradients, and never all held:
+
+* a small output matrix: blocks of tokens. A block's logits serve the loss and both gradients at once, so that nothing
+  is computed twice; the matrix's whole gradient is held meanwhile.
+* a large one: blocks of the vocabulary. The first pass finds each token's log Z, the second makes the logits again for
+  the gradients; only a block of the matrix is ever gathered from the devices, and of its gradient summed over them.
+
+Each device walks through its own tokens and its own part of the vocabulary.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +24,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.parallel import parts, sharding
 
-# Above this many logits (rows × tokens × vocabulary) the loss walks through the tokens in blocks and recomputes
-# each block's logits in the backward pass, so that at most one block of them exists at a time (64 MiB in float32).
+# Up to so many logits (rows × tokens × vocabulary) are made at once: 64 MiB in float32.
 MAX_LOGITS = 2**24
-
-
-def _block_loss(
-    params: transformer.Params,
-    config: ModelConfig,
-    hidden_ND: Float[Array, "N D"],
-    targets_N: Int[Array, " N"],
-    mask_N: Bool[Array, " N"],
-) -> Float[Array, ""]:
-    logits_NV = transformer.logits(params, config, hidden_ND)
-    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    correct_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
-    return jnp.sum(log_z_N - correct_N, where=mask_N)
+# The largest output matrix whose gradient is held whole beside them (256 MiB in float32).
+MAX_WEIGHTS = 2**26
 
 
 def cross_entropy(
@@ -35,39 +38,283 @@ def cross_entropy(
     hidden_BTD: Float[Array, "B T D"],
     targets_BT: Int[Array, "B T"],
     loss_mask_BT: Bool[Array, "B T"],
+    z_loss: float = 0.0,
     max_logits: int = MAX_LOGITS,
+    max_weights: int = MAX_WEIGHTS,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Summed negative log-likelihood (nats) over the masked targets, and their count.
 
-    Never holds more than about `max_logits` logits at once; the gradient is exact either way.
+    Args:
+        params: of which the output matrix is read. config: its shape.
+        hidden_BTD: final hidden states. targets_BT: ids. loss_mask_BT: which targets count.
+        z_loss: weight of log² Z of each masked target in the *gradient*, which keeps logits from drifting (PaLM, arXiv
+            2204.02311, section 5). The value stays the likelihood, so that losses compare.
+        max_logits: how many may exist at once on a device. max_weights: see `MAX_WEIGHTS`.
     """
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
+    name = "embedding" if config.tie_embeddings else "output"
+    if tokens * config.vocab_size > max_logits:
+        small = size * config.vocab_size <= max_weights
+        blocked = _by_tokens if small else _by_vocabulary
+        blocks = _Blocks(transformer.LOGICAL_AXES[name], z_loss, max_logits)
+        return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
+    output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES[name])
     if config.tie_embeddings:
         # As if untied, [D, V]: XLA on the CPU takes half as long for a gradient of this form, and the barrier keeps
         # it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
-        output_DV = jax.lax.optimization_barrier(params["embedding"].astype(hidden_BTD.dtype).T)
-        params, config = {**params, "output": output_DV}, dataclasses.replace(config, tie_embeddings=False)
-    if tokens * config.vocab_size <= max_logits:
-        loss = _block_loss(
-            params, config, hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
-        )
-        return loss, count
-    # Blocks cut the sequence, never the batch, so that a batch sharded over devices stays where it is.
-    blocks = length
-    for candidate in range(1, length + 1):
-        if length % candidate == 0 and batch * (length // candidate) * config.vocab_size <= max_logits:
-            blocks = candidate
-            break
-    split = lambda x: jnp.moveaxis(x.reshape(batch, blocks, length // blocks, *x.shape[2:]), 1, 0)  # noqa: E731
-
-    @jax.checkpoint
-    def body(total: jax.Array, block: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        hidden, targets, mask = block
-        flat = hidden.reshape(-1, size)
-        return total + _block_loss(params, config, flat, targets.reshape(-1), mask.reshape(-1)), None
-
-    inputs = (split(hidden_BTD), split(targets_BT), split(loss_mask_BT))
-    loss, _ = jax.lax.scan(body, jnp.zeros((), jnp.float32), inputs)
+        output_DV = jax.lax.optimization_barrier(output_DV.T)
+        config = dataclasses.replace(config, tie_embeddings=False)
+    hidden_ND, targets_N, mask_N = hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
+    logits_NV = transformer.logits({"output": output_DV}, config, hidden_ND)
+    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    correct_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+    loss = jnp.sum(log_z_N - correct_N, where=mask_N)
+    if z_loss:
+        extra = z_loss * jnp.sum(log_z_N * log_z_N, where=mask_N)
+        loss = loss + (extra - jax.lax.stop_gradient(extra))
     return loss, count
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """`axes` of the weights: ("vocab", "embed") where they are the embedding, ("embed", "vocab") of an output."""
+
+    axes: tuple[str, ...]
+    z_loss: float
+    max_logits: int
+
+    def mapped(self, f: Any, out_axes: Any, more: tuple[tuple[str, ...], ...] = ()) -> Any:
+        tokens = ("batch", "sequence")
+        return parts.mapped(f, ((*tokens, "hidden"), self.axes, tokens, tokens, *more), out_axes)
+
+    def output(self, weights: jax.Array, dtype: Any) -> Float[Array, "D V"]:
+        """Weights in the compute dtype, gathered over the devices that share the batch."""
+        whole = parts.gathered(weights.astype(dtype), self.axes)
+        return whole.T if self.axes[0] == "vocab" else whole
+
+    def gradient(self, output_DV: Float[Array, "D V"]) -> jax.Array:
+        """The reverse: summed over the batch, each device keeping its part."""
+        return parts.reduced(output_DV.T if self.axes[0] == "vocab" else output_DV, self.axes)
+
+
+def _cut(size: int, most: int) -> tuple[int, int]:
+    """How many blocks of at most `most`, and how long; the last may reach back into the one before it. Long blocks are
+    rounded to 128, the lanes of a TPU's vector unit."""
+    number = math.ceil(size / max(1, min(most, size)))
+    block = math.ceil(size / number)
+    if 128 < block < size:
+        block = min(size, math.ceil(block / 128) * 128)
+    return math.ceil(size / block), block
+
+
+def _products(hidden_ND: jax.Array, output_DV: jax.Array) -> Float[Array, "N V"]:
+    return jnp.matmul(hidden_ND, output_DV, preferred_element_type=jnp.float32)
+
+
+def _picked(logits_NV: jax.Array, columns_N: jax.Array) -> Float[Array, " N"]:
+    """One of each row's logits, 0 where its column lies outside of the block."""
+    inside_N = (columns_N >= 0) & (columns_N < logits_NV.shape[1])
+    picked_N1 = jnp.take_along_axis(logits_NV, jnp.where(inside_N, columns_N, 0)[:, None], axis=-1)
+    return jnp.where(inside_N, picked_N1[:, 0], 0)
+
+
+def _at(columns_N: jax.Array, values_N: jax.Array, columns: int) -> Float[Array, "N V"]:
+    """Zeros but for one value in each row."""
+    return jnp.where(columns_N[:, None] == jnp.arange(columns), values_N[:, None], 0)
+
+
+# Blocks of tokens.
+
+
+def _walk_tokens(
+    blocks: _Blocks,
+    hidden_BTD: jax.Array,
+    weights: jax.Array,
+    targets_BT: jax.Array,
+    mask_BT: jax.Array,
+    wants: tuple[bool, bool],
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """The loss of a device's tokens, and the gradients that are wanted, by hidden states and by weights."""
+    dtype = hidden_BTD.dtype
+    output_DV = jax.lax.optimization_barrier(blocks.output(weights, dtype))
+    size, columns = output_DV.shape
+    hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
+    first = parts.index("vocab") * columns
+    # Some 4 MiB of logits stay in a CPU's cache; with fewer than 512 tokens, reading and writing the whole gradient by
+    # the weights for each block takes longer than the products.
+    most = min(blocks.max_logits // columns, max(512, 2**20 // columns))
+    number, block = _cut(hidden_ND.shape[0], most)
+
+    def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
+        loss, by_hidden, by_output = carry
+        start = jnp.minimum(i * block, hidden_ND.shape[0] - block)
+        x, targets, mask = (jax.lax.dynamic_slice_in_dim(a, start, block) for a in (hidden_ND, targets_N, mask_N))
+        weight = (mask & (start + jnp.arange(block) >= i * block)).astype(jnp.float32)
+        logits = _products(x, output_DV)
+        top = parts.largest(jnp.max(logits, axis=-1), "vocab")
+        powers = jnp.exp(logits - top[:, None])
+        z = parts.total(jnp.sum(powers, axis=-1), "vocab")
+        log_z = top + jnp.log(z)
+        correct = parts.total(_picked(logits, targets - first), "vocab")
+        loss = loss + jnp.sum(weight * (log_z - correct))
+        scale = weight * (1 + 2 * blocks.z_loss * log_z) / z
+        by_logits = (scale[:, None] * powers - _at(targets - first, weight, columns)).astype(dtype)
+        if by_hidden is not None:
+            new = parts.total(_products(by_logits, output_DV.T), "vocab").astype(dtype)
+            new = new + jax.lax.dynamic_slice_in_dim(by_hidden, start, block)
+            by_hidden = jax.lax.dynamic_update_slice_in_dim(by_hidden, new, start, 0)
+        if by_output is not None:
+            by_output = by_output + _products(x.T, by_logits)
+        return (loss, by_hidden, by_output), None
+
+    zero = (
+        jnp.zeros((), jnp.float32),
+        jnp.zeros_like(hidden_ND) if wants[0] else None,
+        jnp.zeros(output_DV.shape, jnp.float32) if wants[1] else None,
+    )
+    (loss, by_hidden, by_output), _ = jax.lax.scan(body, zero, jnp.arange(number))
+    return (
+        parts.total(loss, "batch"),
+        None if by_hidden is None else by_hidden.reshape(hidden_BTD.shape),
+        None if by_output is None else blocks.gradient(by_output).astype(weights.dtype),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_tokens(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> jax.Array:
+    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, *arrays, wants=(False, False))[0], ())
+    return run(hidden_BTD, weights, targets_BT, mask_BT)
+
+
+def _by_tokens_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
+    wants = (primals[0].perturbed, primals[1].perturbed)
+    axes = ((), ("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
+    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, *arrays, wants=wants), axes)
+    loss, *gradients = run(*(primal.value for primal in primals))
+    return loss, gradients
+
+
+def _by_tokens_backward(blocks: _Blocks, gradients: Any, g: jax.Array) -> tuple[Any, ...]:
+    scaled = [None if x is None else (g * x.astype(jnp.float32)).astype(x.dtype) for x in gradients]
+    return (*scaled, None, None)
+
+
+_by_tokens.defvjp(_by_tokens_forward, _by_tokens_backward, symbolic_zeros=True)
+
+
+# Blocks of the vocabulary.
+
+
+def _log_z(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of a device's tokens and each token's log Z, [B, T]."""
+    hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
+
+    def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
+        top, z, correct = carry
+        output, first, fresh = _columns(blocks, hidden_ND, weights, i)
+        logits = _products(hidden_ND, output)
+        correct = correct + _picked(jnp.where(fresh, logits, 0), targets_N - first)
+        logits = jnp.where(fresh, logits, jnp.finfo(jnp.float32).min)
+        new = jnp.maximum(top, jnp.max(logits, axis=-1))
+        z = z * jnp.exp(top - new) + jnp.sum(jnp.exp(logits - new[:, None]), axis=-1)
+        return (new, z, correct), None
+
+    zero_N = jnp.zeros(hidden_ND.shape[0], jnp.float32)
+    number = _columns_cut(blocks, hidden_ND, weights)[0]
+    start = (zero_N + jnp.finfo(jnp.float32).min, zero_N, zero_N)
+    (top_N, z_N, correct_N), _ = jax.lax.scan(body, start, jnp.arange(number))
+    largest_N = parts.largest(top_N, "vocab")
+    log_z_N = largest_N + jnp.log(parts.total(z_N * jnp.exp(top_N - largest_N), "vocab"))
+    loss = jnp.sum(log_z_N - parts.total(correct_N, "vocab"), where=mask_BT.reshape(-1))
+    return parts.total(loss, "batch"), log_z_N.reshape(targets_BT.shape)
+
+
+def _columns_cut(blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array) -> tuple[int, int]:
+    # Twice as many logits as elsewhere: each block reads and writes the gradient by all hidden states.
+    return _cut(weights.shape[blocks.axes.index("vocab")], 2 * blocks.max_logits // hidden_ND.shape[0])
+
+
+def _columns(
+    blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array, i: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Block `i` of a device's part of the output matrix, the id of its first column, and which columns are new."""
+    axis = blocks.axes.index("vocab")
+    _, block = _columns_cut(blocks, hidden_ND, weights)
+    start = jnp.minimum(i * block, weights.shape[axis] - block)
+    output = blocks.output(jax.lax.dynamic_slice_in_dim(weights, start, block, axis), hidden_ND.dtype)
+    return output, parts.index("vocab") * weights.shape[axis] + start, start + jnp.arange(block) >= i * block
+
+
+def _gradients(
+    blocks: _Blocks,
+    wants: tuple[bool, bool],
+    hidden_BTD: jax.Array,
+    weights: jax.Array,
+    targets_BT: jax.Array,
+    mask_BT: jax.Array,
+    log_z_BT: jax.Array,
+    g: jax.Array,
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """`g` times the gradients that are wanted, by hidden states and by weights."""
+    dtype = hidden_BTD.dtype
+    hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
+    log_z_N, weight_N = log_z_BT.reshape(-1), g * mask_BT.reshape(-1).astype(jnp.float32)
+    scale_N = weight_N * (1 + 2 * blocks.z_loss * log_z_N)
+    axis = blocks.axes.index("vocab")
+    number, block = _columns_cut(blocks, hidden_ND, weights)
+
+    def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
+        by_hidden, by_weights = carry
+        output, first, fresh = _columns(blocks, hidden_ND, weights, i)
+        powers = scale_N[:, None] * jnp.exp(_products(hidden_ND, output) - log_z_N[:, None])
+        by_logits = jnp.where(fresh, powers - _at(targets_N - first, weight_N, block), 0).astype(dtype)
+        if by_hidden is not None:
+            by_hidden = by_hidden + _products(by_logits, output.T)
+        if by_weights is not None:
+            start = jnp.minimum(i * block, weights.shape[axis] - block)
+            new = blocks.gradient(_products(hidden_ND.T, by_logits)).astype(weights.dtype)
+            new = new + jax.lax.dynamic_slice_in_dim(by_weights, start, block, axis)
+            by_weights = jax.lax.dynamic_update_slice_in_dim(by_weights, new, start, axis)
+        return (by_hidden, by_weights), None
+
+    zero = (
+        jnp.zeros(hidden_ND.shape, jnp.float32) if wants[0] else None,
+        jnp.zeros_like(weights) if wants[1] else None,
+    )
+    (by_hidden, by_weights), _ = jax.lax.scan(body, zero, jnp.arange(number))
+    if by_hidden is not None:
+        by_hidden = parts.total(by_hidden, "vocab").astype(dtype).reshape(hidden_BTD.shape)
+    return by_hidden, by_weights
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_vocabulary(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> jax.Array:
+    run = blocks.mapped(lambda *arrays: _log_z(blocks, *arrays)[0], ())
+    return run(hidden_BTD, weights, targets_BT, mask_BT)
+
+
+def _by_vocabulary_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
+    arrays = tuple(primal.value for primal in primals)
+    loss, log_z_BT = blocks.mapped(partial(_log_z, blocks), ((), ("batch", "sequence")))(*arrays)
+    # What is wanted travels as structure: a residual that is there or not.
+    wants = tuple(() if primal.perturbed else None for primal in primals[:2])
+    return loss, (arrays, log_z_BT, wants)
+
+
+def _by_vocabulary_backward(blocks: _Blocks, residuals: Any, g: jax.Array) -> tuple[Any, ...]:
+    arrays, log_z_BT, wanted = residuals
+    wants = (wanted[0] is not None, wanted[1] is not None)
+    axes = (("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
+    run = blocks.mapped(partial(_gradients, blocks, wants), axes, (("batch", "sequence"), ()))
+    return (*run(*arrays, log_z_BT, g), None, None)
+
+
+_by_vocabulary.defvjp(_by_vocabulary_forward, _by_vocabulary_backward, symbolic_zeros=True)

@@ -24,6 +24,7 @@ from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
 from msm_jax.training import chat, state
 from msm_jax.training.config import PhaseConfig
+from msm_jax.training.program import TrainProgram
 from msm_jax.training.state import Frozen, TrainState
 
 
@@ -98,8 +99,8 @@ def find(config: PhaseConfig, workdir: Path) -> Origin:
         )
     if config.data.seq_len > found.model.max_position_embeddings:
         raise InputError(
-            f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings = "
-            f"{found.model.max_position_embeddings}; lower it"
+            f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings; set it to "
+            f"{found.model.max_position_embeddings} or less"
         )
     if found.kind == "state" and found.start_step >= config.steps:
         raise InputError(
@@ -122,6 +123,14 @@ def describe(found: Origin) -> str:
         return f"{where}, {size:,} parameters"
     top = found.stack.top
     return f"{where}, {size:,} parameters frozen, {found.trained:,} trained in an adapter of rank {top.rank}"
+
+
+def program(origin: Origin, config: PhaseConfig) -> TrainProgram:
+    """The phase's train step."""
+    return TrainProgram(
+        origin.model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches,
+        origin.adapter, origin.beside, config.base_dtype, config.z_loss,
+    )
 
 
 def restore(
@@ -234,6 +243,7 @@ def _from_checkpoint(config: PhaseConfig, kind: Literal["resume", "state", "para
         step, recorded = int(info["step"]), info["tokenizer_sha256"]
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
+    model = ModelConfig.from_json({**dataclasses.asdict(model), **config.model_overrides})
     tokenizer = Tokenizer.from_files(assets, f"{path}/")
     if tokenizer.sha256 != recorded:
         raise InputError(f"{path}: its tokenizer is not the one its info records; use another checkpoint")

@@ -27,11 +27,12 @@ def loss_sum(
     batch: Batch,
     adapter: LoraConfig | None = None,
     frozen: Frozen | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss in nats and number of loss tokens of one batch.
 
     With `adapter`, `params` are its weights and `frozen` holds the base; a batch that has "dropout_keys" (see
-    `lora.row_keys`) drops the adapter's inputs.
+    `lora.row_keys`) drops the adapter's inputs. `z_loss` as in `loss.cross_entropy`.
     """
     active = None
     if adapter is not None and frozen is not None:
@@ -40,7 +41,7 @@ def loss_sum(
     hidden_BTD, _ = transformer.apply(
         params, model, batch["tokens"], batch["positions"], batch["segment_ids"], active
     )
-    return loss.cross_entropy(params, model, hidden_BTD, batch["targets"], batch["loss_mask"])
+    return loss.cross_entropy(params, model, hidden_BTD, batch["targets"], batch["loss_mask"], z_loss)
 
 
 def gradients(
@@ -50,6 +51,7 @@ def gradients(
     micro_batches: int,
     adapter: LoraConfig | None = None,
     frozen: Frozen | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, transformer.Params]:
     """Loss sum, loss tokens, and the gradient of the loss *sum* by `params`, accumulated over equal parts of the batch.
 
@@ -57,13 +59,13 @@ def gradients(
     """
     grad = jax.value_and_grad(loss_sum, has_aux=True)
     if micro_batches == 1:
-        (total, count), grads = grad(params, model, batch, adapter, frozen)
+        (total, count), grads = grad(params, model, batch, adapter, frozen, z_loss)
         return total, count, grads
     # Row i goes to micro-batch i mod M: with rows sharded in blocks over devices, every slice keeps its share of each.
     cut = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
     def body(carry: Any, rows: Batch) -> tuple[Any, None]:
-        (total, count), grads = grad(params, model, rows, adapter, frozen)
+        (total, count), grads = grad(params, model, rows, adapter, frozen, z_loss)
         return jax.tree.map(jnp.add, carry, (total, count, grads)), None
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -79,6 +81,7 @@ def make_train_step(
     micro_batches: int = 1,
     adapter: LoraConfig | None = None,
     frozen: Frozen | None = None,
+    z_loss: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compiles one optimizer step (state, batch) -> (state, metrics); the state is donated.
 
@@ -88,14 +91,17 @@ def make_train_step(
     clipping), learning_rate.
 
     With `adapter`, the state is that of the adapter, and the step takes as its third argument what is frozen, of which
-    `frozen` gives shapes and shardings. Dropout follows from its seed, the step and the row alone.
+    `frozen` gives shapes and shardings. Dropout follows from its seed, the step and the row alone. `z_loss` as in
+    `loss.cross_entropy`; the metric leaves it out.
     """
 
     def train_step(old: TrainState, batch: Batch, *base: Frozen) -> tuple[TrainState, Metrics]:
         rows = dict(batch)
         if adapter is not None and adapter.dropout:
             rows["dropout_keys"] = lora.row_keys(base[0].seed, old.step, batch["tokens"].shape[0])
-        total, count, grads = gradients(old.params, model, rows, micro_batches, adapter, *base)
+        total, count, grads = gradients(
+            old.params, model, rows, micro_batches, adapter, base[0] if base else None, z_loss
+        )
         # A batch without loss tokens has zero gradient; the maximum keeps it from becoming NaN.
         scale = 1.0 / jnp.maximum(count, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda g: g * scale, grads)

@@ -1,0 +1,64 @@
+"""The embedding of token ids over a mesh, where each device holds some columns of some rows of the table."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from msm_jax.parallel import parts, sharding
+
+_TABLE, _TOKENS, _HIDDEN = ("vocab", "embed"), ("batch", "sequence"), ("batch", "sequence", "hidden")
+
+
+def lookup(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
+    """The rows of the table for each token, in `dtype`.
+
+    Left to itself, XLA gathers all hidden states or the whole table on every device. Here ids travel to the columns,
+    and what is found there back to the rows of the batch that it belongs to. Rows that the mesh does not
+    divide (one, to initialise a model) are left to XLA.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or tokens_BT.shape[0] % sharding.ways("batch", mesh.shape):
+        return table_VD.astype(dtype)[tokens_BT]
+    return _over_mesh(dtype, table_VD, tokens_BT)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _over_mesh(dtype: Any, table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    return parts.mapped(partial(_find, dtype), (_TABLE, _TOKENS), _HIDDEN)(table_VD, tokens_BT)
+
+
+def _forward(dtype: Any, table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, Any]:
+    return _over_mesh(dtype, table_VD, tokens_BT), (table_VD, tokens_BT)
+
+
+def _backward(dtype: Any, residuals: Any, by_hidden_BTD: jax.Array) -> tuple[jax.Array, None]:
+    return parts.mapped(_add_up, (_TABLE, _TOKENS, _HIDDEN), _TABLE)(*residuals, by_hidden_BTD), None
+
+
+_over_mesh.defvjp(_forward, _backward)
+
+
+def _find(dtype: Any, table: jax.Array, tokens: jax.Array) -> jax.Array:
+    rows, here = _rows(table, tokens)
+    found = jnp.where(here[..., None], table[rows].astype(dtype), 0)
+    return parts.total(parts.swapped(found, "embed", split=0, join=2), "vocab")
+
+
+def _add_up(table: jax.Array, tokens: jax.Array, by_hidden: jax.Array) -> jax.Array:
+    rows, here = _rows(table, tokens)
+    columns = parts.swapped(by_hidden, "embed", split=2, join=0).astype(table.dtype)
+    added = jnp.zeros_like(table).at[rows].add(jnp.where(here[..., None], columns, 0))
+    return parts.summed(added, "batch", besides="embed")
+
+
+def _rows(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows of this device's part of the table for the tokens of all devices that hold its other columns, and which of
+    them it holds at all."""
+    rows = parts.joined(tokens, "embed") - parts.index("vocab") * table.shape[0]
+    here = (rows >= 0) & (rows < table.shape[0])
+    return jnp.where(here, rows, 0), here

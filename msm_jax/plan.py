@@ -1,0 +1,139 @@
+"""Says whether a phase or an experiment fits the chips, how fast it can be and what it will cost; needs no chips.
+
+    python -m msm_jax.plan --config=configs/pretrain.py --topology=v5e:2x2
+    python -m msm_jax.plan --config=configs/experiments/paper_philosophy_qwen3_32b.py:devices=64 --topology=v5e:8x8
+
+Without --topology, for the devices at hand. Exit status 1 says that something does not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from msm_jax import cli, settings
+from msm_jax.checkpoints import manifest
+from msm_jax.errors import InputError, WorkError
+from msm_jax.experiments import address, hashing
+from msm_jax.experiments import graph as graph_lib
+from msm_jax.experiments.address import Inputs
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.planning import phases, report, topology
+from msm_jax.planning import plan as plan_lib
+from msm_jax.planning.compiler import Compiler
+from msm_jax.planning.phases import Planned, Start
+from msm_jax.training.config import PhaseConfig
+
+_CONFIG = cli.config_flag()
+_WORKDIR = cli.workdir_flag()
+_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU slice such as v5e:8x8 or v5p:4x4x4; empty: devices at hand.")
+_MODEL = flags.DEFINE_string("model", "", "The preset of the checkpoint to start from, where that is not here yet.")
+_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "For the cost, in the currency of your choice.")
+_DECODE_ROWS = flags.DEFINE_integer("decode_rows", 32, "Rows of the decode step; 0 leaves it out.")
+_DECODE_SLOTS = flags.DEFINE_integer("decode_slots", 0, "Slots of its caches; 0: 8192, or the model's positions.")
+
+
+def main() -> None:
+    """Plans what the flags say, prints it and writes WORKDIR/plan.json.
+
+    Raises:
+        InputError: the config, the topology or the mesh is wrong, or libtpu is missing.
+        WorkError: a program does not fit.
+    """
+    config = settings.plain(cli.require(_CONFIG))
+    if _PRICE.value is not None and _PRICE.value < 0:
+        raise InputError(f"--price_per_chip_hour={_PRICE.value}; it must not be negative")
+    for flag in (_DECODE_ROWS, _DECODE_SLOTS):
+        if flag.value < 0:
+            raise InputError(f"--{flag.name}={flag.value}; it must not be negative")
+    found = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
+    name, planned = phases_of(config, _MODEL.value)
+    if found is None:
+        cli.prepare_backend(max(phase.config.mesh.size for phase in planned), 0)
+    devices = found.chips if found else jax.device_count()
+    console = Console(highlight=False, soft_wrap=True)
+    slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
+    decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
+    jobs = plan_lib.jobs(planned, found, devices, decode)
+    with compiler_for(tpu=found is not None) as compiler, _progress(console) as say:
+        plan = plan_lib.make(name, planned, found, jobs, compiler, _PRICE.value, say)
+    for part in report.render(plan):
+        console.print(part)
+    where = found.name.replace(":", "-") if found else "here"
+    path = Path(_WORKDIR.value or f"runs/plans/{name}/{where}") / "plan.json"
+    manifest.write_json(path, plan_lib.to_json(plan))
+    console.print(f"wrote {path}")
+    if not plan.fits:
+        short = [plan_lib.title(one.job) for one in plan.measured if not one.memory.fits]
+        raise WorkError(f"does not fit: {'; '.join(short)}; see above for what does")
+
+
+def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planned]]:
+    """The name of a phase's or an experiment's config, and its phases in the order of the graph.
+
+    What several seeds run is one entry. `model` is the preset of a checkpoint that is not here.
+    """
+    if "phases" not in fields:
+        phase = settings.build(PhaseConfig, fields)
+        return phase.name, [Planned(phase, phases.start_of(phase, model))]
+    config = settings.build(ExperimentConfig, fields)
+    graph = graph_lib.build(config)
+    inputs = Inputs("{world}", config.tokenizer.path or "tokenizer")
+    model = model or config.model
+    starts: dict[tuple[tuple[str, ...], int | None], Start] = {}
+    runs: dict[tuple[str, ...], Planned] = {}
+    for (chain, seed), node in graph.phases.items():
+        begin = config.checkpoint if not node.parent else "before"
+        built = address.phase_config(config, node, inputs, begin, Path())
+        if node.parent:
+            own = None if seed is None else graph_lib.seed_of(config, node.parent, seed)
+            start = phases.follow(built, starts[node.parent, own])
+        else:
+            start = phases.start_of(built, model, config.tokenizer.vocab_size)
+        starts[chain, seed] = phases.after(built, start)
+        before = runs.get(chain)
+        runs[chain] = Planned(built, start, 1 + (before.runs if before else 0), chain)
+    return config.name, list(runs.values())
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Says what is compiled, and since when: a live line on a terminal, else a line each."""
+    began = time.monotonic()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("")
+
+        def say(what: str) -> None:
+            progress.reset(task, description=f"compiles the {what}")
+            if not console.is_terminal:
+                console.print(f"{time.monotonic() - began:.0f} s: compiles the {what}")
+
+        yield say
+
+
+def compiler_for(tpu: bool) -> Compiler:
+    """A compiler that keeps its figures in the user's cache directory.
+
+    Raises:
+        InputError: see `Compiler`.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    sources = {
+        **hashing.sources_of("msm_jax.planning.worker"),
+        **hashing.sources_of("msm_jax.planning.compiler"),
+    }
+    return Compiler(home / "msm_jax" / "plans", tpu, sources)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""Floating-point operations of a traced program: its matrix products, counted in what JAX hands to the compiler.
+
+The compiler's own `cost_analysis` counts the body of a loop once and a Pallas kernel as nothing. Here a product in a
+`scan` counts once per iteration, one that is recomputed counts again, and a product whose result nobody uses not at
+all. What is not a matrix product is left out: it takes other units, or none worth counting. A multiply-add is two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jax.extend import core
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of all devices together: of matrix products, and of attention kernels."""
+
+    products: float = 0.0
+    kernels: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.products + self.kernels
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.products + other.products, self.kernels + other.kernels)
+
+    def __mul__(self, times: float) -> Flops:
+        return Flops(self.products * times, self.kernels * times)
+
+
+def count(program: core.ClosedJaxpr) -> Flops:
+    """The operations of one execution; a `while` loop whose trips follow from the data counts one of them."""
+    return _count(program.jaxpr, [True] * len(program.jaxpr.outvars))
+
+
+def _count(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> Flops:
+    """Of a program whose outputs are needed as far as they are `wanted`."""
+    used = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, core.Literal)}
+    total = Flops()
+    for eqn in reversed(jaxpr.eqns):
+        mask = [var in used for var in eqn.outvars]
+        if not any(mask) and not eqn.effects:
+            continue
+        used.update(var for var in eqn.invars if not isinstance(var, core.Literal))
+        total = total + _of(eqn, mask)
+    return total
+
+
+def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        ((contracted, _), _) = params["dimension_numbers"]
+        depth = math.prod(_shape(eqn.invars[0])[axis] for axis in contracted)
+        return Flops(products=2.0 * math.prod(_shape(eqn.outvars[0])) * depth)
+    if name == "pallas_call":
+        return Flops(kernels=_kernel(params))
+    if name.startswith("dot_product_attention"):
+        return Flops(kernels=_cudnn(eqn))
+    if name == "scan":
+        return _whole(params["jaxpr"]) * params["length"]
+    if name == "shard_map":
+        # Inside it the shapes are those of one device's part.
+        return _count(_open(params["jaxpr"]), wanted) * params["mesh"].size
+    if name == "cond":
+        return max((_count(_open(branch), wanted) for branch in params["branches"]), key=lambda found: found.total)
+    inner = list(_programs(params))
+    if len(inner) == 1 and len(_open(inner[0]).outvars) == len(wanted):
+        return _count(_open(inner[0]), wanted)
+    return sum((_whole(each) for each in inner), Flops())
+
+
+def _kernel(params: Mapping[str, Any]) -> float:
+    """A causal attention kernel, over a grid whose last axis walks along a row: blocks past the diagonal are skipped.
+    """
+    grid = params["grid_mapping"].grid
+    blocks = grid[-1]
+    return _whole(params["jaxpr"]).total * math.prod(grid) * (blocks + 1) / (2 * blocks)
+
+
+def _cudnn(eqn: core.JaxprEqn) -> float:
+    """cuDNN's attention, causal: two products of all pairs forward, and five backward."""
+    batch, queries, heads, size = _shape(eqn.invars[0])
+    keys = _shape(eqn.invars[1])[1]
+    products = 2 if "fwd" in eqn.primitive.name else 5
+    return products * 2.0 * batch * heads * queries * keys * size / 2
+
+
+def _shape(variable: core.Var | core.Literal) -> tuple[int, ...]:
+    return variable.aval.shape  # type: ignore[attr-defined]
+
+
+def _whole(program: core.Jaxpr | core.ClosedJaxpr) -> Flops:
+    return _count(_open(program), [True] * len(_open(program).outvars))
+
+
+def _open(program: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+    return program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+
+
+def _programs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
+    for value in params.values():
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(each, (core.Jaxpr, core.ClosedJaxpr)):
+                yield each

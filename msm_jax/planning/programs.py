@@ -1,0 +1,167 @@
+"""The programs that a plan is about, as data that another process can read: the train step and the decode step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from msm_jax.checkpoints import adapters
+from msm_jax.models import lora, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import Adapter, LoraConfig
+from msm_jax.parallel import sharding
+from msm_jax.parallel.mesh import MeshConfig
+from msm_jax.sampling import decode
+from msm_jax.training import program, step
+from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.program import TrainProgram
+
+
+@dataclass(frozen=True)
+class DecodeProgram:
+    """One token for each of `batch` rows, whose caches have `slots` slots; weights in the model's compute dtype."""
+
+    model: ModelConfig
+    batch: int
+    slots: int
+    beside: tuple[LoraConfig, ...] = ()
+
+
+Program = TrainProgram | DecodeProgram
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program on a mesh over the chips of a topology; over the devices at hand where that is empty."""
+
+    program: Program
+    mesh: MeshConfig
+    topology: str = ""
+
+
+def to_json(job: Job) -> dict[str, Any]:
+    """The job as JSON; the inverse of `from_json`."""
+    kind = "train" if isinstance(job.program, TrainProgram) else "decode"
+    return {**dataclasses.asdict(job), "kind": kind}
+
+
+def from_json(value: Mapping[str, Any]) -> Job:
+    """The job that `to_json` wrote."""
+    fields = dict(value["program"])
+    fields["model"] = ModelConfig.from_json(fields["model"])
+    fields["beside"] = tuple(_adapter(each) for each in fields["beside"])
+    found: Program
+    if value["kind"] == "train":
+        fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
+        fields["adapter"] = _adapter(fields["adapter"]) if fields["adapter"] else None
+        found = TrainProgram(**fields)
+    else:
+        found = DecodeProgram(**fields)
+    return Job(found, MeshConfig(**value["mesh"]), value["topology"])
+
+
+def _adapter(value: Mapping[str, Any]) -> LoraConfig:
+    return LoraConfig(**{**value, "targets": tuple(value["targets"])})
+
+
+def trace(found: Program, mesh: Mesh) -> jax.stages.Traced:
+    """The program over `mesh`, traced; the devices need not be here."""
+    return program.trace(found, mesh) if isinstance(found, TrainProgram) else _trace_decode(found, mesh)
+
+
+def _trace_decode(found: DecodeProgram, mesh: Mesh) -> jax.stages.Traced:
+    args = _decode_arguments(found, mesh)
+    with jax.set_mesh(mesh):
+        return decode.decode.trace(
+            args[0], found.model, *args[1:], args[1].known_ids, args[1].known_ids, greedy=True, filtered=False
+        )
+
+
+def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Params, decode.Requests, decode.Progress]:
+    """Parameters as `transformer.unstack` returns them, requests and progress, as ShapeDtypeStructs with shardings."""
+    model, everywhere = found.model, sharding.replicated(mesh)
+
+    def whole(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
+
+    stacked = adapters.frozen_target(model, mesh, model.compute_dtype)
+    beside = tuple(Adapter(adapters.weights_target(each, model, mesh), each) for each in found.beside)
+
+    def sliced(leaf: Any) -> Any:
+        where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*leaf.sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(leaf.shape[1:], jnp.dtype(model.compute_dtype), sharding=where)
+
+    one = jax.tree.map(sliced, stacked["layers"])
+    unstacked = {**stacked, "layers": [one] * model.num_layers}
+    if beside:
+        active = lora.Active(tuple(Adapter(jax.tree.map(sliced, each.weights), each.config) for each in beside))
+        unstacked["adapters"] = [active] * model.num_layers
+    cache = sharding.sharding(
+        mesh, ("batch", "kv_heads", "sequence", "head_dim"),
+        (found.batch, model.num_kv_heads, found.slots, model.head_dim),
+    )
+    caches = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cache),
+        jax.eval_shape(lambda: transformer.init_caches(model, found.batch, found.slots)),
+    )
+    asked = decode.Requests(
+        whole((found.batch,), jnp.int32), whole((found.batch,), jnp.int32), whole((1,), jnp.int32),
+        whole((), jnp.int32), whole((), jnp.float32), whole((), jnp.int32), whole((), jnp.float32),
+    )
+    progress = decode.Progress(
+        caches, whole((found.batch, found.slots), jnp.int32), whole((), jnp.int32), whole((found.batch,), jnp.bool_)
+    )
+    return unstacked, asked, progress
+
+
+def held(found: Program, mesh: Mesh) -> dict[str, float]:
+    """Bytes per device of what the program is given, by kind: "weights", "optimizer", "caches", "batch".
+
+    Of the arrays alone, without the padding of the compiler's tiles.
+    """
+    if isinstance(found, DecodeProgram):
+        unstacked, _, progress = _decode_arguments(found, mesh)
+        return {"weights": _bytes(unstacked), "caches": _bytes(progress.caches)}
+    state, batch, *frozen = program.arguments(found, mesh)
+    return {
+        "weights": _bytes((state.params, frozen)), "optimizer": _bytes(state.opt_state), "batch": _bytes(batch),
+    }
+
+
+def _bytes(tree: Any) -> float:
+    return float(
+        sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(tree)
+        )
+    )
+
+
+def kept(found: TrainProgram, mesh: Mesh) -> float:
+    """Bytes per device that the layers keep from the forward pass for the backward pass of one micro-batch."""
+    state, batch, *frozen = program.arguments(found, mesh)
+    rows = found.rows // found.micro_batches
+    part = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}
+
+    def pull(params: Any, part: Any, *frozen: Any) -> Any:
+        return jax.vjp(lambda params: step.loss_sum(params, found.model, part, found.adapter, *frozen)[0], params)[1]
+
+    with jax.set_mesh(mesh):
+        residuals = jax.tree.leaves(jax.eval_shape(pull, state.params, part, *frozen))
+    model = found.model
+    split = {model.num_heads, model.num_heads * model.head_dim, model.num_kv_heads,
+             model.num_kv_heads * model.head_dim, model.intermediate_size}
+    total = 0.0
+    for leaf in residuals:
+        if leaf.shape[:1] == (model.num_layers,) and {rows, found.seq_len} <= set(leaf.shape[1:]):
+            ways = mesh.shape["data"] * mesh.shape["fsdp"]
+            ways *= mesh.shape["tensor"] if split & set(leaf.shape[1:]) - {rows, found.seq_len} else 1
+            total += math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize / ways
+    return total

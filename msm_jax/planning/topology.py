@@ -1,0 +1,102 @@
+"""Names of TPU slices, such as v5e:8x8, and what they say: chips, their arrangement, and which axes are rings."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from msm_jax.errors import InputError
+from msm_jax.planning.chips import TPUS, Chip
+
+# Slices that the Cloud offers: all of the flat ones, and of the solid ones those below a cube of 4x4x4.
+_FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_SMALL = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "trillium": "v6e", "v5": "v5p"}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice of TPU chips, `shape` of them along each axis of the network."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """As `parse` takes it."""
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def chips(self) -> int:
+        """How many chips it has; each is one JAX device."""
+        return math.prod(self.shape)
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which axes are closed to rings: those of 16 in a flat slice, and all of a solid one of whole 4x4x4 cubes."""
+        ring = self.chip.ring
+        if self.chip.dimensions == 3:
+            return (all(length % ring == 0 for length in self.shape),) * 3
+        return tuple(length % ring == 0 for length in self.shape)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `jax.experimental.topologies.get_topology_desc` needs beside the name."""
+        found: dict[str, Any] = {"wrap": (*self.rings, False)[:3]} if any(self.rings) else {}
+        if self.shape == (1, 1):
+            found["chips_per_host_bounds"] = (1, 1, 1)
+        if self.chip.name == "v4":
+            # Both cores of a chip as one device, as the runtime has them.
+            found["chip_config_name"] = "megacore"
+        return found
+
+
+def parse(name: str) -> Topology:
+    """The slice of that name.
+
+    Raises:
+        InputError: there is none; the line has the nearest one that there is.
+    """
+    kind, _, rest = name.replace("-", ":", 1).partition(":")
+    kind = _OTHER_NAMES.get(kind.lower(), kind.lower())
+    if kind not in TPUS:
+        raise InputError(
+            f"--topology={name}: no TPU is called {kind!r}; use one of {', '.join(TPUS)}, as in "
+            f"{Topology(TPUS['v5e'], (8, 8)).name} or {Topology(TPUS['v5p'], (4, 4, 4)).name}"
+        )
+    chip = TPUS[kind]
+    numbers = [int(part) for part in re.findall(r"\d+", rest)]
+    shape = tuple(numbers)
+    if name == f"{kind}:{'x'.join(map(str, shape))}" and exists(chip, shape):
+        return Topology(chip, shape)
+    cores = 2 if name.lower().startswith(("v4-", "v5p-")) else 1
+    nearest = Topology(chip, _nearest(chip, numbers, math.prod(numbers) // cores if numbers else 1))
+    raise InputError(
+        f"--topology={name}: there is no such slice; the nearest is {nearest.name} of {nearest.chips} chips"
+    )
+
+
+def exists(chip: Chip, shape: tuple[int, ...]) -> bool:
+    """Whether the Cloud has slices of this shape."""
+    if chip.dimensions == 2:
+        return shape in _FLAT
+    if len(shape) != 3 or min(shape) < 1:
+        return False
+    cubes = all(length % 4 == 0 for length in shape) and tuple(sorted(shape)) == shape
+    return shape in _SMALL or (cubes and math.prod(shape) <= chip.pod)
+
+
+def _nearest(chip: Chip, numbers: list[int], chips: int) -> tuple[int, ...]:
+    """The slice whose number of chips is nearest, the same lengths in another order before all others."""
+    if exists(chip, tuple(sorted(numbers))):
+        return tuple(sorted(numbers))
+    if chip.dimensions == 2:
+        known: tuple[tuple[int, ...], ...] = _FLAT
+    else:
+        lengths = range(4, 33, 4)
+        cubes = ((a, b, c) for a in lengths for b in lengths for c in lengths)
+        known = (*_SMALL, *(shape for shape in cubes if exists(chip, shape)))
+    # Of several with as many chips, the most compact one has the shortest ways.
+    return min(known, key=lambda shape: (abs(math.log(math.prod(shape) / max(1, chips))), sum(shape)))

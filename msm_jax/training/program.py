@@ -1,0 +1,86 @@
+"""The train step of a phase as a program: built from shapes alone, for devices that need not be here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
+from msm_jax.parallel import sharding
+from msm_jax.training import optimizer, state, step
+from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.state import Frozen, TrainState
+
+
+@dataclass(frozen=True)
+class TrainProgram:
+    """All that decides the compiled train step but the mesh.
+
+    Attributes:
+        model: its shape and how it is run. optimizer: with `steps` the schedule, which is compiled in.
+        rows: of a batch, in `micro_batches` parts. seq_len: slots of a row.
+        adapter: what is trained in place of all weights. beside: frozen adapters under it.
+        base_dtype: of the frozen weights. z_loss: see `training.loss`.
+    """
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    steps: int
+    rows: int
+    seq_len: int
+    micro_batches: int = 1
+    adapter: LoraConfig | None = None
+    beside: tuple[LoraConfig, ...] = ()
+    base_dtype: str = "bfloat16"
+    z_loss: float = 0.0
+
+    @property
+    def adamw(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return optimizer.make_optimizer(self.optimizer, self.steps)
+
+
+def abstract_frozen(program: TrainProgram, mesh: Mesh) -> tuple[Frozen, ...]:
+    """What is frozen beside an adapter as ShapeDtypeStructs with shardings; nothing where all weights are trained."""
+    if program.adapter is None:
+        return ()
+    return (state.abstract_frozen(program.model, mesh, program.base_dtype, program.beside),)
+
+
+def arguments(
+    program: TrainProgram, mesh: Mesh
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], *tuple[Frozen, ...]]:
+    """What the train step takes, as ShapeDtypeStructs with shardings: state, batch, and what is frozen.
+
+    Raises:
+        InputError: the mesh does not divide a dimension of a parameter.
+    """
+    where = sharding.batch_sharding(mesh)
+    dtypes = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
+    batch = {
+        name: jax.ShapeDtypeStruct((program.rows, program.seq_len), dtype, sharding=where)
+        for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
+    }
+    first = state.abstract(program.model, program.adamw, mesh, program.adapter)
+    return first, batch, *abstract_frozen(program, mesh)
+
+
+def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
+    """The train step, ready to be lowered and compiled for the devices of `mesh`.
+
+    Where those are not here, no mesh may be set: what is computed beside the step would be placed on them.
+    """
+    first, batch, *frozen = arguments(program, mesh)
+    schedule = optimizer.schedule(program.optimizer, program.steps)
+    train_step: Any = step.make_train_step(
+        program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter,
+        frozen[0] if frozen else None, program.z_loss,
+    )
+    with jax.set_mesh(mesh):
+        return train_step.trace(first, batch, *frozen)

@@ -1,0 +1,146 @@
+"""Loss, gradients, greedy tokens and checkpoints of one small model on any mesh: what tests compare across meshes.
+
+As a program, one of several processes that make up a mesh: `parallel_meshes.py DATAxFSDPxTENSOR CHECKPOINT OUT`
+restores a checkpoint, saves it again under OUT, and writes what it computed.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from msm_jax.checkpoints import store
+from msm_jax.models import transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.parallel import backend, distributed, sharding
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.sampling import decode
+from msm_jax.training import optimizer, state, step
+from msm_jax.training.config import OptimizerConfig
+
+# A Qwen3 in small: norms of queries and keys, grouped heads, tied embedding; every dimension in eighths.
+MODEL = ModelConfig(
+    vocab_size=96, hidden_size=32, num_layers=2, num_heads=16, num_kv_heads=8, head_dim=8, intermediate_size=48,
+    rope_theta=1e6, qk_norm=True, max_position_embeddings=64,
+)
+ADAMW = optimizer.make_optimizer(OptimizerConfig(learning_rate=1e-3), 10)
+ROWS, LENGTH = 8, 16
+PROMPT, REPLY = 8, 16
+PROMPTS = 4
+
+
+def parameters(mesh: Mesh) -> Any:
+    """The same random weights on any mesh, norms too."""
+    shapes = transformer.abstract_params(MODEL)
+    where = sharding.tree_shardings(mesh, transformer.logical_axes(shapes), shapes)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.Array:
+        values = rng.normal(size=leaf.shape, scale=leaf.shape[-1] ** -0.5).astype(np.float32)
+        values += leaf.ndim < 3 and leaf.shape[0] == MODEL.num_layers  # norms lie about one
+        return jax.make_array_from_callback(leaf.shape, where, lambda index: values[index])
+
+    return jax.tree.map(draw, shapes, where)
+
+
+def state_on(mesh: Mesh) -> dict[str, Any]:
+    """Parameters and an optimizer state with moments that are not zero, as a checkpoint holds them."""
+    fresh = state.from_params(parameters(mesh), MODEL, ADAMW, mesh)
+    moved = jax.jit(
+        lambda now: jax.tree.map(lambda x: jnp.sin(x + 1.0) if x.dtype == jnp.float32 else x + 3, now.opt_state),
+        out_shardings=state.shardings(MODEL, ADAMW, mesh).opt_state,
+    )(fresh)
+    return {"params": parameters(mesh), "opt_state": moved, "step": fresh.step}
+
+
+def target(mesh: Mesh) -> dict[str, Any]:
+    """What `checkpoints.store.load` is asked for."""
+    shapes = state.abstract(MODEL, ADAMW, mesh)
+    return {"params": shapes.params, "opt_state": shapes.opt_state, "step": shapes.step}
+
+
+def host(tree: Any) -> Any:
+    """Arrays of any mesh as numpy."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def compute(params: Any, mesh: Mesh) -> dict[str, Any]:
+    """Loss, gradients and greedy replies, as numpy."""
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
+    borders = rng.integers(1, LENGTH, ROWS)
+    slots = np.arange(LENGTH, dtype=np.int32)
+    second = slots[None] >= borders[:, None]
+    batch = {
+        "tokens": ids[:, :-1],
+        "targets": ids[:, 1:],
+        "segment_ids": second.astype(np.int32) + 1,
+        "positions": np.where(second, slots - borders[:, None], slots).astype(np.int32),
+        "loss_mask": rng.random((ROWS, LENGTH)) < 0.8,
+    }
+    rows = sharding.batch_sharding(mesh)
+    placed = {
+        name: jax.make_array_from_callback(value.shape, rows, lambda index, value=value: value[index])
+        for name, value in batch.items()
+    }
+    with jax.set_mesh(mesh):
+        gradients = jax.jit(lambda params, batch: step.gradients(params, MODEL, batch, 1))
+        loss, _, grads = gradients(params, placed)
+        replies = _greedy(params, ids[:PROMPTS, :PROMPT])
+        return {"loss": host(loss), "gradients": host(grads), "replies": host(replies)}
+
+
+def _greedy(params: Any, prompts: np.ndarray) -> jax.Array:
+    unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, MODEL)
+    asked = jax.device_get(decode.requests([0] * PROMPTS, [0] * PROMPTS, (), MODEL.vocab_size, 0.0, 0, 1.0))
+    how = {"greedy": True, "filtered": False}
+    progress = decode.prefill(unstacked, MODEL, prompts, asked, np.zeros(PROMPTS, bool), REPLY, **how)
+    progress = decode.grow(progress, PROMPT + REPLY)
+    done = decode.decode(unstacked, MODEL, asked, progress, np.int32(PROMPT), np.int32(REPLY), **how)
+    return done.replies_BN
+
+
+def margins(params: Any, replies: np.ndarray) -> np.ndarray:
+    """By how much each greedy token's score lies above the next best, [prompts, reply]."""
+    prompts = np.random.default_rng(1).integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1))[:PROMPTS, :PROMPT]
+    tokens = np.concatenate([prompts, replies], axis=1).astype(np.int32)
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    hidden, _ = transformer.apply(params, MODEL, tokens, positions, np.ones_like(tokens))
+    scores = np.sort(transformer.logits(params, MODEL, hidden)[:, PROMPT - 1 : -1], axis=-1)
+    return scores[..., -1] - scores[..., -2]
+
+
+def save(tree: dict[str, Any], run: Path) -> Path:
+    """A checkpoint of `state_on`."""
+    writer = store.Writer(run, 1)
+    writer.save(1, tree, {}, {})
+    writer.close()
+    found = store.latest(run)
+    assert found is not None
+    return found
+
+
+def main() -> None:
+    """One process of several."""
+    shape, checkpoint, out = sys.argv[1:]
+    config = MeshConfig(*map(int, shape.split("x")))
+    backend.prepare(config.size, threads=0)
+    distributed.start()
+    mesh = make_mesh(config)
+    restored = store.load(Path(checkpoint), target(mesh))
+    save(restored, Path(out))
+    results = compute(restored["params"], mesh)
+    if jax.process_index() == 0:
+        flat = {f"gradient{i}": leaf for i, leaf in enumerate(jax.tree.leaves(results.pop("gradients")))}
+        np.savez(Path(out) / "results.npz", **results, **flat)
+
+
+if __name__ == "__main__":
+    main()

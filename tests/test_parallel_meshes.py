@@ -1,0 +1,92 @@
+"""One model on any mesh: loss, gradients, greedy tokens and the bits of a checkpoint, in one process and in two."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import parallel_meshes as cases
+import pytest
+
+from msm_jax.checkpoints import store
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+
+SHAPES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    mesh = make_mesh(MeshConfig())
+    params = cases.parameters(mesh)
+    results = cases.compute(params, mesh)
+    return results, cases.margins(params, results["replies"])
+
+
+def assert_agrees(got, one_device):
+    expected, margins = one_device
+    np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(got["gradients"]), jax.tree.leaves(expected["gradients"]), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+    for row in range(cases.PROMPTS):
+        differs = np.flatnonzero(got["replies"][row] != expected["replies"][row])
+        assert differs.size == 0 or margins[row, differs[0]] < 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_a_mesh_computes_what_one_device_does(shape, one_device):
+    mesh = make_mesh(MeshConfig(*shape))
+    assert_agrees(cases.compute(cases.parameters(mesh), mesh), one_device)
+
+
+def test_replies_are_not_all_the_same(one_device):
+    assert len(np.unique(one_device[0]["replies"])) > 5
+
+
+def assert_same_bits(checkpoint, mesh, expected):
+    got = store.load(checkpoint, cases.target(mesh))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert a.sharding.mesh.shape == mesh.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("saved_on", SHAPES)
+def test_a_checkpoint_of_any_mesh_restores_on_any_other(saved_on, tmp_path):
+    tree = cases.state_on(make_mesh(MeshConfig(*saved_on)))
+    checkpoint = cases.save(tree, tmp_path)
+    for shape in SHAPES:
+        assert_same_bits(checkpoint, make_mesh(MeshConfig(*shape)), tree)
+
+
+def test_two_processes_compute_and_restore_the_same(one_device, tmp_path):
+    tree = cases.state_on(make_mesh(MeshConfig(1, 8, 1)))
+    checkpoint = cases.save(tree, tmp_path / "before")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    out = tmp_path / "after"
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, cases.__file__, "2x2x2", str(checkpoint), str(out)],
+            env={**environment, "JAX_PROCESS_ID": str(number)}, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]
+    for child in hosts:
+        _, err = child.communicate(timeout=600)
+        assert child.returncode == 0, err
+    results = np.load(out / "results.npz")
+    gradients = [results[f"gradient{i}"] for i in range(len(jax.tree.leaves(tree["params"])))]
+    assert_agrees({"loss": results["loss"], "gradients": gradients, "replies": results["replies"]}, one_device)
+    for shape in SHAPES:
+        assert_same_bits(store.latest(out), make_mesh(MeshConfig(*shape)), tree)
