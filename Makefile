@@ -11,7 +11,7 @@ REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= --durations=15
 
-.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tpu plans
+.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -23,7 +23,7 @@ help:
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; writes 32 GB below TMPDIR"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    training and decoding speed beside transformers on torch"
+	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour or more"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
 venv:
@@ -34,6 +34,9 @@ tpu:
 
 ref:
 	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
+
+tunix:
+	@tools/venv.sh .venv-tunix requirements-tunix.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
 
 demo: venv
 	$(PY) -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
@@ -64,9 +67,12 @@ lint: venv
 	$(PY) -m ruff check --output-format=concise .
 	$(PY) -m mypy $(CODE)
 
+# One after the other: each has the machine to itself. The train step goes without Tunix where that does not install.
+bench: export MSM_JAX_REF_PYTHON = $(CURDIR)/.venv-ref/bin/python
 bench: venv ref
-	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) benchmarks/train_step.py
-	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) benchmarks/decode.py
+	for name in loss dispatch data checkpoints startup decode; do $(PY) benchmarks/$$name.py --write || exit; done
+	if $(MAKE) --no-print-directory tunix; then export MSM_JAX_TUNIX_PYTHON=$(CURDIR)/.venv-tunix/bin/python; fi; \
+		$(PY) benchmarks/train_step.py --write
 
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

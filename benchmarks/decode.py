@@ -19,12 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import reference
+from benchmarks import record, reference
 from msm_jax import cli
 from msm_jax.models import presets, transformer
 from msm_jax.sampling import decode, shapes
@@ -34,8 +32,6 @@ _PRESET = flags.DEFINE_string("preset", "mini-15m", "The model's shape; its weig
 _BATCH = flags.DEFINE_integer("batch", 32, "Prompts decoded side by side.")
 _PROMPT = flags.DEFINE_integer("prompt", 128, "Tokens of each prompt.")
 _NEW = flags.DEFINE_integer("new", 128, "Tokens drawn for each prompt, greedily.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Turns of each side.")
 _WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
 
 
@@ -47,19 +43,20 @@ def main() -> None:
     python = reference.find_python(_REF_PYTHON.value)
     with tempfile.TemporaryDirectory() as directory:
         write_inputs(Path(directory))
-        ours = reference.Worker([sys.executable, __file__, f"--work={directory}"], _THREADS.value)
+        ours = reference.Worker([sys.executable, __file__, f"--work={directory}"], record.THREADS.value)
         first_of_ours = ours.first()
         script = Path(__file__).parent / "reference_decode.py"
-        theirs = reference.Worker([python, str(script), directory], _THREADS.value)
+        theirs = reference.Worker([python, str(script), directory], record.THREADS.value)
         first_of_theirs = theirs.first()
-        turns = [(ours.ask(do="run"), theirs.ask(do="run")) for _ in range(_REPEATS.value)]
+        turns = [(ours.ask(do="run"), theirs.ask(do="run")) for _ in range(record.REPEATS.value)]
         bare = [(ours.ask(do="products"), theirs.ask(do="products")) for _ in range(3)]
         ended = ours.ask(do="end"), theirs.ask(do="end")
         peak = ours.peak_mib(), theirs.peak_mib()
         ours.close()
         theirs.close()
         replies = [np.load(Path(directory) / f"{side}.npy") for side in ("ours", "theirs")]
-    show(turns, bare, ended, (first_of_ours, first_of_theirs), peak, float((replies[0] == replies[1]).mean()))
+    same = float((replies[0] == replies[1]).mean())
+    record.publish(result(turns, bare, ended, (first_of_ours, first_of_theirs), peak, same))
 
 
 def write_inputs(directory: Path) -> None:
@@ -74,7 +71,7 @@ def write_inputs(directory: Path) -> None:
         "model": reference.settings(config),
         "preset": _PRESET.value,
         "new": _NEW.value,
-        "threads": _THREADS.value,
+        "threads": record.THREADS.value,
         "products": products(config),
     }
     (directory / "settings.json").write_text(json.dumps(settings))
@@ -134,32 +131,33 @@ def work(directory: Path) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def show(
+def result(
     turns: list[tuple[dict[str, Any], dict[str, Any]]],
     bare: list[tuple[dict[str, Any], dict[str, Any]]],
     ended: tuple[dict[str, Any], dict[str, Any]],
     first: tuple[float, float],
     peak: tuple[float, float],
     same: float,
-) -> None:
+) -> record.Result:
     """The comparison as a table."""
     tokens = _BATCH.value * _NEW.value
-    title = f"{_PRESET.value}, batch {_BATCH.value}, prompt {_PROMPT.value}, {_NEW.value} new, {_THREADS.value} threads"
-    table = Table("", "ours", "theirs", "theirs / ours", title=title, title_justify="left")
-    table.add_row("", ended[0]["how"], ended[1]["how"], "")
-    seconds = [[turn[side]["seconds"] for turn in turns] for side in (0, 1)]
+    seconds, products = ([[turn[side]["seconds"] for turn in each] for side in (0, 1)] for each in (turns, bare))
     medians = [statistics.median(each) for each in seconds]
-    ratios = [t / o for o, t in zip(*seconds, strict=True)]
-    table.add_row("seconds", *(f"{x:.2f}" for x in medians), reference.spread(ratios))
-    table.add_row("tokens/s", *(f"{tokens / x:,.0f}" for x in medians), "")
-    products = [[turn[side]["seconds"] for turn in bare] for side in (0, 1)]
-    ratios = [t / o for o, t in zip(*products, strict=True)]
-    table.add_row("bare products, s", *(f"{statistics.median(x):.2f}" for x in products), reference.spread(ratios))
-    table.add_row("start to first reply, s", *(f"{x:.1f}" for x in first), "")
-    table.add_row("peak memory, MiB", *(f"{x:,.0f}" for x in peak), "")
-    console = Console()
-    console.print(table)
-    console.print(f"equal tokens: {same:.1%}; further, the other side measured {ended[1]['tried']}")
+    return record.Result(
+        title=f"Decoding, {_PRESET.value}",
+        about=f"Batch {_BATCH.value}, prompts of {_PROMPT.value} tokens, {_NEW.value} new ones, greedily in float32, "
+        f"{record.THREADS.value} threads; medians.",
+        columns=("", ended[0]["how"], ended[1]["how"], "theirs / ours"),
+        rows=(
+            ("seconds", *(f"{x:.2f}" for x in medians), record.quotients(seconds[1], seconds[0])),
+            ("tokens/s", *(f"{tokens / x:,.0f}" for x in medians), ""),
+            ("bare products, s", *(f"{statistics.median(x):.2f}" for x in products), record.quotients(*products[::-1])),
+            ("start to first reply, s", *(f"{x:.1f}" for x in first), ""),
+            ("peak memory, MiB", *(f"{x:,.0f}" for x in peak), ""),
+        ),
+        notes=f"Equal tokens: {same:.1%}. Of torch was tried, in s: "
+        + ", ".join(f"{name} {took}" for name, took in ended[1]["tried"].items()) + ".",
+    )
 
 
 if __name__ == "__main__":

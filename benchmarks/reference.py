@@ -122,8 +122,3 @@ def product(m: int, k: int, n: int, times: int) -> float:
         multiply(a, b).block_until_ready()
         took.append(time.perf_counter() - start)
     return statistics.median(took) * times
-
-
-def spread(ratios: list[float]) -> str:
-    """Median with the smallest and largest."""
-    return f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"

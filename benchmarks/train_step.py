@@ -1,10 +1,11 @@
-"""Training speed: ours against transformers on torch, the same weights, packed rows, loss and optimizer.
+"""Training speed: ours beside transformers on torch and a peer in JAX, on the same weights, packed rows and loss.
 
-    python benchmarks/train_step.py --ref_python=.venv-ref/bin/python
+    python benchmarks/train_step.py --ref_python=.venv-ref/bin/python --tunix_python=.venv-tunix/bin/python
 
 The sides take turns, each in a process of its own: ours as one device with all threads and as one device a thread,
-theirs in the fastest of its ways. What is printed is the ratio of their time to the better of ours, with its spread
-over the turns, beside the ratio of the bare matrix products of the same shapes and where the time goes.
+torch in the fastest of its ways, and Tunix where there is a Python with it. What is printed is the ratio of their time
+to the better of ours, with its spread over the turns, beside the ratio of the bare matrix products of the same shapes
+and where the time goes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -23,12 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import reference
+from benchmarks import record, reference
 from msm_jax import cli
 from msm_jax.errors import WorkError
 from msm_jax.models import presets, transformer
@@ -49,16 +49,17 @@ class Case:
     steps: int
 
 
-CASES = {"mini-0.3m": Case(2560, 8, 128, 20), "mini-15m": Case(8192, 8, 256, 3)}
+CASES = {
+    "mini-0.3m": Case(2560, 8, 128, 20), "mini-15m": Case(8192, 8, 256, 3), "smollm2-135m": Case(49_152, 4, 128, 1)
+}
 OPTIMIZER = OptimizerConfig(1e-3, schedule="constant")
 BATCHES = 4  # different ones, used in turn
 CHECKED = 6  # steps whose loss must agree
 TOLERANCE = 1e-4  # relative
 
 _REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
+_TUNIX_PYTHON = flags.DEFINE_string("tunix_python", None, "Python with google-tunix; or MSM_JAX_TUNIX_PYTHON.")
 _PRESETS = flags.DEFINE_list("presets", list(CASES), "Which models to train, from random weights.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
-_REPEATS = flags.DEFINE_integer("repeats", 9, "Turns of each side.")
 _WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
 _DEVICES = flags.DEFINE_integer("devices", 1, "With --work: simulated devices that share the rows.")
 
@@ -69,16 +70,18 @@ def main() -> None:
         work(Path(_WORK.value), _DEVICES.value)
         return
     python = reference.find_python(_REF_PYTHON.value)
+    tunix = _TUNIX_PYTHON.value or os.environ.get("MSM_JAX_TUNIX_PYTHON", "")
+    threads, repeats = record.THREADS.value, record.REPEATS.value
     for preset in _PRESETS.value:
         with tempfile.TemporaryDirectory() as directory:
-            write_inputs(Path(directory), preset, CASES[preset], _THREADS.value)
-            measured = compare(Path(directory), python, CASES[preset].steps, _THREADS.value, _REPEATS.value)
-        show(preset, CASES[preset], _THREADS.value, measured)
+            write_inputs(Path(directory), preset, CASES[preset], threads)
+            measured = compare(Path(directory), python, CASES[preset].steps, threads, repeats, tunix)
+        record.publish(result(preset, CASES[preset], threads, measured))
 
 
 def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None:
     """Weights, rows and settings for both sides."""
-    config = presets.preset(preset, vocab_size=case.vocab, compute_dtype="float32")
+    config = model_of(preset, case.vocab)
     reference.write(directory / "weights.npz", reference.weights(initial(config), config))
     reference.write(directory / "rows.npz", packed_rows(BATCHES * case.rows, case.length, case.vocab))
     settings = {
@@ -92,6 +95,11 @@ def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None
         "products": products(config, case.rows * case.length),
     }
     (directory / "settings.json").write_text(json.dumps(settings))
+
+
+def model_of(preset: str, vocab: int) -> ModelConfig:
+    """In float32, with nothing recomputed, as the other sides have it."""
+    return presets.preset(preset, vocab_size=vocab, compute_dtype="float32", remat="none")
 
 
 def initial(config: ModelConfig) -> transformer.Params:
@@ -131,34 +139,40 @@ def products(config: ModelConfig, tokens: int) -> list[list[int]]:
     ]
 
 
-def compare(directory: Path, python: str, steps: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Runs the sides (ours on one device, ours on one device a thread, theirs) in turns.
+def compare(
+    directory: Path, python: str, steps: int, threads: int, repeats: int, tunix: str = ""
+) -> dict[str, Any]:
+    """Runs the sides (ours on one device, ours on one device a thread, torch, and Tunix if given) in turns.
 
     Returns:
-        Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "parts", "how";
-        for the first and the last alone: "products" seconds. And "tried", theirs, and "difference" of the losses.
+        Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "how", and but for
+        Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was "tried", and the largest
+        "difference" of the losses from torch's.
 
     Raises:
         WorkError: a side has ended, or the losses of the first steps differ by more than `TOLERANCE`.
     """
     mine = [sys.executable, __file__, f"--work={directory}", f"--threads={threads}"]
-    theirs = [python, str(Path(__file__).with_name("reference_train.py")), str(directory)]
+    commands = [[*mine, "--devices=1"], [*mine, f"--devices={threads}"]]
+    beside = [(python, "reference_train.py")] + ([(tunix, "reference_tunix.py")] if tunix else [])
+    commands += [[interpreter, str(Path(__file__).with_name(name)), str(directory)] for interpreter, name in beside]
     sides, first = [], []
-    for command in ([*mine, "--devices=1"], [*mine, f"--devices={threads}"], theirs):
+    for command in commands:
         sides.append(reference.Worker(command, threads))
         first.append(sides[-1].first())
     for side in sides:
         side.ask(do="run", steps=CHECKED - 1)
     peak = [side.peak_mib() for side in sides]
-    tried = sides[-1].ask(do="choose", steps=steps)["tried"]
+    torch = sides[2]
+    tried = torch.ask(do="choose", steps=steps)["tried"]
     turns = [[side.ask(do="run", steps=steps)["seconds"] / steps for side in sides] for _ in range(repeats)]
-    bare = [[side.ask(do="products")["seconds"] for side in (sides[0], sides[-1])] for _ in range(3)]
-    parts = [side.ask(do="parts", steps=2 * steps) for side in sides]
+    bare = [[side.ask(do="products")["seconds"] for side in (sides[0], torch)] for _ in range(3)]
+    parts = [side.ask(do="parts", steps=2 * steps) for side in sides[:3]]
     ended = [side.ask(do="end") for side in sides]
     for side in sides:
         side.close()
     losses = np.array([each["losses"] for each in ended])
-    difference = float(np.max(np.abs(losses / losses[-1] - 1)))
+    difference = float(np.max(np.abs(losses / losses[2] - 1)))
     if not difference <= TOLERANCE:
         raise WorkError(f"the sides' losses differ by {difference:.1e}, so that their times say nothing: {losses}")
     return {
@@ -178,7 +192,7 @@ def work(directory: Path, devices: int) -> None:
     settings = json.loads((directory / "settings.json").read_text())
     backend.prepare(devices, settings["threads"])
     jax.config.update("jax_enable_compilation_cache", False)
-    config = presets.preset(settings["preset"], vocab_size=settings["vocab"], compute_dtype="float32")
+    config = model_of(settings["preset"], settings["vocab"])
     mesh = make_mesh(MeshConfig(data=devices))
     chosen = OptimizerConfig(**settings["optimizer"])
     tx, schedule = optimizer.make_optimizer(chosen, 1), optimizer.schedule(chosen, 1)
@@ -245,29 +259,32 @@ def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) 
     return statistics.median(took[1:])
 
 
-def show(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> None:
+def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> record.Result:
     """The comparison as a table."""
-    title = f"{preset}, vocabulary {case.vocab:,}, {case.rows} rows of {case.length} tokens, {threads} threads"
-    table = Table("", "ours", "ours", "theirs", "theirs / best of ours", title=title, title_justify="left")
-    table.add_row("", *measured["how"], "")
+    sides = range(len(measured["how"]))
     medians = [statistics.median(side) for side in measured["turns"]]
     best = measured["turns"][medians.index(min(medians[:2]))]
-    ratios = [t / o for o, t in zip(best, measured["turns"][-1], strict=True)]
-    table.add_row("step, ms", *(f"{1e3 * x:.1f}" for x in medians), reference.spread(ratios))
-    table.add_row("tokens/s", *(f"{case.rows * case.length / x:,.0f}" for x in medians), "")
+    ratios = ["", ""] + [record.quotients(measured["turns"][side], best) for side in sides[2:]]
     ours, theirs = (statistics.median(side) for side in measured["products"])
-    bare = [t / o for o, t in zip(*measured["products"], strict=True)]
-    table.add_row("bare products, ms", f"{1e3 * ours:.1f}", "", f"{1e3 * theirs:.1f}", reference.spread(bare))
+    rows = [
+        ("step, ms", *(f"{1e3 * x:.1f}" for x in medians)),
+        ("tokens/s", *(f"{case.rows * case.length / x:,.0f}" for x in medians)),
+        ("their time / best of ours", *ratios),
+        ("bare products, ms", f"{1e3 * ours:.1f}", "", f"{1e3 * theirs:.1f}"),
+        ("bare products, theirs / ours", "", "", record.quotients(*measured["products"][::-1])),
+    ]
     for name in ("forward", "loss", "forward and loss", "backward", "clipping and AdamW"):
-        cells = [f"{1e3 * side[name]:.1f}" if name in side else "" for side in measured["parts"]]
-        table.add_row(f"  {name}, ms", *cells, "")
-    table.add_row("start to first step, s", *(f"{x:.1f}" for x in measured["first"]), "")
-    table.add_row("peak memory, MiB", *(f"{x:,.0f}" for x in measured["peak"]), "")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"losses of the first {CHECKED} steps agree to {measured['difference']:.0e}; start and memory are without a "
-        f"compile cache, and of theirs before compiling; of theirs was tried, in ms: {measured['tried']}"
+        rows.append((f"{name}, ms", *(f"{1e3 * side[name]:.1f}" if name in side else "" for side in measured["parts"])))
+    rows.append(("start to first step, s", *(f"{x:.1f}" for x in measured["first"])))
+    rows.append(("peak memory, MiB", *(f"{x:,.0f}" for x in measured["peak"])))
+    return record.Result(
+        title=f"Train step, {preset}",
+        about=f"Vocabulary {case.vocab:,}, {case.rows} rows of {case.length} tokens, float32, {threads} threads.",
+        columns=("", *measured["how"]),
+        rows=tuple((*row, *[""] * (1 + len(sides) - len(row))) for row in rows),
+        notes=f"Losses of the first {CHECKED} steps agree to {measured['difference']:.0e}. Start and memory are "
+        "without a compile cache, and of torch before compiling. Of torch was tried, in ms: "
+        + ", ".join(f"{name} {took}" for name, took in measured["tried"].items()) + ".",
     )
 
 

@@ -1,16 +1,19 @@
-"""The benchmarks' rows, products and ratios are what they say; both sides of the training one take the same steps."""
+"""The benchmarks' rows, products and ratios are what they say; sides that are compared take the same steps."""
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import reference, train_step
+from benchmarks import checkpoints, data, dispatch, gpu, record, reference, startup, train_step
+from msm_jax.errors import WorkError
 from msm_jax.models import presets, transformer
 
 DIRECTORY = Path(train_step.__file__).parent
@@ -44,7 +47,105 @@ def test_rows_are_packed_documents_that_predict_their_next_token():
 
 
 def test_spread_names_median_and_extremes():
-    assert reference.spread([1.5, 1.0, 4.0]) == "1.50  (1.00 to 4.00)"
+    assert record.spread([1.5, 1.0, 4.0]) == "1.50  (1.00 to 4.00)"
+    assert record.spread([1500.4, 1000, 4000], digits=0) == "1,500  (1,000 to 4,000)"
+    assert record.quotients([1, 4], [2, 2]) == "1.25  (0.50 to 2.00)"
+
+
+def test_a_result_takes_the_place_of_the_one_before(tmp_path):
+    document = tmp_path / "performance.md"
+    with pytest.raises(WorkError, match="not there"):
+        record.put(document, "One", "1")
+    document.write_text("# Speed\n\nAbout.\n")
+    for title, text in (("One", "1"), ("Two", "2"), ("One", "3"), ("Two", "4"), ("Three", "5")):
+        record.put(document, title, text)
+    assert document.read_text() == "# Speed\n\nAbout.\n\n## One\n\n3\n\n## Two\n\n4\n\n## Three\n\n5\n"
+
+
+def test_a_section_is_a_table_with_its_command_and_machine(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/where/it/lies/loss.py", "--repeats=3", "--ref_python=/a/b", "--write"])
+    result = record.Result("Title", "About.", ("", "ours"), (("seconds", "1"),), notes="Notes.")
+    assert record.section(result, record.command(), "A machine") == (
+        "About.\n\n    python benchmarks/loss.py --repeats=3\n\n"
+        "|  | ours |\n|---|---|\n| seconds | 1 |\n\nNotes.\n\nA machine."
+    )
+    assert "jax" in record.machine()
+
+
+def test_dispatch_costs_little():
+    """By the calling thread's own time: neither what runs the step nor other programs count in."""
+    ours, identity = dispatch.measure(dispatch.Case(), 5, time.thread_time)
+    assert min(ours) - min(identity) <= 0.3e-3
+
+
+def test_packing_beside_grain():
+    ours, theirs, fills = data.pack(data.lengths(20_000), 500, 1)
+    assert ours[0] < theirs[0]
+    assert 0.99 < fills[0] <= 1 and 0.5 < fills[1] <= 1
+
+
+def test_the_loader_is_ahead_of_the_step(tmp_path):
+    loader, step = data.feed(tmp_path, "tiny", batches=50, steps=3, repeats=3)
+    assert min(loader) > 10 * max(step)
+
+
+def test_a_checkpoint_is_saved_and_restored(tmp_path):
+    size, seconds = checkpoints.measure(presets.preset("mini-0.3m", vocab_size=64), tmp_path, 2)
+    assert size > 3 * 4 * 100_000
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in seconds)
+    waits, commits, *_ = seconds
+    assert all(wait < commit for wait, commit in zip(waits, commits, strict=True))
+
+
+@pytest.mark.slow
+def test_start_up_is_measured_to_the_first_step(tmp_path):
+    cold, warm, bare = startup.measure(tmp_path, "tiny", 1)
+    assert bare[0] < warm[0] and bare[0] < cold[0]
+    with pytest.raises(WorkError, match="ended with status 3"):
+        startup.seconds([sys.executable, "-c", "raise SystemExit(3)"], "", tmp_path)
+
+
+SMALL = presets.preset("llama3.2-1b", rope_scaling=None, vocab_size=96, hidden_size=32, num_layers=2, num_heads=4,
+                       num_kv_heads=2, head_dim=8, intermediate_size=48)
+
+
+def gpu_settings(lora, **model):
+    case = gpu.Case("small", dataclasses.replace(SMALL, **model), lora, 2, 64)
+    return case, {
+        "case": dataclasses.asdict(case), "lora": dataclasses.asdict(gpu.LORA), "steps": 3,
+        "optimizer": dataclasses.asdict(dataclasses.replace(gpu.OPTIMIZER, learning_rate=1e-2)),
+    }
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_our_side_of_the_gpu_trains_what_it_is_told(lora):
+    case, settings = gpu_settings(lora)
+    found = gpu.ours(json.loads(json.dumps(settings)))
+    assert len(found["seconds"]) == 3 and found["losses"][-1] < found["losses"][0]
+    shown = gpu.row(case, {**found, "device": "NVIDIA H100", "peak": 2**31}, {"failed": "it"})
+    assert shown[2] == "-" and shown[4].endswith("%") and shown[6] == "2.0"
+
+
+def test_a_side_that_fails_says_why():
+    assert "status 1" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
+    assert "ZeroDivisionError" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
+    assert "time" in gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.1)["failed"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("lora", [False, True])
+def test_both_sides_of_the_gpu_take_the_same_steps(lora, ref_python, tmp_path):
+    _, settings = gpu_settings(lora, compute_dtype="float32")
+    mine = gpu.ours(json.loads(json.dumps(settings)))
+    weights = tmp_path / "weights.npz"
+    reference.write(weights, reference.weights(train_step.initial(SMALL), SMALL))
+    (tmp_path / "case.json").write_text(json.dumps({**settings, "weights": str(weights)}))
+    theirs = gpu.run([ref_python, str(DIRECTORY / "reference_gpu.py"), str(tmp_path / "case.json")], 300)
+    assert "failed" not in theirs, theirs
+    # The sides draw an adapter each; at first it changes nothing.
+    compared = slice(1) if lora else slice(None)
+    np.testing.assert_allclose(mine["losses"][compared], theirs["losses"][compared], rtol=1e-4)
+    assert theirs["losses"][-1] < theirs["losses"][0]
 
 
 def test_ours_answers_with_its_losses(tmp_path):

@@ -51,7 +51,9 @@ def imported() -> dict[str, str]:
 def test_every_import_is_pinned():
     """Scripts of tests and benchmarks may import the reference stack; they run in its environment."""
     pinned = {normal(name) for name, _, _ in pins()}
-    reference = {normal(name) for name, _, _ in pins("requirements-ref.txt")}
+    beside = ("requirements-ref.txt", "requirements-tunix.txt")
+    # What google-tunix installs is imported as tunix.
+    reference = {normal(name) for file in beside for name, _, _ in pins(file)} | {"tunix"}
     missing = {
         owner: path
         for owner, path in imported().items()

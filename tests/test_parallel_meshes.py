@@ -12,7 +12,8 @@ import parallel_meshes as cases
 import pytest
 
 from msm_jax.checkpoints import store
-from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig, across_slices, make_mesh
 
 SHAPES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 
@@ -90,3 +91,20 @@ def test_two_processes_compute_and_restore_the_same(one_device, tmp_path):
     assert_agrees({"loss": results["loss"], "gradients": gradients, "replies": results["replies"]}, one_device)
     for shape in SHAPES:
         assert_same_bits(store.latest(out), make_mesh(MeshConfig(*shape)), tree)
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices", "within", "across"),
+    [
+        ((4, 8, 2), 2, (2, 8, 2), (2, 1, 1)),
+        ((2, 8, 1), 4, (1, 4, 1), (2, 2, 1)),
+        ((1, 8, 2), 4, (1, 2, 2), (1, 4, 1)),
+    ],
+)
+def test_slices_are_spread_over_data_and_then_fsdp(shape, slices, within, across):
+    assert across_slices(MeshConfig(*shape), slices) == (MeshConfig(*within), MeshConfig(*across))
+
+
+def test_slices_that_would_cut_the_tensor_axis_are_refused():
+    with pytest.raises(InputError, match=r"2 slices.*set mesh.data to a multiple of 2"):
+        across_slices(MeshConfig(1, 3, 4), 2)

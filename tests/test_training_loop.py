@@ -337,11 +337,14 @@ def test_what_does_not_fit_is_refused_before_work(whole, files, tmp_path):
         "max_position_embeddings": after(files, whole[0], data={"seq_len": 4096}),
         "does not match the model": phase(files, model_overrides=MODEL | {"vocab_size": 100}),
         "needs 16 devices": phase(files, mesh=MeshConfig(16), batch_rows=16),
+        r"tensor of 4 does not divide .*heads = 2; the nearest that does: 2": phase(files, mesh=MeshConfig(tensor=4)),
     }
     for words, config in refusals.items():
         with pytest.raises(InputError, match=words):
             loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(InputError, match=r"batch_rows = 5 is not a multiple of 2.*; the nearest that is: 4 or 6"):
+        phase(files, mesh=MeshConfig(fsdp=2), batch_rows=5)
 
 
 def test_the_host_pays_little_per_step(files, tmp_path):

@@ -1,0 +1,106 @@
+"""Saving and restoring a checkpoint, beside writing and reading the same bytes as plain files.
+
+    python benchmarks/checkpoints.py --checkpoint_preset=smollm2-135m
+
+A save is parameters, AdamW's moments and the step. Training waits only for the copy to the host; the rest goes on in
+the background until the checkpoint is committed. Plain files are one per array, written and synced one after another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import record
+from msm_jax import cli
+from msm_jax.checkpoints import store
+from msm_jax.errors import WorkError
+from msm_jax.models import presets
+from msm_jax.models.config import ModelConfig
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.training import optimizer, state
+from msm_jax.training.config import OptimizerConfig
+
+_PRESET = flags.DEFINE_string("checkpoint_preset", "mini-15m", "Which model to save, with random weights.")
+
+
+def main() -> None:
+    """Measures and publishes."""
+    cli.prepare_backend(devices=1, threads=record.THREADS.value)
+    with tempfile.TemporaryDirectory() as directory:
+        size, found = measure(presets.preset(_PRESET.value), Path(directory), record.REPEATS.value)
+    waits, commits, plain_writes, restores, plain_reads = found
+    rates = [record.spread([size / 2**20 / x for x in seconds], digits=0) for seconds in found]
+    record.publish(record.Result(
+        title="Checkpoints",
+        about=f"{_PRESET.value} with AdamW's moments, {size / 2**20:,.0f} MiB, in a temporary directory; MiB/s. Pages "
+        "just written may be read from memory, on both sides.",
+        columns=("", "ours", "plain files", "ours / plain"),
+        rows=(
+            ("save, until training goes on", rates[0], "", record.quotients(plain_writes, waits)),
+            ("save, until committed", rates[1], rates[2], record.quotients(plain_writes, commits)),
+            ("restore", rates[3], rates[4], record.quotients(plain_reads, restores)),
+        ),
+    ))
+
+
+def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, list[list[float]]]:
+    """Bytes of a checkpoint, and seconds per turn: until a save returns, until it is committed, of plain writing, of
+    restoring, and of plain reading."""
+    mesh, adamw = make_mesh(MeshConfig()), optimizer.make_optimizer(OptimizerConfig(1e-3), 1)
+    now = state.create(model, adamw, mesh, jax.random.key(0))
+    tree = {"params": now.params, "opt_state": now.opt_state, "step": now.step}
+    shapes = state.abstract(model, adamw, mesh)
+    target = {"params": shapes.params, "opt_state": shapes.opt_state, "step": shapes.step}
+    took: list[list[float]] = [[] for _ in range(5)]
+    for turn in range(repeats):
+        writer, marks = store.Writer(directory / "run", keep=1), [time.perf_counter()]
+        writer.save(turn, tree, {}, {})
+        marks.append(time.perf_counter())
+        writer.close()
+        marks.append(time.perf_counter())
+        plain = directory / "plain"
+        write(plain, tree)
+        marks.append(time.perf_counter())
+        restored = jax.block_until_ready(store.load(writer.path(turn), target))
+        marks.append(time.perf_counter())
+        read = jax.block_until_ready(_read(plain, tree))
+        marks.append(time.perf_counter())
+        if not all(bool(jnp.array_equal(a, b)) for a, b in zip(*map(jax.tree.leaves, (restored, read)), strict=True)):
+            raise WorkError("what was restored is not what was saved")
+        waited, committed, *rest = np.diff(marks).tolist()
+        for seconds, value in zip(took, (waited, waited + committed, *rest), strict=True):
+            seconds.append(value)
+        shutil.rmtree(plain)
+        del restored, read
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), took
+
+
+def write(plain: Path, tree: Any) -> None:
+    """One file per array."""
+    plain.mkdir()
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        with (plain / f"{i}.npy").open("wb") as file:
+            np.save(file, np.asarray(leaf), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read(plain: Path, tree: Any) -> list[jax.Array]:
+    return [jnp.array(np.load(plain / f"{i}.npy", allow_pickle=False)) for i in range(len(jax.tree.leaves(tree)))]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,219 @@
+"""Training on one GPU: tokens/s, MFU and peak memory at 4,096 tokens in bfloat16, full and LoRA, beside torch.
+
+    python benchmarks/gpu.py --write
+
+It ends within nine minutes; what they do not suffice for is named. Weights are random. Theirs is the same model in
+plain torch: flash attention, compiled layers and loss, fused AdamW; --torch_python names a Python with torch where this
+one has none. Each side of each case has the GPU to itself, in a process of its own, and keeps as many activations as
+fit. Model FLOPs are those of the causal model without recomputation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import record
+from msm_jax import cli
+from msm_jax.errors import WorkError
+from msm_jax.models import presets, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
+from msm_jax.parallel import sharding
+from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.training import metrics, program, state
+from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.program import TrainProgram
+
+OPTIMIZER = OptimizerConfig(1e-4, schedule="constant")
+LORA = LoraConfig(64, 128.0)
+# What is kept for the backward pass, the most first.
+KEPT = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model trained on `rows` × `length` random tokens, all its weights or an adapter."""
+
+    name: str
+    model: ModelConfig
+    lora: bool
+    rows: int
+    length: int = 4096
+
+
+def cases() -> list[Case]:
+    """Those that matter most come first: what the time does not suffice for is left out, and said."""
+    found = []
+    for name, rows in (("llama3.2-1b", 4), ("llama3.2-3b", 2), ("smollm2-135m", 16)):
+        model = presets.preset(name, rope_scaling=None)
+        found += [Case(f"{name}, {'LoRA' if lora else 'full'}", model, lora, rows) for lora in (False, True)]
+    return found
+
+
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "A Python with torch.")
+_MINUTES = flags.DEFINE_float("minutes", 8.5, "After which no further case begins.")
+_STEPS = flags.DEFINE_integer("gpu_steps", 12, "Timed steps of each side.")
+_SIDE = flags.DEFINE_string("side", None, "Be the side that is ours, on the case in this file.")
+
+
+def main() -> None:
+    """Drives both sides and publishes the comparison."""
+    if _SIDE.value is not None:
+        cli.prepare_backend(devices=1, threads=0)
+        print(json.dumps(ours(json.loads(Path(_SIDE.value).read_text()))))
+        return
+    began, rows, said, device = time.monotonic(), [], [], ""
+    for case in cases():
+        left = 60 * _MINUTES.value - (time.monotonic() - began)
+        if left < 30:
+            said.append(f"{case.name}: not measured, the time was over.")
+            continue
+        with tempfile.TemporaryDirectory() as directory:
+            pair = compare(case, Path(directory), _TORCH_PYTHON.value, _STEPS.value, left)
+        device = next((side["device"] for side in pair if "device" in side), device)
+        rows.append(row(case, *pair))
+        said += [f"{case.name}, {who}: {side['failed' if 'failed' in side else 'how']}."
+                 for who, side in zip(("ours", "torch"), pair, strict=True)]
+    record.publish(record.Result(
+        title="One GPU",
+        about=f"Steps at {cases()[0].length:,} tokens a row in bfloat16, random weights, AdamW in float32; LoRA of "
+        f"rank {LORA.rank} on a frozen bfloat16 base. Medians, and the spread of the ratio over steps.",
+        columns=("", "tokens/s", "torch", "ours / torch", "MFU", "torch", "peak GiB", "torch"),
+        rows=tuple(rows),
+        notes="\n".join(said),
+        device=device,
+    ))
+
+
+def compare(case: Case, directory: Path, torch_python: str, steps: int, left: float) -> list[dict[str, Any]]:
+    """What each side reports: "seconds" of each step, "losses", "peak" bytes, "how", "device"; or "failed", why."""
+    settings = {
+        "case": dataclasses.asdict(case), "lora": dataclasses.asdict(LORA), "steps": steps,
+        "optimizer": dataclasses.asdict(OPTIMIZER),
+    }
+    file = directory / "case.json"
+    file.write_text(json.dumps(settings))
+    mine = [sys.executable, str(Path(__file__).resolve()), f"--side={file}"]
+    theirs = [torch_python, str(Path(__file__).resolve().with_name("reference_gpu.py")), str(file)]
+    until = time.monotonic() + left
+    return [run(command, until - time.monotonic()) for command in (mine, theirs)]
+
+
+def run(command: list[str], left: float) -> dict[str, Any]:
+    """The last line that a process prints, or why there is none."""
+    # Almost all of the memory: JAX would leave a quarter to others.
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.94"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=max(left, 1))
+    except subprocess.TimeoutExpired:
+        return {"failed": "not measured, the time was over"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return {"failed": f"ended with status {done.returncode}: {last[:200]}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def ours(settings: dict[str, Any]) -> dict[str, Any]:
+    """Our side of a case."""
+    told = settings["case"]
+    model, adapter = ModelConfig.from_json(told["model"]), None
+    if told["lora"]:
+        adapter = LoraConfig(**{**settings["lora"], "targets": tuple(settings["lora"]["targets"])})
+    shape = TrainProgram(
+        model, OptimizerConfig(**settings["optimizer"]), settings["steps"] + 2, told["rows"], told["length"],
+        adapter=adapter, base_dtype=model.compute_dtype,
+    )
+    mesh = make_mesh(MeshConfig())
+    shape, train_step = fitting(shape, mesh)
+    now, frozen = start(shape, mesh)
+    batch = jax.device_put(rows_of(told), sharding.batch_sharding(mesh))
+    seconds, losses = [], []
+    with jax.set_mesh(mesh):
+        for _ in range(settings["steps"] + 2):
+            began = time.perf_counter()
+            now, found = train_step(now, batch, *frozen)
+            losses.append(float(found["loss"]))
+            jax.block_until_ready(now)
+            seconds.append(time.perf_counter() - began)
+    device: Any = mesh.devices.flat[0]
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {
+        "seconds": seconds[2:], "losses": losses, "peak": peak, "device": device.device_kind,
+        "how": f"jax {jax.__version__}, remat {shape.model.remat}, attention {model.attention}",
+    }
+
+
+def fitting(shape: TrainProgram, mesh: Any) -> tuple[TrainProgram, Any]:
+    """The program that keeps most of what fits, and the step compiled from it."""
+    limit = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    for remat in KEPT:
+        tried = dataclasses.replace(shape, model=dataclasses.replace(shape.model, remat=remat))
+        try:
+            compiled = program.trace(tried, mesh).lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            continue
+        used = compiled.memory_analysis()
+        # Arguments are donated: results take their place.
+        if limit is None or used.argument_size_in_bytes + used.temp_size_in_bytes < 0.97 * limit:
+            return tried, compiled
+    raise WorkError("even with everything recomputed it does not fit in the memory of this device")
+
+
+def start(shape: TrainProgram, mesh: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A state of random weights, and what is frozen."""
+    key, model = jax.random.key(0), shape.model
+    now = state.create(model, shape.adamw, mesh, key, shape.adapter)
+    if shape.adapter is None:
+        return now, ()
+    like = program.abstract_frozen(shape, mesh)[0].params
+
+    def base(key: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf, to: leaf.astype(to.dtype), transformer.init_params(model, key), like)
+
+    made = jax.jit(base, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))(key)
+    return now, (state.freeze(made, (), 0, mesh),)
+
+
+def rows_of(told: dict[str, Any]) -> dict[str, np.ndarray]:
+    """One document a row; the other side draws the same."""
+    ids = np.random.default_rng(0).integers(0, told["model"]["vocab_size"], (told["rows"], told["length"] + 1))
+    ones = np.ones((told["rows"], told["length"]), np.int32)
+    return {
+        "tokens": ids[:, :-1].astype(np.int32), "targets": ids[:, 1:].astype(np.int32), "segment_ids": ones,
+        "positions": np.broadcast_to(np.arange(told["length"], dtype=np.int32), ones.shape), "loss_mask": ones == 1,
+    }
+
+
+def row(case: Case, mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table; a dash where a side has failed."""
+    tokens = case.rows * case.length
+    flops = metrics.flops_per_token(case.model, (case.length + 1) / 2, LORA if case.lora else None)
+    sides = (mine, theirs)
+    rates = [tokens / statistics.median(side["seconds"]) if "seconds" in side else None for side in sides]
+    peaks = [metrics.peak_flops(side.get("device", "")) for side in sides]
+    utilised = [f"{rate * flops / peak:.1%}" if rate and peak else "-" for rate, peak in zip(rates, peaks, strict=True)]
+    memory = [f"{side['peak'] / 2**30:.1f}" if side.get("peak") else "-" for side in sides]
+    ratio = record.quotients(theirs["seconds"], mine["seconds"]) if all(rates) else "-"
+    shown = [f"{rate:,.0f}" if rate else "-" for rate in rates]
+    return (case.name, *shown, ratio, *utilised, *memory)
+
+
+if __name__ == "__main__":
+    cli.run(main)
