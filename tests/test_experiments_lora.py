@@ -98,7 +98,8 @@ def test_a_chain_of_adapters_trains_and_is_scored(here):
             for name, address in found.evals[measurement.id].items()
         ]
         checkpoint = found.checkpoint_of(measurement.chain, measurement.seed)
-        execute.evals({"checkpoint": checkpoint, "batch": 4, "evals": specs}, lambda _: None)
+        one = {"data": 1, "fsdp": 1, "tensor": 1}
+        execute.evals({"checkpoint": checkpoint, "batch": 4, "mesh": one, "evals": specs}, lambda _: None)
         assert all(is_done(address) for address in found.evals[measurement.id].values())
 
 

@@ -66,13 +66,16 @@ def test_greedy_continuations_are_those_of_transformers(smol, ref_python):
     config, params = load_checkpoint(smol / "run")
     unstacked = transformer.unstack(params, config)
     how = {"greedy": True, "filtered": False}
+    prompts = json.loads((smol / "prompts.json").read_text())
+    rows, length = len(prompts), max(map(len, prompts))
+    tokens = np.array([[0] * (length - len(prompt)) + prompt for prompt in prompts], np.int32)
+    # No id ends a reply, as none does on the other side.
+    asked = decode.requests([length - len(prompt) for prompt in prompts], [0] * rows, [], config.vocab_size)
+    progress = decode.prefill(unstacked, config, tokens, asked, np.zeros(rows, bool), NEW, **how)
+    progress = decode.grow(progress, length + NEW)
+    progress = decode.decode(unstacked, config, asked, progress, np.int32(length), np.int32(NEW), **how)
     same = []
-    for prompt, ids, gaps in zip(json.loads((smol / "prompts.json").read_text()), *theirs.values(), strict=True):
-        asked = decode.requests([0], [0], [], config.vocab_size)
-        tokens, length = np.array([prompt], np.int32), np.int32(len(prompt))
-        progress = decode.prefill(unstacked, config, tokens, asked, np.array([False]), NEW, **how)
-        progress = decode.grow(progress, len(prompt) + NEW)
-        ours = decode.decode(unstacked, config, asked, progress, length, np.int32(NEW), **how).replies_BN[0].tolist()
+    for ours, ids, gaps in zip(progress.replies_BN.tolist(), *theirs.values(), strict=True):
         assert len(ids) == len(ours) == NEW
         apart = next((step for step in range(NEW) if ours[step] != ids[step]), NEW)
         same.append(apart)

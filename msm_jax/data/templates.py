@@ -2,26 +2,21 @@
 
 A template is Jinja source as Hugging Face checkpoints carry it. A foreign one is rendered in a process of its own
 (see `template_process`); what it is told besides the messages (`enable_thinking`, a date) belongs to it as
-`variables`. The rendered text is split at the special pieces of the tokenizer (`<|user|>`, `<|im_end|>`, ...), which
-become their ids; what stands between two of them is encoded as one text, unless a token would then reach from the
-prompt into what the assistant says. A message that spells a special does not make one: such spellings are broken by a
-character that is taken out again after the split.
+`variables`. What becomes of the rendered text is in `chat_tokens`.
 
 Loss falls on what the assistant says and on the special that closes its turn; see `turns`.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msm_jax.data import chat_rendering, template_process
+from msm_jax.data import chat_rendering, chat_tokens, template_process
 from msm_jax.data.config import ChatConfig
 from msm_jax.data.tokenizers import CONFIG_FILE, Tokenizer
 from msm_jax.data.turns import Rendered, Turn, prepared, turns_of
@@ -38,9 +33,6 @@ DEFAULT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-# Unicode promises that these are never characters, so a text that holds one of them hardly exists.
-_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +304,7 @@ class _Chat:
     ):
         self._tokenizer = tokenizer
         messages = [prepared(message, strip=thinking == "strip") for message in messages]
-        self._shield, safe, safe_tools = _safe(tokenizer, messages, tools)
+        self._shield, safe, safe_tools = chat_tokens.safe(tokenizer, messages, tools)
         spoken = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
         ask = [(len(safe), prompt)]
         for i in spoken:
@@ -336,109 +328,7 @@ class _Chat:
         """The ids of a rendering, with loss on the turns that are given; the prompt of every turn is cut off."""
         loss = sorted(span for turn in turns for span in turn.loss)
         cuts = [turn.begin for turn in self.turns if turn.is_in(text)]
-        return _encode(self._tokenizer, text, self._shield, cuts, loss)
-
-
-def _encode(
-    tokenizer: Tokenizer, text: str, shield: str, cuts: Sequence[int], loss: Sequence[tuple[int, int]]
-) -> tuple[list[int], list[bool]]:
-    """The ids of a rendered text, cut at `cuts` and at the ends of the spans that carry loss."""
-    begins = [begin for begin, _ in loss]
-
-    def carries(at: int) -> bool:
-        span = bisect.bisect_right(begins, at) - 1
-        return span >= 0 and at < loss[span][1]
-
-    borders = sorted({*cuts, *(at for span in loss for at in span)})
-    ids: list[int] = []
-    mask: list[bool] = []
-
-    def add_text(start: int, stop: int) -> None:
-        inside = borders[bisect.bisect_right(borders, start) : bisect.bisect_left(borders, stop)]
-        starts = [start, *inside]
-        parts = [text[a:b].replace(shield, "") for a, b in zip(starts, [*inside, stop], strict=True)]
-        for at, run in zip(starts, tokenizer.encode_parts(parts, begins=start == 0), strict=True):
-            ids.extend(run)
-            mask.extend([carries(at)] * len(run))
-
-    at = 0
-    for marker in tokenizer.marker_pattern.finditer(text):
-        if marker.start() > at:
-            add_text(at, marker.start())
-        piece = marker.group()
-        ids.append(tokenizer.specials[piece if piece in tokenizer.specials else piece.strip()])
-        mask.append(carries(marker.start()))
-        at = marker.end()
-    if len(text) > at:
-        add_text(at, len(text))
-    if tokenizer.chats_begin_with_bos and ids[:1] != tokenizer.begin_ids:
-        ids = [*tokenizer.begin_ids, *ids]
-        mask = [False, *mask]
-    return ids, mask
-
-
-def _safe(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools
-) -> tuple[str, list[dict[str, Any]], list[Any]]:
-    """A character that occurs nowhere, and the messages and tools with every spelt special broken by it."""
-    said = [text for value in (*messages, *tools) for text in _strings(value)]
-    shield = next((c for c in _NONCHARACTERS if not any(c in text for text in said)), None)
-    if shield is None:
-        raise InputError('field "messages" holds all of U+FDD0 to U+FDEF, which are not characters; remove one')
-    markers = tuple(tokenizer.specials)
-    return shield, [_shielded(m, markers, shield) for m in messages], [_shielded(t, markers, shield) for t in tools]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)
-
-
-def _shielded(value: Any, markers: tuple[str, ...], shield: str) -> Any:
-    if isinstance(value, str):
-        return _shielded_text(value, markers, shield)
-    if isinstance(value, Mapping):
-        return {_shielded(k, markers, shield): _shielded(item, markers, shield) for k, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_shielded(item, markers, shield) for item in value]
-    return value
-
-
-def _shielded_text(content: str, markers: tuple[str, ...], shield: str) -> str:
-    """`content` with every marker broken, and parts of one at its edges, which a template may complete."""
-    edges, pattern, begins, ends, longest = _spellings(markers)
-    if not any(character in content for character in edges):
-        return content
-    content = pattern.sub(lambda m: m.group()[0] + shield + m.group()[1:], content)
-    tail = len(content.rstrip())
-    begun = max((k for k in range(1, min(longest, tail + 1)) if content[tail - k : tail] in begins), default=0)
-    if begun:
-        content = content[: tail - begun + 1] + shield + content[tail - begun + 1 :]
-    head = len(content) - len(content.lstrip())
-    most = min(longest, len(content) - head + 1)
-    ended = max((k for k in range(1, most) if content[head : head + k] in ends), default=0)
-    if ended:
-        content = content[: head + ended - 1] + shield + content[head + ended - 1 :]
-    return content
-
-
-@functools.lru_cache(maxsize=8)
-def _spellings(
-    markers: tuple[str, ...],
-) -> tuple[frozenset[str], re.Pattern[str], frozenset[str], frozenset[str], int]:
-    """First and last characters of markers, what matches one, proper beginnings and endings, the longest's length."""
-    pattern = "|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)) or "(?!)"
-    begins = frozenset(m[:k] for m in markers for k in range(1, len(m)))
-    ends = frozenset(m[-k:] for m in markers for k in range(1, len(m)))
-    edges = frozenset(character for m in markers for character in (m[0], m[-1]))
-    return edges, re.compile(pattern), begins, ends, max(map(len, markers), default=1)
+        return chat_tokens.encode(self._tokenizer, text, self._shield, cuts, loss)
 
 
 def _json_object(files: Mapping[str, bytes], name: str, where: str = "") -> dict[str, Any]:

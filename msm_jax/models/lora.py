@@ -198,7 +198,7 @@ def merge(params: Any, adapter: Adapter) -> Any:
     for target, pair in adapter.weights["layers"].items():
 
         def one(i: jax.Array, stacked: jax.Array, pair: Weights = pair) -> jax.Array:
-            product = pair["a"][i].astype(jnp.float32) @ pair["b"][i].astype(jnp.float32)
+            product = jnp.asarray(pair["a"])[i].astype(jnp.float32) @ jnp.asarray(pair["b"])[i].astype(jnp.float32)
             delta = adapter.config.scale * product.reshape(stacked.shape[1:])
             return stacked.at[i].set((stacked[i].astype(jnp.float32) + delta).astype(stacked.dtype))
 
