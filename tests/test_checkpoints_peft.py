@@ -147,6 +147,10 @@ def test_a_template_beside_the_adapter_goes_before_the_bases(made, tmp_path, cap
     assert "chat template of its own" in caplog.text
     checkpoint = exchange.import_peft(directory, root / "run", tmp_path / "run")
     assert Sampler.from_checkpoint(checkpoint).template.source == own
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ raise_exception('no users') }}"}))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: no users; correct"):
+        exchange.import_peft(directory, root / "run", tmp_path / "not")
+    assert not (tmp_path / "not").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     Tokenizer and chat template beside the adapter go before the base's, since it was trained with them.
 
     Raises:
-        InputError: the adapter cannot be read or is for a model of another shape, there is no base, or something is at
-            `run_dir`.
+        InputError: the adapter cannot be read or is for a model of another shape, its chat template fails, there is no
+            base, or something is at `run_dir`.
         WorkError: it cannot be written (disk full, no permission).
     """
     target.check(run_dir)
@@ -35,12 +35,14 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     found = compose.find(base, directory)
     assert found.stack is not None
     assert found.foreign is not None
+    variables = found.info.get("chat_variables", {})
+    assets.check_template(found.assets, variables, directory)
     path = found.stack.base.path
     known = Base(path, digest.of_checkpoint(path), found.stack.base.dtype)
     tree = {"adapter": jax.tree.map(jnp.asarray, found.foreign), "step": jnp.int32(0)}
     with target.appearing(run_dir) as temporary:
         final = run_dir / "checkpoints" / "0"
-        info = imports.info_of(found.model, found.assets, found.info.get("chat_variables", {}))
+        info = imports.info_of(found.model, found.assets, variables)
         info |= adapters.to_info(Stack(known, found.stack.layers), final)
         store.save(temporary / "checkpoints" / "0", tree, info, found.assets)
         files = [directory / peft.CONFIG_FILE, directory / peft.WEIGHTS_FILE]
