@@ -92,6 +92,10 @@ def test_in_and_out_again_is_bit_for_bit(made, tmp_path):
     # The chat template that was trained lies beside the adapter.
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == DEFAULT_TEMPLATE
     assert manifest.read(tmp_path / "run").parent.run == str(root / "run")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "for `run`, in float32: rank 3, alpha 6, on query, attention_out, gate." in card
+    assert manifest.file_sha256(tmp_path / "run" / "manifest.json")[:32] in card and str(tmp_path) not in card
 
 
 def test_sampled_imported_and_merged_are_one_model(made, tmp_path):

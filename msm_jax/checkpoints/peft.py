@@ -194,7 +194,7 @@ def write(
         directory: is there, empty.
         config: the adapter's settings. weights: float32 numpy arrays.
         base_name: what `base_model_name_or_path` says.
-        files: tokenizer and chat template, put beside the adapter.
+        files: tokenizer, chat template and model card, put beside the adapter.
 
     Raises:
         OSError: it cannot be written.
