@@ -104,7 +104,7 @@ def check_template(assets: Mapping[str, bytes], variables: Mapping[str, Any], wh
         specials = Tokenizer.from_files(assets, f"{where}/").named_specials
     else:
         return
-    template.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True, **specials)
+    template.renders([{"role": "user", "content": "Hello"}], [(1, True)], named_specials=specials)
 
 
 def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
