@@ -20,7 +20,7 @@ help:
 	@echo "make smollm2  a real model, SmolLM2-135M-Instruct, as a checkpoint: runs/smollm2"
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
-	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; writes 32 GB below TMPDIR"
+	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour or more"
@@ -56,7 +56,7 @@ test: venv
 parity: venv ref
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity and not long" $(PYTEST)
 
-parity-long: venv ref smollm2
+parity-long: venv ref
 	$(PY) -m tools.chat_templates
 	MSM_JAX_REF_PYTHON=$(CURDIR)/.venv-ref/bin/python $(PY) -m pytest -m "parity or long" -s $(PYTEST)
 

@@ -31,7 +31,11 @@ _CHAT_VARIABLES = flags.DEFINE_string(
 _SYSTEM = flags.DEFINE_string("system", None, "The system message of the chat.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Replies to draw; reply i has the seed --seed + i.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Most tokens of a reply.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 takes the most likely token each time.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature",
+    None,
+    "0 takes the most likely token each time. By default 1; in a chat 0, unless another flag says how to draw.",
+)
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most likely tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this probability together.")
 _STOP = flags.DEFINE_multi_string("stop", [], "End before this string; may be given several times.")
@@ -56,9 +60,11 @@ def main() -> None:
         raise InputError(f"--chat_variables: not JSON ({error}); write it as an object") from None
     if not isinstance(chat_variables, dict):
         raise InputError("--chat_variables: not a JSON object; write it as one")
+    drawn = not _CHAT.value or any(flag.present for flag in (_NUM_SAMPLES, _TOP_K, _TOP_P, _SEED))
+    temperature = float(drawn) if _TEMPERATURE.value is None else _TEMPERATURE.value
     sampling = SamplingConfig(
         max_new_tokens=_MAX_NEW_TOKENS.value,
-        temperature=_TEMPERATURE.value,
+        temperature=temperature,
         top_k=_TOP_K.value,
         top_p=_TOP_P.value,
         stop=tuple(_STOP.value),

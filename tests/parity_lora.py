@@ -3,13 +3,17 @@
     parity_lora.py adapters DIR    for each model DIR/*/hf: makes the adapters that DIR/adapters.json describes, in
                                    DIR/*/theirs/*; logits of DIR/tokens.npy with each of these, with each adapter
                                    DIR/*/ours/* beside the base and merged, and of each model in DIR/*/merged/*
-    parity_lora.py train DIR       DIR/train.json says how; trains DIR/adapter on DIR/hf -> DIR/trained, and all
-                                   weights of DIR/hf -> DIR/full, on DIR/rows.npz; losses -> DIR/losses.json
+    parity_lora.py train DIR       DIR/train.json says how; trains DIR/adapter on the Llama DIR/hf -> DIR/adapter32, and
+                                   all weights of DIR/hf -> DIR/full32, on DIR/rows.npz; both again in float64 ->
+                                   DIR/adapter64 and DIR/full64; losses -> DIR/losses.json
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -49,20 +53,43 @@ def adapters(directory: Path) -> None:
 
 def train(directory: Path) -> None:
     settings = json.loads((directory / "train.json").read_text())
-    thin = PeftModel.from_pretrained(load(directory / "hf"), directory / "adapter", is_trainable=True)
-    losses = {"adapter": steps(thin, directory, settings)}
-    thin.save_pretrained(directory / "trained")
-    full = load(directory / "hf")
-    losses["full"] = steps(full, directory, settings)
-    full.save_pretrained(directory / "full")
+    losses = {}
+    for dtype, bits in ((torch.float32, 32), (torch.float64, 64)):
+        for kind in ("adapter", "full"):
+            model = load(directory / "hf")
+            if kind == "adapter":
+                model = PeftModel.from_pretrained(model, directory / "adapter", is_trainable=True)
+            trainer = Trainer(model.to(dtype).train(), settings["optimizer"])
+            cut = read_batches(directory, settings["steps"])
+            trainer.batches = [{n: t.to(dtype) if t.is_floating_point() else t for n, t in b.items()} for b in cut]
+            with contextlib.nullcontext() if bits == 32 else exact_llama():
+                trainer.take(settings["steps"])
+            losses[f"{kind}{bits}"] = trainer.losses
+            model.float().save_pretrained(directory / f"{kind}{bits}")
     (directory / "losses.json").write_text(json.dumps(losses))
 
 
-def steps(model: torch.nn.Module, directory: Path, settings: dict) -> list[float]:
-    trainer = Trainer(model.train(), settings["optimizer"])
-    trainer.batches = read_batches(directory, settings["steps"])
-    trainer.take(settings["steps"])
-    return trainer.losses
+@contextlib.contextmanager
+def exact_llama() -> Iterator[None]:
+    """Within, the parts of a Llama that transformers computes in float32 whatever its dtype are in its dtype."""
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def rotary(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = self.config.head_dim // 2
+        theta = self.config.rope_parameters["rope_theta"]
+        frequencies = theta ** (-torch.arange(half, dtype=x.dtype) / half)
+        angles = position_ids[..., None].to(x.dtype) * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    llama = transformers.models.llama.modeling_llama
+    with (
+        mock.patch.object(llama.LlamaRMSNorm, "forward", norm),
+        mock.patch.object(llama.LlamaRotaryEmbedding, "forward", rotary),
+    ):
+        yield
 
 
 if __name__ == "__main__":

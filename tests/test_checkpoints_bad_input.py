@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from msm_jax.checkpoints import huggingface, imports, safetensors, store
+from msm_jax.data import template_process
 
 FULL = "model.safetensors"
 
@@ -191,6 +192,34 @@ def test_a_tokenizer_without_the_end_token_of_the_configuration(spoilt, refused,
     assert f"{spoilt / 'tokenizer.json'}: has {ids} ids, and {file} names eos_token_id 299" in refused(spoilt)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("\n{% if %}", ":2: "),
+        ("{{ raise_exception('no users') }}", ": no users; correct the template"),
+        ("{{ ''.__class__.__mro__ }}", ": access to attribute '__class__' of 'str' object is unsafe"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", ": it runs longer than 0.2"),
+    ],
+)
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_that_fails(spoilt, refused, monkeypatch, source, words, file):
+    monkeypatch.setattr(template_process, "LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(template_process, "LIMIT_WAIT_SECONDS", 600.0)
+    if file == "tokenizer_config.json":
+        edit(spoilt / file, chat_template=source)
+    else:
+        (spoilt / file).write_text(source)
+    assert f"{spoilt / file}{words}" in refused(spoilt)
+
+
+def test_named_templates_without_a_default(spoilt, refused):
+    named = [{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}]
+    edit(spoilt / "tokenizer_config.json", chat_template=named)
+    said = refused(spoilt)
+    assert f"{spoilt / 'tokenizer_config.json'}: none of its chat templates is named default" in said
+    assert "(there are rag, tool_use); save the one to use as chat_template.jinja" in said
+
+
 def test_a_stored_output_matrix_of_a_tied_model(tmp_path, refused):
     """It is left out where it repeats the embedding, and a contradiction where it does not."""
     untied = hf_directories.model("llama")
@@ -206,7 +235,7 @@ def test_a_stored_output_matrix_of_a_tied_model(tmp_path, refused):
     assert store.read_info(tmp_path / "run")["model"]["tie_embeddings"]
 
 
-def write_gguf(path, architecture="llama", skip=(), rows=48, pre="gpt-2"):
+def write_gguf(path, architecture="llama", skip=(), rows=48, pre="gpt-2", templates=()):
     """A tiny GGUF of the Llama family with a byte-level tokenizer."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, architecture)
@@ -224,6 +253,7 @@ def write_gguf(path, architecture="llama", skip=(), rows=48, pre="gpt-2"):
     writer.add_token_types([3] * 3 + [1] * (len(spec["vocab"]) - 3))
     writer.add_token_merges([" ".join(pair) for pair in spec["merges"]])
     writer.add_eos_token_id(0)
+    writer.add_chat_template([{"name": name, "template": "x"} for name in templates])
     shapes = {
         "token_embd": (len(spec["vocab"]), 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
         "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32), "blk.0.attn_output": (32, 32),
@@ -242,13 +272,14 @@ def write_gguf(path, architecture="llama", skip=(), rows=48, pre="gpt-2"):
 def test_a_gguf_comes_in_with_its_tokenizer(tmp_path):
     from msm_jax.checkpoints import gguf as reader
 
-    source = reader.File(write_gguf(tmp_path / "tiny.gguf"))
+    source = reader.File(write_gguf(tmp_path / "tiny.gguf", templates=("rag", "default")))
     imports.write(source, tmp_path / "run")
     assets = store.read_assets(tmp_path / "run")
     made, given = (json.loads(each)["model"] for each in (assets["tokenizer.json"], hf_directories.tokenizer_json()))
     assert made["vocab"] == given["vocab"]
     assert made["merges"] == given["merges"]
     assert json.loads(assets["generation_config.json"]) == {"eos_token_id": 0}
+    assert assets["chat_template.jinja"] == b"x"
 
 
 @pytest.mark.parametrize(
@@ -258,6 +289,7 @@ def test_a_gguf_comes_in_with_its_tokenizer(tmp_path):
         ({"skip": ("blk.0.ffn_up",)}, "lacks the tensor that transformers names model.layers.0.mlp.up_proj.weight"),
         ({"rows": 40}, "tensor blk.0.ffn_gate.weight is [40, 32]"),
         ({"pre": "other"}, "tokenizer.ggml.pre is 'other'"),
+        ({"templates": ("rag", "tool_use")}, "none of its chat templates is named default (there are rag, tool_use)"),
     ],
 )
 def test_a_gguf_that_is_not_ours(make, words, tmp_path, refused):

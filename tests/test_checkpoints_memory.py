@@ -1,6 +1,7 @@
 """Conversion holds a few slices of the weights, whatever the size of the model: most RssAnon, both ways."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -34,9 +35,13 @@ def most_anonymous(*arguments):
 
 
 def both_ways(directory, dtype=()):
+    """The most of each way; leaves nothing on the disk, where `hf` and what is made of it are large."""
     convert = ("-m", "msm_jax.convert")
     into = most_anonymous(*convert, f"--from_hf={directory / 'hf'}", f"--to_checkpoint={directory / 'run'}", *dtype)
+    shutil.rmtree(directory / "hf")
     out = most_anonymous(*convert, f"--from_checkpoint={directory / 'run'}", f"--to_hf={directory / 'out'}")
+    for made in ("run", "out"):
+        shutil.rmtree(directory / made)
     return into, out
 
 
@@ -54,7 +59,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's anonymous memory")
 @pytest.mark.parametrize("dtype", [(), ("--dtype=float32",)], ids=["source's dtype", "float32"])
 def test_a_3b_checkpoint_in_shards_of_1_gb(dtype, tmp_path):
-    """Writes up to 32 GB below the temporary directory."""
+    """Needs up to 26 GB below the temporary directory."""
     model = PRESETS["llama3.2-3b"]
     (tmp_path / "hf").mkdir()
     rng = np.random.default_rng(0)

@@ -92,6 +92,10 @@ def test_in_and_out_again_is_bit_for_bit(made, tmp_path):
     # The chat template that was trained lies beside the adapter.
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == DEFAULT_TEMPLATE
     assert manifest.read(tmp_path / "run").parent.run == str(root / "run")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "for `run`, in float32: rank 3, alpha 6, on query, attention_out, gate." in card
+    assert manifest.file_sha256(tmp_path / "run" / "manifest.json")[:32] in card and str(tmp_path) not in card
 
 
 def test_sampled_imported_and_merged_are_one_model(made, tmp_path):
@@ -147,6 +151,10 @@ def test_a_template_beside_the_adapter_goes_before_the_bases(made, tmp_path, cap
     assert "chat template of its own" in caplog.text
     checkpoint = exchange.import_peft(directory, root / "run", tmp_path / "run")
     assert Sampler.from_checkpoint(checkpoint).template.source == own
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ raise_exception('no users') }}"}))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: no users; correct"):
+        exchange.import_peft(directory, root / "run", tmp_path / "not")
+    assert not (tmp_path / "not").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,20 @@ def test_thinking_has_one_name(read, name):
     assert read(messages=[USER, {**ANSWER, name: None}]).messages[1] == ANSWER
 
 
-def test_system_prompts(read):
+def test_system_prompts(read, tmp_path):
     system = {"role": "system", "content": "s"}
     assert read(messages=[USER, ANSWER], system="s").messages == (system, USER, ANSWER)
     assert read(messages=[system, USER, ANSWER], system=None).messages == (system, USER, ANSWER)
     developer = {"role": "developer", "content": "s"}
     assert read(messages=[developer, USER, ANSWER]).messages[0] == developer
-    with pytest.raises(InputError, match=r'field "messages\[0\]" is a second system message'):
-        read(messages=[system, USER, ANSWER], system="s")
+    for record, problem in (
+        ({"messages": [system, USER, ANSWER], "system": "s"}, "[0]\" is a second system message; keep one"),
+        ({"messages": [system, USER, ANSWER, system]}, "[3]\" is a second system message; keep one"),
+        ({"messages": [USER, system, ANSWER]}, "[1]\" is a system message; put it first"),
+    ):
+        with pytest.raises(InputError) as refusal:
+            read(**record)
+        assert str(refusal.value) == f'{tmp_path / "chats.jsonl"}:1: field "messages{problem}'
 
 
 def test_parts_of_text_are_joined(read):

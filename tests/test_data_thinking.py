@@ -189,6 +189,9 @@ def test_where_a_template_lies():
     assert find_source(config(named)) == "d"
     with pytest.raises(InputError, match=r"none of its chat templates is named default \(there are tool_use\)"):
         find_source(config(named[:1]))
+    for wrong in ({"a": 1}, ["a"], [{"name": "default", "template": 1}], 3):
+        with pytest.raises(InputError, match=r"^tokenizer_config\.json: its chat_template is neither"):
+            find_source(config(wrong))
     with pytest.raises(InputError, match="not UTF-8"):
         find_source({"chat_template.jinja": b"\xff"})
     trained = {**config("old"), "chat_template.jinja": b"new", "tokenizer.json": b"{}"}

@@ -112,7 +112,8 @@ def test_sample_completes_and_chats(run):
     want = sampler.generate([sampler.text_prompt("Ada likes")], greedy)[0].text
     assert done.stdout == f"Ada likes{want}\n"
 
-    talk = command("sample", *flags, "--chat", "--system=You are Ada.", stdin="Which lamp?\n\nWhy?\n")
+    # In a chat that is the default.
+    talk = command("sample", *flags[:-1], "--chat", "--system=You are Ada.", stdin="Which lamp?\n\nWhy?\n")
     assert talk.returncode == 0, talk.stderr
     messages = [{"role": "system", "content": "You are Ada."}, {"role": "user", "content": "Which lamp?"}]
     first = sampler.generate([sampler.chat_prompt(messages)], greedy)[0].text

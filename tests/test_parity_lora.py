@@ -156,28 +156,50 @@ def take_steps(config, params, adapter, weights, rows, settings, steps):
     return losses, jax.device_get(now.params)
 
 
-def compare(directory, config, params, adapter, weights, rows, python, steps=3):
-    """Trains on both sides; returns the largest difference of losses, and of weights in units of the learning rate."""
-    settings = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "clip_norm": 1.0}
+def compare(directory, config, params, adapter, weights, rows, python, rate, steps=3):
+    """Three steps of AdamW here and in torch, of an adapter and of all weights: ours are as exact as torch's.
+
+    Both are held against torch in float64. Where a gradient is near zero, Adam's step has the sign of its rounding, so
+    single weights of a large model end apart by as much as the learning rate, here and in torch.
+    """
+    settings = {"learning_rate": rate, "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "clip_norm": 1.0}
     (directory / "train.json").write_text(json.dumps({"optimizer": settings, "steps": steps}))
     np.savez(directory / "rows.npz", **rows)
     run_reference(python, "train", directory)
     theirs = json.loads((directory / "losses.json").read_text())
-    found = {}
     for kind in ("adapter", "full"):
         which = adapter if kind == "adapter" else None
         losses, after = take_steps(config, params, which, weights, rows, settings, steps)
+        ours = reference.weights(after, config) if which is None else by_name(after)
+        found = {bits: trained(directory / f"{kind}{bits}", config) for bits in (32, 64)}
+        apart = {"ours": distances(ours, found[64], rate), "torch": distances(found[32], found[64], rate)}
+        of_loss = {"ours": losses, "torch": theirs[f"{kind}32"]}
+        loss = {s: float(np.abs(np.subtract(each, theirs[f"{kind}64"])).max()) for s, each in of_loss.items()}
+        print(f"parity: {steps} steps, {kind}: from float64, losses {loss}, weights (in learning rates) {apart}")
         assert losses[-1] != losses[0]
-        if kind == "adapter":
-            _, expected = peft.read(directory / "trained", config)
-            pairs = zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True)
-        else:
-            expected = load_file(directory / "full" / "model.safetensors")
-            pairs = [(value, expected[name]) for name, value in reference.weights(after, config).items()]
-        apart = float(np.max([np.abs(a - b).max() for a, b in pairs])) / settings["learning_rate"]
-        found[kind] = (float(np.abs(np.subtract(losses, theirs[kind])).max()), apart)
-        print(f"parity: {kind} step: losses apart {found[kind][0]:.1e}, weights {apart:.1e} of the learning rate")
-    return found
+        assert loss["ours"] <= max(2 * loss["torch"], 2e-6)
+        for measure, value in apart["ours"].items():
+            assert value <= max(2 * apart["torch"][measure], 1e-4), (kind, measure)
+
+
+def trained(directory, config):
+    """What torch has trained, by names: an adapter's weights in our form, or a model's in theirs."""
+    if peft.is_directory(directory):
+        return by_name(peft.read(directory, config)[1])
+    return load_file(directory / "model.safetensors")
+
+
+def by_name(weights):
+    return {jax.tree_util.keystr(key): leaf for key, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]}
+
+
+def distances(some, exact, rate):
+    """Root mean square and largest difference of all weights, in units of the learning rate."""
+    assert some.keys() == exact.keys()
+    squares = sum(float(np.sum(np.square(some[name] - exact[name], dtype=np.float64))) for name in exact)
+    size = sum(each.size for each in exact.values())
+    worst = float(np.max([np.abs(some[name] - exact[name]).max() for name in exact]))
+    return {"rms": (squares / size) ** 0.5 / rate, "max": worst / rate}
 
 
 @pytest.mark.parity
@@ -188,10 +210,7 @@ def test_three_steps_move_weights_as_torch_does(ref_python, tmp_path):
     save_base(tmp_path, config, params)
     (tmp_path / "adapter").mkdir()
     peft.write(tmp_path / "adapter", adapter, jax.device_get(weights), "", {})
-    rows = make_batch(rows=24)
-    for losses, apart in compare(tmp_path, config, params, adapter, weights, rows, ref_python).values():
-        assert losses <= 1e-5
-        assert apart <= 1e-2
+    compare(tmp_path, config, params, adapter, weights, make_batch(rows=24), ref_python, rate=1e-3)
 
 
 @pytest.mark.parity
@@ -210,9 +229,7 @@ def test_three_steps_on_smollm2_move_weights_as_torch_does(ref_python, tmp_path)
     tokenizer = Tokenizer.from_files(store.read_assets(tmp_path / "run"))
     documents = [tokenizer.encode(text) for text in TEXTS]
     rows = packed(list(itertools.pairwise(documents))[:3], 80)
-    for losses, apart in compare(tmp_path, config, params, adapter, weights, rows, ref_python).values():
-        assert losses <= 1e-4
-        assert apart <= 0.5
+    compare(tmp_path, config, params, adapter, weights, rows, ref_python, rate=1e-4)
 
 
 def packed(documents_of_rows, length):

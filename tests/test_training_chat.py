@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 
 import pytest
 from chat_checks import TEMPLATES, byte_level, small_files
@@ -80,7 +79,7 @@ def test_a_replaced_template_is_asked_for_said_and_recorded(files, base, tmp_pat
     new = str(files / "qwen3.jinja")
     with pytest.raises(InputError, match=r"is not the one that .* was trained with .*set replace_chat_template"):
         loop.train(after(files, base, chat_template=new), tmp_path / "refused")
-    assert not (tmp_path / "refused" / "checkpoints").exists()
+    assert not (tmp_path / "refused").exists()
     config = after(files, base, chat_template=new, replace_chat_template=True)
     with caplog.at_level(logging.WARNING):
         loop.train(config, tmp_path / "sft")
@@ -149,6 +148,10 @@ def test_template_of_a_phase_from_scratch(files, tiny_tokenizer, tmp_path):
     assert source(model, files / "model", str(files / "qwen3.jinja")) == QWEN3
     assert source(tiny_tokenizer, tmp_path) == DEFAULT_TEMPLATE
     assert source(model, tmp_path) is None
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("x")
+    with pytest.raises(InputError, match=r"additional_chat_templates: none .* is named default \(there are rag\)"):
+        source(model, tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         source(model, tmp_path, str(tmp_path / "missing.jinja"))
 
@@ -165,4 +168,4 @@ def test_a_template_that_raises_is_refused_by_chat(files, base, tmp_path):
     with pytest.raises(InputError) as refusal:
         loop.train(after(files, base, chat_template=str(bad), replace_chat_template=True), tmp_path / "run")
     assert str(refusal.value).startswith(f"{files / 'chats.jsonl'}:1: {bad}: no assistants; correct")
-    assert not Path(tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()

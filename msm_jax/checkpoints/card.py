@@ -12,10 +12,11 @@ from msm_jax.checkpoints.manifest import Manifest
 from msm_jax.errors import InputError
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
 
 
-def render(name: str, checkpoint: Path, model: ModelConfig, dtype: np.dtype) -> str:
-    """README.md, in Markdown with the front matter that model hubs read.
+def of_model(name: str, checkpoint: Path, model: ModelConfig, dtype: np.dtype) -> str:
+    """README.md of a model's directory, in Markdown with the front matter that model hubs read.
 
     Args:
         name: the heading.
@@ -23,17 +24,39 @@ def render(name: str, checkpoint: Path, model: ModelConfig, dtype: np.dtype) -> 
         model: its shape.
         dtype: of the exported weights.
     """
+    about = (
+        f"{transformer.count_params(model):,} parameters in {dtype.name}: {model.num_layers} layers, hidden size "
+        f"{model.hidden_size}, {model.num_heads} heads on {model.num_kv_heads} key-value heads, vocabulary "
+        f"{model.vocab_size:,}."
+    )
+    return _render(name, "transformers", about, checkpoint)
+
+
+def of_adapter(name: str, checkpoint: Path, config: LoraConfig, base: str) -> str:
+    """README.md of an adapter's directory; see `of_model`.
+
+    Args:
+        name, checkpoint: see `of_model`.
+        config: the adapter that is exported.
+        base: the name of the model that it is for.
+    """
+    about = (
+        f"A LoRA adapter for `{base}`, in float32: rank {config.rank}, alpha {config.alpha:g}, on "
+        f"{', '.join(config.targets)}."
+    )
+    return _render(name, "peft", about, checkpoint)
+
+
+def _render(name: str, library: str, about: str, checkpoint: Path) -> str:
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "tags:",
         "- msm-jax",
         "---",
         f"# {name}",
         "",
-        f"{transformer.count_params(model):,} parameters in {dtype.name}: {model.num_layers} layers, hidden size "
-        f"{model.hidden_size}, {model.num_heads} heads on {model.num_kv_heads} key-value heads, vocabulary "
-        f"{model.vocab_size:,}.",
+        about,
         "",
         f"Exported by msm_jax {msm_jax.__version__} from step {checkpoint.name} of phase "
         f"`{_phase(checkpoint)}`. The chat template and the tokens that end a turn are those it was trained with.",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from msm_jax.checkpoints import adapters, assets, compose, digest, imports, manifest, peft, slices, store, target
+from msm_jax.checkpoints import adapters, assets, card, compose, digest, imports, manifest, peft, slices, store, target
 from msm_jax.checkpoints.adapters import Base, Layer, Stack
 from msm_jax.data import templates, tokenizers
 from msm_jax.errors import InputError
@@ -24,8 +24,8 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     Tokenizer and chat template beside the adapter go before the base's, since it was trained with them.
 
     Raises:
-        InputError: the adapter cannot be read or is for a model of another shape, there is no base, or something is at
-            `run_dir`.
+        InputError: the adapter cannot be read or is for a model of another shape, its chat template fails, there is no
+            base, or something is at `run_dir`.
         WorkError: it cannot be written (disk full, no permission).
     """
     target.check(run_dir)
@@ -35,12 +35,14 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     found = compose.find(base, directory)
     assert found.stack is not None
     assert found.foreign is not None
+    variables = found.info.get("chat_variables", {})
+    assets.check_template(found.assets, variables, directory)
     path = found.stack.base.path
     known = Base(path, digest.of_checkpoint(path), found.stack.base.dtype)
     tree = {"adapter": jax.tree.map(jnp.asarray, found.foreign), "step": jnp.int32(0)}
     with target.appearing(run_dir) as temporary:
         final = run_dir / "checkpoints" / "0"
-        info = imports.info_of(found.model, found.assets, found.info.get("chat_variables", {}))
+        info = imports.info_of(found.model, found.assets, variables)
         info |= adapters.to_info(Stack(known, found.stack.layers), final)
         store.save(temporary / "checkpoints" / "0", tree, info, found.assets)
         files = [directory / peft.CONFIG_FILE, directory / peft.WEIGHTS_FILE]
@@ -49,7 +51,7 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
 
 
 def export_peft(checkpoint: Path | str, directory: Path) -> None:
-    """Writes the adapters of a checkpoint as one directory of PEFT's, with tokenizer and chat template beside it.
+    """Writes the adapters of a checkpoint as one directory of PEFT's, with tokenizer, chat template and a model card.
 
     Several adapters on one base become one whose rank is the sum of theirs; that counts those merged into the base
     too, since the directory is for the base as it was.
@@ -72,8 +74,10 @@ def export_peft(checkpoint: Path | str, directory: Path) -> None:
         name = assets.parse(files, assets.CONFIG, path).get("_name_or_path", "")
     beside = templates.for_transformers(files)
     kept = {n: data for n, data in beside.items() if n in (*tokenizers.FILES, templates.TEMPLATE_FILE)}
+    name = name or stack.base.path.parent.parent.name
+    kept["README.md"] = card.of_adapter(directory.name, path, config, name).encode()
     with target.appearing(directory) as temporary:
-        peft.write(temporary, config, joined, name or stack.base.path.parent.parent.name, kept)
+        peft.write(temporary, config, joined, name, kept)
 
 
 def merge(checkpoint: Path | str, run_dir: Path, dtype: np.dtype | None = None) -> Path:

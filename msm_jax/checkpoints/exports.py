@@ -64,7 +64,7 @@ def write(
         tokenizer = Tokenizer.from_files(assets, f"{path}/")
     beside = _beside(assets, tokenizer, templates.of_checkpoint(info, assets, f"{path}/"), path)
     beside["config.json"] = _config(assets, model, planned[0].dtype, _token_ids(tokenizer), path)
-    beside["README.md"] = card.render(directory.name, path, model, planned[0].dtype).encode()
+    beside["README.md"] = card.of_model(directory.name, path, model, planned[0].dtype).encode()
 
     def blocks(tensor: Planned) -> Iterator[np.ndarray]:
         weight, layer = tensors[tensor.name]

@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from msm_jax.checkpoints import assets as files
+from msm_jax.data import templates
 from msm_jax.data.tokenizers import CONFIG_FILE, JSON_FILE
 from msm_jax.errors import InputError
 
@@ -38,12 +39,15 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
     A tokenizer that is no byte-level BPE is left out.
 
     Raises:
-        InputError: a byte-level BPE whose way to cut words is not known, or whose fields are damaged.
+        InputError: a byte-level BPE whose way to cut words is not known, or whose fields are damaged; or chat templates
+            of which none is the default.
     """
     found = {files.GENERATION: _json(token_ids(fields))}
     template = fields.get("tokenizer.chat_template")
     if template is not None:
         found[files.TEMPLATE] = str(template).encode()
+    elif fields.get("tokenizer.chat_templates"):
+        raise templates.no_default(str(where), fields["tokenizer.chat_templates"])
     if fields.get(f"{_FIELD}model") != "gpt2":
         return found
     tokens, kinds, merges = (fields.get(f"{_FIELD}{name}") for name in ("tokens", "token_type", "merges"))

@@ -43,11 +43,14 @@ def write(
         The checkpoint's directory.
 
     Raises:
-        InputError: something is at `run_dir`, or the tokenizer is none of this model's.
+        InputError: something is at `run_dir`, the tokenizer is none of this model's, or the chat template fails.
         WorkError: it cannot be written (disk full, no permission).
     """
     target.check(run_dir)
     assets.check_vocabulary(source.assets, source.model, source.where)
+    if parent is None:
+        # One of ours has trained or sampled with its template.
+        assets.check_template(source.assets, {}, source.where)
     leaves = {weight.path: _leaf(weight, dtype or source.dtype(weight)) for weight in families.weights(source.model)}
     info = info_of(source.model, source.assets, chat_variables or {})
     with target.appearing(run_dir) as temporary:

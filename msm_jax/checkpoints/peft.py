@@ -177,7 +177,7 @@ def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
     if tokenizers.JSON_FILE in own or tokenizers.MODEL_FILE in own:
         kept = {name: data for name, data in kept.items() if name not in tokenizers.FILES}
         kept |= {name: data for name, data in own.items() if name in tokenizers.FILES}
-    source = templates.find_source(own, f"{directory}/")
+    source = templates.find_source_in(directory, own)
     template = source and source.encode("utf-8")
     if template and template != base.get(TEMPLATE_FILE):
         log.warning("%s: brings a chat template of its own, which is used in place of the base's", directory)
@@ -194,7 +194,7 @@ def write(
         directory: is there, empty.
         config: the adapter's settings. weights: float32 numpy arrays.
         base_name: what `base_model_name_or_path` says.
-        files: tokenizer and chat template, put beside the adapter.
+        files: tokenizer, chat template and model card, put beside the adapter.
 
     Raises:
         OSError: it cannot be written.

@@ -7,6 +7,7 @@ what exists is whole and several processes may build the same one.
 A document is stored as `Tokenizer.document` makes it, a chat as the examples of `templates.training_examples`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -122,6 +123,7 @@ def _map(file: Path, dtype: type) -> np.ndarray:
 def _build(
     directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
 ) -> None:
+    made = list(itertools.takewhile(lambda parent: not parent.exists(), directory.parents))
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -134,6 +136,10 @@ def _build(
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        # Of data that is refused nothing stays; what holds anything by now is not removed.
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
 
 
 def _write(

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import IO, Any
 
 from msm_jax.data import chat_rendering
@@ -21,8 +20,9 @@ from msm_jax.errors import WorkError
 
 # How long a template may compute for one text. It is measured by the process that does, in its own time.
 LIMIT_SECONDS = 5.0
-# For a machine that does not let it run.
-_PATIENCE_SECONDS = 600.0
+# How long one may be waited for, on a machine that is too busy to let it compute.
+LIMIT_WAIT_SECONDS = 60.0
+_START_SECONDS = 600.0
 
 
 class TemplateProblem(Exception):
@@ -49,7 +49,7 @@ class _Process:
     def starts(self) -> bool:
         """Whether the process says that it is ready."""
         try:
-            return self.read_line(_PATIENCE_SECONDS) is not None
+            return self.read_line(_START_SECONDS) is not None
         except EOFError:
             return False
 
@@ -61,10 +61,14 @@ class _Process:
     def read_line(self, seconds: float) -> bytes | None:
         """The next line, None where the time ran out; EOFError where the process ended."""
         pipe: IO[bytes] = self._process.stdout  # type: ignore[assignment]
-        until = time.monotonic() + seconds
+        waited = 0.0
         while b"\n" not in self._unread:
-            if not self._selector.select(max(0.0, until - time.monotonic())):
-                return None
+            # In turns of a second that count for no more: Ctrl-Z stops both processes, but not the clock.
+            if not self._selector.select(min(1.0, seconds - waited)):
+                waited += 1.0
+                if waited >= seconds:
+                    return None
+                continue
             got = os.read(pipe.fileno(), 1 << 20)
             if not got:
                 raise EOFError
@@ -88,7 +92,7 @@ _running: _Process | None = None
 def render(
     source: str, messages: list[Any], variables: dict[str, Any], ask: list[tuple[int, bool]]
 ) -> list[dict[str, Any]]:
-    """Compiles the template and renders what is asked for; each has `LIMIT_SECONDS`.
+    """Compiles the template and renders what is asked for; each has `LIMIT_SECONDS` and `LIMIT_WAIT_SECONDS`.
 
     Args:
       source: of the template.
@@ -100,7 +104,7 @@ def render(
 
     Raises:
       TemplateProblem: the template is refused.
-      WorkError: no process can be started, or it does not answer.
+      WorkError: no process can be started.
     """
     global _running
     asked = {"source": source, "messages": messages, "variables": variables, "ask": ask, "seconds": LIMIT_SECONDS}
@@ -111,9 +115,12 @@ def render(
         try:
             found: list[dict[str, Any]] = []
             while len(found) < max(1, len(ask)):
-                line = process.read_line(_PATIENCE_SECONDS)
+                line = process.read_line(LIMIT_WAIT_SECONDS)
                 if line is None:
-                    raise WorkError("the process that renders chat templates does not answer; try again")
+                    raise TemplateProblem(
+                        f" it runs longer than {LIMIT_WAIT_SECONDS:g} seconds, on a machine that let it compute for "
+                        f"less than {LIMIT_SECONDS:g} of them"
+                    )
                 found.append(json.loads(line))
                 if "problem" in found[-1]:
                     finished = True

@@ -13,7 +13,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msm_jax.data import chat_rendering, chat_tokens, template_process
@@ -27,6 +28,8 @@ Tools = Sequence[Mapping[str, Any]]
 
 TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
+# Where transformers puts those of several named templates that are not the default.
+_NAMED_TEMPLATES = "additional_chat_templates"
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -122,16 +125,37 @@ def find_source(files: Mapping[str, bytes], where: str = "") -> str | None:
         except UnicodeDecodeError:
             raise InputError(f"{where}{TEMPLATE_FILE}: not UTF-8; save the file as UTF-8") from None
     found = _json_object(files, CONFIG_FILE, where).get("chat_template")
-    if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found}
+    if isinstance(found, list) and all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in found):
+        named = {entry["name"]: entry.get("template") for entry in found}
         if "default" not in named:
-            names = ", ".join(sorted(named)) or "none"
-            raise InputError(
-                f"{where}{CONFIG_FILE}: none of its chat templates is named default (there are {names}); "
-                f"save the one to use as {TEMPLATE_FILE}"
-            )
-        return str(named["default"])
-    return None if found is None else str(found)
+            raise no_default(f"{where}{CONFIG_FILE}", named)
+        found = named["default"]
+    if found is not None and not isinstance(found, str):
+        raise InputError(
+            f"{where}{CONFIG_FILE}: its chat_template is neither a text nor a list of named ones; copy it again"
+        )
+    return found
+
+
+def no_default(where: str, names: Iterable[str]) -> InputError:
+    """What refuses named templates of which none is the default: to leave them out would be to chat in another form."""
+    return InputError(
+        f"{where}: none of its chat templates is named default (there are {', '.join(sorted(names)) or 'none'}); "
+        f"save the one to use as {TEMPLATE_FILE} in a Hugging Face directory of the model"
+    )
+
+
+def find_source_in(directory: Path, files: Mapping[str, bytes]) -> str | None:
+    """`find_source` of a directory of which the files were read; None where it holds no template at all.
+
+    Raises:
+      InputError: like `find_source`; or it has named templates in a folder of their own, and no default.
+    """
+    found = find_source(files, f"{directory}/")
+    others = [path.stem for path in (directory / _NAMED_TEMPLATES).glob("*.jinja")]
+    if found is None and others:
+        raise no_default(f"{directory / _NAMED_TEMPLATES}", others)
+    return found
 
 
 def of_checkpoint(info: Mapping[str, Any], assets: Mapping[str, bytes], where: str = "") -> ChatTemplate | None:

@@ -48,7 +48,7 @@ def from_scratch(
     variables = _plain(variables)
     if chat_template:
         return ChatTemplate(_read(chat_template), variables, chat_template)
-    found = templates.find_source(tokenizer_files(directory), f"{directory}/")
+    found = templates.find_source_in(Path(directory), tokenizer_files(directory))
     if found is None and set(CHAT_MARKERS) <= tokenizer.specials.keys():
         found = DEFAULT_TEMPLATE
     return None if found is None else ChatTemplate(found, variables)

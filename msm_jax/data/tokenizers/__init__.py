@@ -9,6 +9,7 @@ from msm_jax.data.tokenizers.interface import (
     files_sha256,
     tokens_per_word,
 )
+from msm_jax.data.tokenizers.json_kind import named_specials
 from msm_jax.data.tokenizers.sentencepiece_kind import CHAT_MARKERS, MODEL_FILE, train_sentencepiece
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SPECIALS_FILE",
     "Tokenizer",
     "files_sha256",
+    "named_specials",
     "tokens_per_word",
     "train_sentencepiece",
 ]

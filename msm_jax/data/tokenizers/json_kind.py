@@ -35,6 +35,11 @@ _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 _PROBE = "Aé 漢🙂 \n\t  x\x01"
 
 
+def named_specials(config: Mapping[str, Any]) -> dict[str, str]:
+    """`Tokenizer.named_specials`, as `tokenizer_config.json` and `special_tokens_map.json` give them."""
+    return {name: _piece(config[name]) for name in _NAMES if config.get(name) is not None}
+
+
 class JsonTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` package that can spell every text."""
 
@@ -52,7 +57,7 @@ class JsonTokenizer(Tokenizer):
         self.sha256 = files_sha256({JSON_FILE: self._files[JSON_FILE]})
         spec = self._json(JSON_FILE)
         config = self._json(SPECIALS_FILE) | self._json(CONFIG_FILE)
-        self.named_specials = {name: _piece(config[name]) for name in _NAMES if config.get(name) is not None}
+        self.named_specials = named_specials(config)
         self._prefix = _prefix(spec)
         added = self._special_tokens(spec, config)
         self._start = self._inside = self._open(self._files[JSON_FILE].decode("utf-8"), added)

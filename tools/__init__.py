@@ -1,0 +1,1 @@
+"""Scripts that fetch, sweep and set up."""
