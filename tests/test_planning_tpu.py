@@ -54,13 +54,14 @@ def test_a_step_compiles_for_every_family_with_its_kernel_and_its_memory(measure
     assert figures["device_kind"].startswith(chip.kind)
     assert figures["flops"]["kernels"] > 0, "attention is not the kernel's"
     found = memory.account(figures)
-    assert 0.9 * chip.hbm_bytes < found.capacity < chip.hbm_bytes
+    # Of the 95 GiB that v5p's data sheet has, the compiler gives a little more.
+    assert 0.9 * chip.hbm_bytes < found.capacity < 1.01 * chip.hbm_bytes
     assert found.fits and found.needed > found.weights + found.optimizer > 0
     assert 3 * found.weights == pytest.approx(found.weights + found.optimizer, rel=1e-3)
 
 
 def test_a_step_that_does_not_fit_is_told_by_the_compiler(measured):
-    figures = measured(job("v5e:2x2", MeshConfig(fsdp=4), rows=512, attention="reference", remat="none"))
+    figures = measured(job("v5e:2x2", MeshConfig(fsdp=4), rows=8192, attention="reference", remat="none"))
     found = memory.account(figures)
     assert "exhausted" in figures and not found.fits and found.needed > found.capacity > 15 * 2**30
 
@@ -80,6 +81,8 @@ def expected(one, adapter):
     arrays = [tuple(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\[([\d,]*)\]", one["shape"])]
     if one["bytes"] <= 2**16:
         return True  # counts, norms and ids of tokens
+    if one["kind"] == "all-to-all":
+        return one["bytes"] == ROWS * LENGTH * 512 * 2 // 4  # what the embedding's columns found, and its gradient
     return all(set(dims) <= sizes for dims in arrays)
 
 
