@@ -9,7 +9,7 @@ PYENV   = $(HOME)/.pyenv/versions
 PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
 REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
-PYTEST ?= --durations=15
+PYTEST ?= -n 2 --dist loadfile --durations=15
 
 .PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu plans
 
