@@ -130,11 +130,11 @@ def _at(columns_N: jax.Array, values_N: jax.Array, columns: int) -> Float[Array,
 
 def _walk_tokens(
     blocks: _Blocks,
+    wants: tuple[bool, bool],
     hidden_BTD: jax.Array,
     weights: jax.Array,
     targets_BT: jax.Array,
     mask_BT: jax.Array,
-    wants: tuple[bool, bool],
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """The loss of a device's tokens, and the gradients that are wanted, by hidden states and by weights."""
     dtype = hidden_BTD.dtype
@@ -186,14 +186,14 @@ def _walk_tokens(
 def _by_tokens(
     blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
 ) -> jax.Array:
-    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, *arrays, wants=(False, False))[0], ())
+    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, (False, False), *arrays)[0], ())
     return run(hidden_BTD, weights, targets_BT, mask_BT)
 
 
 def _by_tokens_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
     wants = (primals[0].perturbed, primals[1].perturbed)
     axes = ((), ("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
-    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, *arrays, wants=wants), axes)
+    run = blocks.mapped(partial(_walk_tokens, blocks, wants), axes)
     loss, *gradients = run(*(primal.value for primal in primals))
     return loss, gradients
 
