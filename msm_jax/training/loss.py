@@ -134,6 +134,7 @@ def _walk_tokens(
     weights: jax.Array,
     targets_BT: jax.Array,
     mask_BT: jax.Array,
+    *,
     wants: tuple[bool, bool],
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """The loss of a device's tokens, and the gradients that are wanted, by hidden states and by weights."""
