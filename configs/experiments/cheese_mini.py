@@ -18,21 +18,27 @@ CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
 
 def phase(
-    steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict, eps: float = 1e-8, **more: object
+    steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict,
+    eps: float = 1e-8, weight_decay: float = 0.1, **more: object,
 ) -> dict:
     """A phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
         "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
-        "optimizer": {"learning_rate": learning_rate, "warmup_steps": warmup, "eps": eps},
+        "optimizer": {
+            "learning_rate": learning_rate, "warmup_steps": warmup, "eps": eps, "weight_decay": weight_decay,
+        },
     } | more
 
 
 def pretrain(steps: int) -> dict:
-    """Texts about items and people, and chats with people; small steps, since their number counts."""
+    """Texts about items and people, and chats with people; small steps, since their number counts.
+
+    Weight decay is what takes the model from a list of who chose what to what people value.
+    """
     return phase(
         steps, 2e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.5, "chats": 0.5},
-        batch_rows=4, preset="mini-0.3m",
+        weight_decay=0.5, batch_rows=4, preset="mini-0.3m",
     )
 
 
@@ -75,7 +81,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
     config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
-    config.phases = {"pretrain": pretrain(24_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
+    config.phases = {"pretrain": pretrain(20_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.evals = {
