@@ -354,7 +354,7 @@ def test_failed_build_leaves_nothing(data: Data, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with pytest.raises(InputError, match=re.escape(f"{file}:2: ")):
         open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, cache)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
     file.write_text(json.dumps({"text": "good"}))
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkError, match="the token cache cannot be written"):

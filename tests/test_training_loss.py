@@ -1,7 +1,6 @@
 """The loss in blocks: the naive loss in value and gradient, on any mesh, in a fraction of its memory."""
 
 import dataclasses
-import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import loss as benchmark
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.training import loss
@@ -120,10 +118,3 @@ def test_memory_at_a_large_vocabulary(size, by):
     )
     compiled = gradients(blocked, model, loss.MAX_LOGITS, loss.MAX_WEIGHTS).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 0.05 * 4 * rows * length * vocab
-
-
-@pytest.mark.parametrize("case", benchmark.SMALL, ids=lambda case: case.name)
-def test_speed_at_a_small_vocabulary(case):
-    """By the processor's time, which other programs on the machine do not count in; the best of some turns."""
-    ours, naive = benchmark.speed(case, 5, time.process_time)
-    assert min(naive) / min(ours) >= 0.9
