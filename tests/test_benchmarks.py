@@ -73,7 +73,7 @@ def test_a_section_is_a_table_with_its_command_and_machine(monkeypatch):
 
 
 def test_dispatch_costs_little():
-    """By the calling thread's own time. The bound is ten times what is aimed at: the figure itself is the benchmark's."""
+    """By the calling thread's own time, at ten times what is aimed at: the figure itself is the benchmark's."""
     ours, identity = dispatch.measure(dispatch.Case(calls=10), 10, time.thread_time)
     assert min(ours) - min(identity) <= 3e-3
 
