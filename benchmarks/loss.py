@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def speed(case: Case, repeats: int, clock: Callable[[], float] = time.perf_count
             jax.block_until_ready(run(*given))
         return (clock() - began) / 5
 
-    return record.turns([lambda run=run: turn(run) for run in runs], repeats)  # type: ignore[misc]
+    return record.turns([partial(turn, run) for run in runs], repeats)
 
 
 if __name__ == "__main__":

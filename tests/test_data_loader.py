@@ -76,9 +76,12 @@ def data(tiny_tokenizer: Tokenizer, tiny_corpus: list[str], tmp_path_factory: py
         lines = [{"text": text} for text in tiny_corpus[part::2]]
         (root / f"docs-{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = " ".join(tiny_corpus).split()
+
+    def say(a: int, b: int) -> str:
+        return " ".join(rng.choices(words, k=rng.randint(a, b)))
+
     with (root / "chats.jsonl").open("w") as f:
         for _ in range(150):
-            say = lambda a, b: " ".join(rng.choices(words, k=rng.randint(a, b)))  # noqa: E731
             messages = [{"role": "user", "content": say(1, 5)}, {"role": "assistant", "content": say(1, 4)}]
             f.write(json.dumps({"messages": messages}) + "\n")
     return Data(root, tiny_tokenizer)

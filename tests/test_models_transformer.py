@@ -87,8 +87,10 @@ def test_rope_depends_on_distance_alone():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 16)), jnp.float32) for _ in range(2))
 
+    def at(position):
+        return jnp.full((1, 1), position, jnp.int32)
+
     def score(i, j):
-        at = lambda p: jnp.full((1, 1), p, jnp.int32)  # noqa: E731
         return float(jnp.sum(rotary.rotate(q, at(i), 1e4) * rotary.rotate(k, at(j), 1e4)))
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)

@@ -205,6 +205,7 @@ def test_the_bound_is_that_of_the_scarcest_resource():
     found = topology.parse("v5e:8x8")
     received = 3e9
     figures = {
+        "device_kind": found.chip.kind,
         "flops": {"products": 64 * 197e12, "kernels": 0.0}, "held": {"weights": 0.0, "optimizer": 0.0},
         "collectives": [{"axes": "fsdp", "received": received}, {"axes": "data×fsdp", "received": 1e9}],
         "network": {"fsdp": [8, 8, 1], "data×fsdp": [8, 8, 1]},

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import IO, Any
+from typing import Any
 
 from msm_jax.data import chat_rendering
 from msm_jax.errors import WorkError
@@ -38,8 +38,10 @@ class _Process:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+        self._selector.register(self._answers, selectors.EVENT_READ)
         self._unread = b""
         self.owner = os.getpid()
         if not self.starts():
@@ -54,13 +56,11 @@ class _Process:
             return False
 
     def write_line(self, line: bytes) -> None:
-        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
-        pipe.write(line)
-        pipe.flush()
+        self._requests.write(line)
+        self._requests.flush()
 
     def read_line(self, seconds: float) -> bytes | None:
         """The next line, None where the time ran out; EOFError where the process ended."""
-        pipe: IO[bytes] = self._process.stdout  # type: ignore[assignment]
         waited = 0.0
         while b"\n" not in self._unread:
             # In turns of a second that count for no more: Ctrl-Z stops both processes, but not the clock.
@@ -69,7 +69,7 @@ class _Process:
                 if waited >= seconds:
                     return None
                 continue
-            got = os.read(pipe.fileno(), 1 << 20)
+            got = os.read(self._answers.fileno(), 1 << 20)
             if not got:
                 raise EOFError
             self._unread += got

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from msm_jax.errors import InputError
@@ -125,6 +125,14 @@ class ModelConfig:
         if isinstance(scaling, Mapping):
             scaling = _dataclass(RopeScaling, scaling, "model.rope_scaling")
         return _dataclass(cls, {**value, "rope_scaling": scaling}, "model")
+
+    def overridden(self, overrides: Mapping[str, Any]) -> ModelConfig:
+        """The config with some fields changed.
+
+        Raises:
+            InputError: a field is unknown or out of range.
+        """
+        return ModelConfig.from_json({**asdict(self), **overrides})
 
 
 def _dataclass(cls: Any, value: Mapping[str, Any], where: str) -> Any:

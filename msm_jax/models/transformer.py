@@ -261,7 +261,7 @@ def apply(
 ) -> tuple[Float[Array, "B T D"], None]:
     """`Transformer.__call__` as a plain function of the parameters."""
     hidden = Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, adapters)
-    return hidden, None  # type: ignore[return-value]
+    return hidden, None  # type: ignore[return-value]  # flax: or variables too
 
 
 def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter] = ()) -> Params:
@@ -276,7 +276,7 @@ def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter
     unstacked = {**params, "layers": layers}
     if adapters:
         stacked = lora.activate(adapters, config)
-        unstacked["adapters"] = [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(config.num_layers)]  # noqa: B023
+        unstacked["adapters"] = [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(config.num_layers)]  # noqa: B023 (called at once)
     return unstacked
 
 
@@ -312,7 +312,7 @@ def run_layers(
             {"params": layer}, hidden_BTD, before, adapters[i], positions_BT, mask_BTS, slot
         )
         if after is not None:
-            updated.append(after)  # type: ignore[arg-type]
+            updated.append(after)  # type: ignore[arg-type]  # a cache in, a cache out
     hidden_BTD = rms_norm(hidden_BTD, unstacked["final_norm"], config.rms_norm_eps)
     return hidden_BTD, updated if caches is not None else None
 

@@ -108,7 +108,7 @@ def _meshes(job: Job, program: Program) -> Iterator[tuple[str, Job]]:
 
 
 def _replace(job: Job, **fields: object) -> Job:
-    return dataclasses.replace(job, program=dataclasses.replace(job.program, **fields))  # type: ignore[arg-type]
+    return dataclasses.replace(job, program=dataclasses.replace(job.program, **fields))  # type: ignore[arg-type]  # its own
 
 
 def decode_mesh(program: DecodeProgram, devices: int) -> MeshConfig:

@@ -1,4 +1,4 @@
-"""What is known of accelerator chips: memory, arithmetic, and the links between them.
+"""What is known of accelerator chips: memory, and the links between them. Their arithmetic is in `training.metrics`.
 
 TPU figures are from the tables of cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), where a chip's bandwidth to its
 neighbours is that of all its links in both directions together; a link in one direction has that over twice the number
@@ -21,7 +21,6 @@ class Chip:
         name: as in topology names ("v5e"), or what JAX calls the device.
         kind: prefix of `jax.Device.device_kind`.
         hbm_bytes: memory of the data sheet; what a program may use is less, and the compiler says how much.
-        peak_flops: dense bfloat16 FLOP/s.
         hbm_bandwidth: bytes/s.
         link_bandwidth: bytes/s of one link in one direction.
         dimensions: axes of the network; a chip has two links along each (0: every chip has one link to all).
@@ -33,7 +32,6 @@ class Chip:
     name: str
     kind: str
     hbm_bytes: float
-    peak_flops: float
     hbm_bandwidth: float
     link_bandwidth: float
     dimensions: int
@@ -45,16 +43,16 @@ class Chip:
 TPUS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 32 * GIB, 275e12, 1200e9, 50e9, 3, 4, 4096, 407e9 / 4),
-        Chip("v5e", "TPU v5 lite", 16 * GIB, 197e12, 819e9, 50e9, 2, 16, 256, 192e9 / 4),
-        Chip("v5p", "TPU v5", 95 * GIB, 459e12, 2765e9, 100e9, 3, 4, 6144, 448e9 / 4),
-        Chip("v6e", "TPU v6 lite", 32 * GIB, 918e12, 1638e9, 100e9, 2, 16, 256, 720e9 / 4),
+        Chip("v4", "TPU v4", 32 * GIB, 1200e9, 50e9, 3, 4, 4096, 407e9 / 4),
+        Chip("v5e", "TPU v5 lite", 16 * GIB, 819e9, 50e9, 2, 16, 256, 192e9 / 4),
+        Chip("v5p", "TPU v5", 95 * GIB, 2765e9, 100e9, 3, 4, 6144, 448e9 / 4),
+        Chip("v6e", "TPU v6 lite", 32 * GIB, 1638e9, 100e9, 2, 16, 256, 720e9 / 4),
     )
 }
 GPUS = (
-    Chip("A100", "NVIDIA A100", 80e9, 312e12, 2039e9, 300e9, 0, 1, 8, 0.0),
-    Chip("H100", "NVIDIA H100", 80e9, 989e12, 3350e9, 450e9, 0, 1, 8, 0.0),
-    Chip("H200", "NVIDIA H200", 141e9, 989e12, 4800e9, 450e9, 0, 1, 8, 0.0),
+    Chip("A100", "NVIDIA A100", 80e9, 2039e9, 300e9, 0, 1, 8, 0.0),
+    Chip("H100", "NVIDIA H100", 80e9, 3350e9, 450e9, 0, 1, 8, 0.0),
+    Chip("H200", "NVIDIA H200", 141e9, 4800e9, 450e9, 0, 1, 8, 0.0),
 )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from msm_jax.checkpoints import adapters, compose, store
 from msm_jax.checkpoints.adapters import Layer
@@ -16,6 +17,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.presets import PRESETS, preset
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
+from msm_jax.training import program as program_lib
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.program import TrainProgram
 
@@ -49,14 +51,9 @@ class Planned:
     def program(self) -> TrainProgram:
         """Its train step."""
         config, layers = self.config, after(self.config, self.start).layers
-        return TrainProgram(
-            self.start.model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len,
-            config.micro_batches,
-            layers[-1].config if config.lora is not None else None,
-            tuple(layer.config for layer in layers[:-1] if not layer.merged) if config.lora is not None else (),
-            config.base_dtype,
-            config.z_loss,
-        )
+        own = layers[-1].config if config.lora is not None else None
+        beside = tuple(layer.config for layer in layers[:-1] if not layer.merged) if own is not None else ()
+        return program_lib.of_phase(config, self.start.model, own, beside)
 
     @property
     def tokens(self) -> int:
@@ -90,22 +87,18 @@ def start_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Start:
         info = store.read_info(checkpoint)
         stack = adapters.read(info, checkpoint)
         found = compose.model_config(info, checkpoint)
-        return Start(_run_as(config, found), () if stack is None else stack.layers)
+        return Start(found.overridden(config.model_overrides), () if stack is None else stack.layers)
     if not model:
         raise InputError(
             f"init.checkpoint = {config.init.checkpoint!r} is not there, so that the model is not known; "
             f"name its preset with --model, one of {', '.join(PRESETS)}"
         )
-    return Start(_run_as(config, preset(model)))
-
-
-def _run_as(config: PhaseConfig, model: ModelConfig) -> ModelConfig:
-    return ModelConfig.from_json({**dataclasses.asdict(model), **config.model_overrides})
+    return Start(preset(model).overridden(config.model_overrides))
 
 
 def follow(config: PhaseConfig, start: Start) -> Start:
     """What a phase starts from whose parent ended with `start`."""
-    return dataclasses.replace(start, model=_run_as(config, start.model))
+    return dataclasses.replace(start, model=start.model.overridden(config.model_overrides))
 
 
 def after(config: PhaseConfig, start: Start) -> Start:
@@ -166,13 +159,12 @@ def check_mesh(name: str, program: TrainProgram, mesh: MeshConfig) -> None:
         raise InputError(f"{name}: {error}; the nearest mesh: {describe(near)}{_rows(near, program)}") from error
 
 
-def _check_tree(axes: object, tree: object, mesh: MeshConfig) -> None:
+def _check_tree(axes: Any, tree: Any, mesh: MeshConfig) -> None:
     if isinstance(tree, dict):
-        assert isinstance(axes, dict)
         for name, branch in tree.items():
             _check_tree(axes[name], branch, mesh)
     else:
-        sharding.check_divides(axes, tree.shape, dataclasses.asdict(mesh))  # type: ignore[attr-defined, arg-type]
+        sharding.check_divides(axes, tree.shape, dataclasses.asdict(mesh))
 
 
 def meshes(devices: int, model: ModelConfig, rows: int) -> list[MeshConfig]:

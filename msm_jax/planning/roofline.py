@@ -84,11 +84,13 @@ def bound(
     for one in figures["collectives"]:
         received[one["axes"]] = received.get(one["axes"], 0.0) + one["received"]
     bandwidth = {axes: inflow(chip, topology, figures["network"][axes]) for axes in received}
+    peak = metrics.peak_flops(figures["device_kind"])
+    assert peak is not None, f"{chip.name} is in planning.chips and not in training.metrics"
     hardware = figures["flops"]["products"] + figures["flops"]["kernels"]
     moved = traffic(program, mesh, figures["held"])
     tokens = program.rows * program.seq_len if isinstance(program, TrainProgram) else program.batch
     return Bound(
-        arithmetic=hardware / mesh.size / chip.peak_flops,
+        arithmetic=hardware / mesh.size / peak,
         memory=sum(moved.values()) / chip.hbm_bandwidth,
         links={axes: size / bandwidth[axes] for axes, size in received.items()},
         model_flops=model_flops(program),
@@ -98,7 +100,7 @@ def bound(
         link_bandwidth=bandwidth,
         tokens=tokens,
         devices=mesh.size,
-        peak=chip.peak_flops,
+        peak=peak,
     )
 
 

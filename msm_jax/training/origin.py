@@ -23,6 +23,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
 from msm_jax.training import chat, state
+from msm_jax.training import program as program_lib
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.program import TrainProgram
 from msm_jax.training.state import Frozen, TrainState
@@ -127,10 +128,7 @@ def describe(found: Origin) -> str:
 
 def program(origin: Origin, config: PhaseConfig) -> TrainProgram:
     """The phase's train step."""
-    return TrainProgram(
-        origin.model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches,
-        origin.adapter, origin.beside, config.base_dtype, config.z_loss,
-    )
+    return program_lib.of_phase(config, origin.model, origin.adapter, origin.beside)
 
 
 def restore(
@@ -243,7 +241,7 @@ def _from_checkpoint(config: PhaseConfig, kind: Literal["resume", "state", "para
         step, recorded = int(info["step"]), info["tokenizer_sha256"]
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
-    model = ModelConfig.from_json({**dataclasses.asdict(model), **config.model_overrides})
+    model = model.overridden(config.model_overrides)
     tokenizer = Tokenizer.from_files(assets, f"{path}/")
     if tokenizer.sha256 != recorded:
         raise InputError(f"{path}: its tokenizer is not the one its info records; use another checkpoint")

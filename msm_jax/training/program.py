@@ -14,7 +14,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel import sharding
 from msm_jax.training import optimizer, state, step
-from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.config import OptimizerConfig, PhaseConfig
 from msm_jax.training.state import Frozen, TrainState
 
 
@@ -44,6 +44,16 @@ class TrainProgram:
     def adamw(self) -> optax.GradientTransformation:
         """The optimizer."""
         return optimizer.make_optimizer(self.optimizer, self.steps)
+
+
+def of_phase(
+    config: PhaseConfig, model: ModelConfig, adapter: LoraConfig | None, beside: tuple[LoraConfig, ...]
+) -> TrainProgram:
+    """The train step of a phase on a model, with the adapter that it trains and those that are frozen under it."""
+    return TrainProgram(
+        model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches, adapter,
+        beside, config.base_dtype, config.z_loss,
+    )
 
 
 def abstract_frozen(program: TrainProgram, mesh: Mesh) -> tuple[Frozen, ...]:
