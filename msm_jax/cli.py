@@ -59,6 +59,7 @@ def require(holder: flags.FlagHolder[Any]) -> Any:
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Parses the command line, sets JAX and logging up, calls `main()` and exits with its status."""
+    sys.unraisablehook = _unraisable
     sys.exit(status(main, sys.argv))
 
 
@@ -105,6 +106,12 @@ def parse_flags(argv: list[str]) -> None:
         raise InputError(f"unexpected argument {rest[1]!r}; every argument is a flag (--name=value)")
 
 
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
+    """Says what went wrong where nothing can be raised, but for a read that Orbax gave up when another one failed."""
+    if not (isinstance(problem.exc_value, RuntimeError) and str(problem.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(problem)
+
+
 def set_up() -> None:
     """Timestamps in the log, quiet libraries, and compiled programs kept between processes."""
     logging.basicConfig(
@@ -115,9 +122,10 @@ def set_up() -> None:
         force=True,
     )
     logging.getLogger("msm_jax").setLevel(logging.INFO)
-    # Orbax logs a traceback for each thread that meets a full disk, and abandons coroutines; our one line
-    # says it all.
+    # Orbax logs a traceback for each thread that meets a full disk, and abandons coroutines and, where one array of a
+    # checkpoint is damaged, the reads of the others; our one line says it all.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     # A process killed while it wrote a cache entry leaves a broken one; JAX recompiles, and warns each time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -311,6 +313,17 @@ def test_no_gguf_at_all(tmp_path, refused):
     (tmp_path / "x.gguf").write_bytes(struct.pack("<4sI", b"GGML", 3))
     assert "is no GGUF file" in refused(tmp_path / "x.gguf", "--from_gguf")
     assert "cannot be read" in refused(tmp_path / "absent.gguf", "--from_gguf")
+
+
+def test_a_damaged_checkpoint_is_one_line_of_the_command_too(tmp_path, whole):
+    """Orbax reads the arrays at once: what becomes of the others when one fails differs from run to run."""
+    imports.write(huggingface.Directory(whole), tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "0" / "params" / "d").iterdir():
+        os.truncate(file, 100)
+    command = [sys.executable, "-m", "msm_jax.convert", f"--from_checkpoint={tmp_path / 'run'}"]
+    for _ in range(4):
+        done = subprocess.run([*command, f"--to_hf={tmp_path / 'out'}"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "damaged" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_checkpoint_that_is_none_or_damaged(tmp_path, convert, whole):
