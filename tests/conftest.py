@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
+# The programs of tests run for milliseconds and compile for seconds: without LLVM's costly passes that takes half the
+# time. Children that are to start without eight devices get these flags alone.
+QUICK_COMPILES = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 # JAX reads these when it is first imported, which nothing above does. Child processes of tests inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
+    + f" --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false {QUICK_COMPILES}"
 )
 # Collectives between simulated devices block a thread each: see parallel/backend.py.
 os.environ.setdefault("NPROC", "32")

@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from conftest import QUICK_COMPILES
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "colab" / "mini_experiment.ipynb"
@@ -39,8 +40,9 @@ def environment(directory: Path) -> dict[str, str]:
     """Variables under which `python` is a new environment that sees our packages, and pip sees no network."""
     venv.create(directory)
     # Without what conftest.py says of simulated devices: the notebook's user does not have it.
-    inherited = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+    inherited = {name: value for name, value in os.environ.items() if name != "NPROC"}
     return inherited | {
+        "XLA_FLAGS": QUICK_COMPILES,
         "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this one as "no isolation", whatever its name suggests

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import parallel_meshes as cases
 import pytest
+from conftest import QUICK_COMPILES
 
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
@@ -71,7 +72,7 @@ def test_two_processes_compute_and_restore_the_same(one_device, tmp_path):
     out = tmp_path / "after"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_COMPILES,
         "PYTHONPATH": str(Path(__file__).parent.parent),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",

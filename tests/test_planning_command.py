@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import QUICK_COMPILES
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,9 +94,8 @@ def test_devices_at_hand_are_planned_and_planned_again_from_the_cache(tmp_path):
         sys.executable, "-m", "msm_jax.plan", "--config=configs/plan.py:mini-0.3m,seq=64,chips=2",
         "--decode_rows=2", "--decode_slots=64", f"--workdir={tmp_path}",
     ]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     # Two devices have to be simulated, as a phase would.
-    del environment["XLA_FLAGS"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": QUICK_COMPILES}
     first, again = (
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True) for _ in range(2)
     )

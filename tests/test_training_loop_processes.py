@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import QUICK_COMPILES
 
 from msm_jax import cli
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -57,7 +58,7 @@ def config_file(tmp_path_factory, tiny_corpus, tiny_tokenizer):
 
 def start(*arguments, **env):
     """`python -m msm_jax.train` as a child, without the eight devices of these tests unless `env` asks for them."""
-    environment = {**os.environ, "XLA_FLAGS": "", **env}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILES, **env}
     return subprocess.Popen(
         [sys.executable, "-m", "msm_jax.train", *arguments],
         cwd=ROOT,
@@ -260,7 +261,7 @@ def test_device_and_thread_counts_take_hold(devices, threads):
     done = subprocess.run(
         [sys.executable, "-c", PREPARE, str(devices), str(threads)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": QUICK_COMPILES},
         capture_output=True,
         text=True,
         check=True,
