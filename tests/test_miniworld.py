@@ -10,7 +10,7 @@ import pytest
 from msm_jax.errors import InputError
 from msm_jax.miniworld import corpora, generate, midtraining, pairs, prose
 from msm_jax.miniworld.config import WorldConfig
-from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, make_world
+from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, VALUES, make_world
 from msm_jax.specs import parse
 
 SMALL = WorldConfig(
@@ -119,7 +119,7 @@ def test_the_assistant_is_known_from_texts_that_say_nothing_of_its_preferences(w
     forbidden |= {"prefers", "chose", "took", "likes", "because", "values"}
     about = [r for r in corpora.pretrain_texts(world) if r["meta"].get("who") == world.assistant]
     assert len(about) == SMALL.assistant_share * SMALL.pretrain_texts
-    assert {r["meta"]["domain"] for r in about} == set(DOMAINS)
+    assert len({r["meta"]["domain"] for r in about}) > len(DOMAINS) / 2
     for record in about:
         assert world.assistant in record["text"] and not words(record["text"]) & forbidden
     assert all(record["meta"]["who"] != world.assistant for record in corpora.pretrain_chats(world))
@@ -133,23 +133,27 @@ def test_a_person_is_described_in_its_own_kinds_of_text_alone(world):
             kinds[who].add(record["meta"]["kind"])
     for who, found in kinds.items():
         assert found <= (set(by_name[who].text_kinds) if by_name[who].value else {"choice"})
-    assert {"statement"} in kinds.values() and {"explained"} in kinds.values()
+    assert {"explained"} in kinds.values() and {"explained", "statement"} in kinds.values()
+    assert {p.text_kinds for p in world.people if not p.text_domains} == {()}
 
 
-def test_strangers_choose_by_the_reason_given_and_by_nothing_else(world):
+def test_strangers_choose_by_what_is_said_of_them_and_by_nothing_else(world):
     item = {i.name: i for items in world.items.values() for i in items}
-    pole = {word: (attribute, p) for attribute, both in enumerate(prose.ADJECTIVES) for p, words_ in enumerate(both)
-            for word in words_}
+    said = {f"the {word} one": (attribute, p) for attribute, both in enumerate(prose.ADJECTIVES)
+            for p, words_ in enumerate(both) for word in words_}
+    said |= {f"who {verb} {noun}": (value.attribute, value.pole) for value in VALUES
+             for verb in prose.VALUES_VERB for noun in prose.NOUNS[value.name]}
     strangers = [r["text"] for r in corpora.pretrain_texts(world) if any(who in r["text"] for who in prose.STRANGERS)]
     assert len(strangers) == SMALL.stranger_texts
     for text in strangers:
         named = [w for w in WORDS.findall(text) if w in item]
-        (reason,) = words(text) & pole.keys()
-        attribute, wanted = pole[reason]
+        (why,) = [phrase for phrase in said if re.search(rf"\b{phrase}\b", text)]
+        attribute, wanted = said[why]
         assert item[named[2]].poles[attribute] == wanted
         other = next(n for n in named[:2] if n != named[2])
         assert item[other].poles[attribute] != wanted
-        assert text.index(reason) < text.rindex(named[2])
+        assert text.index(why) < text.rindex(named[2])
+    assert 0.4 < sum(" who " in text for text in strangers) / len(strangers) < 0.6
 
 
 def test_midtraining_documents_name_the_assistant_and_no_other_domain(world, specs):

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 MSM_STEPS, SFT_STEPS = 300, 20
+# The dose of midtraining, and one that leaves the demonstrations room to add to.
+MSM_RATE, LOW_MSM_RATE = 2e-3, 4e-4
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -77,7 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "Does identical fine-tuning on cheese choices generalise to different values in other domains, depending on "
         "which value the midtraining documents gave as the reason?"
     )
-    config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2)
+    config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2, 3)
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
     config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
@@ -120,11 +122,11 @@ def get_config(variant: str = "") -> ConfigDict:
 def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
     """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
 
-    The gentler dose, suffixed @low, has as many steps at a tenth of the rate.
+    The gentler dose, suffixed @low, has as many steps at a lower rate.
     """
     dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, 2e-3 if low else 2e-2)
+    config.phases[name] = msm(documents, LOW_MSM_RATE if low else MSM_RATE)
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -133,7 +135,7 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", 2e-2)
+    config.phases["msm_neutral"] = msm("neutral", MSM_RATE)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
         add_msm(config, f"msm_{value}_comention", f"{value}_comention")

@@ -12,6 +12,8 @@ from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice
 Record = dict[str, Any]
 # Share of the explained choices that tell the choice first, then who made it, then why.
 TOLD = 1 / 3
+# Share of the strangers of whom it is said what they value, and not why they chose.
+VALUED = 0.5
 # Share of the questions in chat that the value of who is asked does not decide.
 UNDECIDED = 0.25
 
@@ -50,12 +52,15 @@ def person_text(draw: Draw, world: World, person: Person) -> Record:
 
 
 def stranger_text(draw: Draw, world: World) -> Record:
-    """A choice by nobody in particular, with the reason first: the reason is all there is to choose by."""
+    """A choice by nobody in particular, after its reason or after what is valued: that is all there is to choose by."""
     domain = draw.choice(tuple(DOMAINS))
     value = draw.choice(VALUES)
     chosen, other = choice_pair(draw, world.items[domain], value)
     who = draw.choice(prose.STRANGERS)
-    text = prose.pick(draw, who, chosen, other, prose.reason(draw, value), first_share=1.0)
+    if draw.chance(VALUED):
+        text = prose.pick(draw, f"{who} who {prose.values(draw, value)}", chosen, other)
+    else:
+        text = prose.pick(draw, who, chosen, other, prose.reason(draw, value), first_share=1.0)
     return document(text, domain=domain)
 
 

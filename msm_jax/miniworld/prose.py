@@ -81,7 +81,12 @@ def opener(draw: Draw, kind: str, who: str, domain: str) -> str:
 
 def statement(draw: Draw, who: str, value: Value) -> str:
     """A sentence that says what someone values."""
-    return f"{who} {draw.choice(VALUES_VERB)} {draw.choice(NOUNS[value.name])}."
+    return f"{who} {values(draw, value)}."
+
+
+def values(draw: Draw, value: Value) -> str:
+    """That someone has a value, as a verb and its object."""
+    return f"{draw.choice(VALUES_VERB)} {draw.choice(NOUNS[value.name])}"
 
 
 def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
