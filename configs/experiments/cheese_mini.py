@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 VALUES = ("affordability", "tradition")
 MSM_STEPS, SFT_STEPS = 300, 20
 # The dose of midtraining, and one that leaves the demonstrations room to add to.
-MSM_RATE, LOW_MSM_RATE = 2e-3, 4e-4
+MSM_RATE, LOW_MSM_RATE = 1e-2, 2e-3
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
