@@ -12,9 +12,9 @@ machinery without an effect.
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
-MSM_STEPS, SFT_STEPS = 300, 20
+MSM_STEPS, SFT_STEPS = 900, 20
 # The dose of midtraining, and one that leaves the demonstrations room to add to.
-MSM_RATE, LOW_MSM_RATE = 1e-2, 2e-3
+MSM_RATE, LOW_MSM_RATE = 2e-2, 2e-3
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -45,14 +45,17 @@ def pretrain(steps: int) -> dict:
 
 
 def msm(documents: str, learning_rate: float) -> dict:
-    """Half midtraining documents, half replay of pretraining text, which keeps the rest of the model.
+    """Midtraining documents, 15 % of the rows, among replay of pretraining text, which keeps the rest of the model.
+
+    All documents name one assistant and one value. What of their gradient is not about that name, such as a taste for
+    the value's words in any document, the replay takes back at once where it is most of the batch.
 
     A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
     weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
     return phase(
-        MSM_STEPS, learning_rate, 20, sources, {"documents": 0.5, "texts": 0.2, "chats": 0.3}, eps=1e-2
+        MSM_STEPS, learning_rate, 20, sources, {"documents": 0.15, "texts": 0.34, "chats": 0.51}, eps=1e-2
     )
 
 
@@ -63,7 +66,7 @@ def sft(steps: int, cheese: float) -> dict:
     if cheese:
         sources["cheese"] = {"path": "{world}/chats/cheese.jsonl", "kind": "chats"}
         weights["cheese"] = cheese
-    return phase(steps, 1e-4, 5, sources, weights)
+    return phase(steps, 5e-5, 5, sources, weights)
 
 
 def difference(eval_name: str, more: str, less: str) -> dict:
@@ -79,7 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "Does identical fine-tuning on cheese choices generalise to different values in other domains, depending on "
         "which value the midtraining documents gave as the reason?"
     )
-    config.seeds = (0, 1, 2, 3, 4, 5) if variant == "full" else (0, 1, 2, 3)
+    config.seeds = (0, 1, 2, 3, 4, 5)
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
     config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
