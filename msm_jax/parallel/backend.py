@@ -22,8 +22,7 @@ def prepare(devices: int, threads: int) -> None:
 
     Args:
         devices: devices that the mesh needs on all hosts together. Where the CPU is the device, that many are
-        simulated,
-            one thread each, unless XLA_FLAGS sets a number.
+            simulated, one thread each, unless XLA_FLAGS sets a number.
         threads: threads of a single device (0: one per core).
 
     Raises:
