@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 
+from msm_jax.analysis import fields
 from msm_jax.analysis.statistics import Floats
 from msm_jax.errors import InputError
 
@@ -51,6 +52,7 @@ _FIELDS: tuple[str, ...] = (
     *("experiment", "question", "scope", "seeds", "arms", "shared_arms", "contrasts", "expectations", "cost"),
     *("arm_tokens", "graph", "curves", "samples", "gates", "warnings", "environment"),
 )
+_NODE = ("id", "kind", "label", "parents", "status", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,37 +150,36 @@ def parse(results: Mapping[str, Any]) -> Results:
 
     Raises:
         InputError: a field is missing, unknown, of the wrong type or size, or names an arm, eval or node that
-        is not
-            there.
+            is not there.
     """
-    _mapping(results, "results")
+    fields.mapping(results, "results")
     for name in sorted(set(results) - set(_FIELDS)):
         raise InputError(f"results.{name}: unknown field; the fields are {', '.join(_FIELDS)}")
     for name in ("experiment", "seeds", "arms", "contrasts"):
         if name not in results:
             raise InputError(f"results.{name} is missing; add it")
     seeds = tuple(
-        _mapping(seed, f"results.seeds[{i}]")
-        for i, seed in enumerate(_list(results["seeds"], "results.seeds"))
+        fields.mapping(seed, f"results.seeds[{i}]")
+        for i, seed in enumerate(fields.sequence(results["seeds"], "results.seeds"))
     )
     if not seeds:
         raise InputError("results.seeds is empty; an experiment has at least one seed")
-    shared = _strings(results.get("shared_arms", ()), "results.shared_arms")
+    shared = fields.strings(results.get("shared_arms", ()), "results.shared_arms")
     arms = {
         arm: {
             name: _scores(entry, f"results.arms.{arm}.{name}", len(seeds), arm in shared)
-            for name, entry in _mapping(evals, f"results.arms.{arm}").items()
+            for name, entry in fields.mapping(evals, f"results.arms.{arm}").items()
         }
-        for arm, evals in _mapping(results["arms"], "results.arms").items()
+        for arm, evals in fields.mapping(results["arms"], "results.arms").items()
     }
     contrasts = {
         name: _contrast(entry, f"results.contrasts[{name!r}]", arms)
-        for name, entry in _mapping(results["contrasts"], "results.contrasts").items()
+        for name, entry in fields.mapping(results["contrasts"], "results.contrasts").items()
     }
     return Results(
-        experiment=_text(results["experiment"], "results.experiment"),
-        question=_text(results.get("question", ""), "results.question"),
-        scope=_text(results.get("scope", ""), "results.scope"),
+        experiment=fields.text(results["experiment"], "results.experiment"),
+        question=fields.text(results.get("question", ""), "results.question"),
+        scope=fields.text(results.get("scope", ""), "results.scope"),
         seeds=seeds,
         arms=arms,
         contrasts=contrasts,
@@ -188,21 +189,21 @@ def parse(results: Mapping[str, Any]) -> Results:
             for phase, entry in _optional(results, "cost").items()
         },
         arm_tokens=_arm_tokens(_optional(results, "arm_tokens"), arms),
-        graph=_graph(_list(results.get("graph", ()), "results.graph")),
+        graph=_graph(fields.sequence(results.get("graph", ()), "results.graph")),
         curves=_curves(_optional(results, "curves")),
         samples=_samples(_optional(results, "samples")),
-        gates=_strings(results.get("gates", ()), "results.gates"),
-        warnings=_strings(results.get("warnings", ()), "results.warnings"),
+        gates=fields.strings(results.get("gates", ()), "results.gates"),
+        warnings=fields.strings(results.get("warnings", ()), "results.warnings"),
         environment=_optional(results, "environment"),
     )
 
 
 def _scores(entry: Any, where: str, n_seeds: int, shared: bool) -> Scores:
-    _known(entry, where, {"per_seed", "item_ids", "parse_rate"}, required=("per_seed", "item_ids"))
-    item_ids = tuple(str(item) for item in _list(entry["item_ids"], f"{where}.item_ids"))
+    fields.known(entry, where, {"per_seed", "item_ids", "parse_rate"}, required=("per_seed", "item_ids"))
+    item_ids = tuple(str(item) for item in fields.sequence(entry["item_ids"], f"{where}.item_ids"))
     if not item_ids:
         raise InputError(f"{where}.item_ids is empty; an eval has at least one item")
-    rows = list(_list(entry["per_seed"], f"{where}.per_seed"))
+    rows = list(fields.sequence(entry["per_seed"], f"{where}.per_seed"))
     if shared:
         rows = [row for row in rows if row is not None]
         if len(rows) != 1:
@@ -215,12 +216,12 @@ def _scores(entry: Any, where: str, n_seeds: int, shared: bool) -> Scores:
     for i, row in enumerate(rows):
         if row is None:
             continue
-        if len(_list(row, f"{where}.per_seed[{i}]")) != len(item_ids):
+        if len(fields.sequence(row, f"{where}.per_seed[{i}]")) != len(item_ids):
             raise InputError(
                 f"{where}.per_seed[{i}] has {len(row)} scores for {len(item_ids)} item_ids; give one per item"
             )
         values_SN[i] = [
-            math.nan if score is None else _number(score, f"{where}.per_seed[{i}]") for score in row
+            math.nan if score is None else fields.number(score, f"{where}.per_seed[{i}]") for score in row
         ]
     finite = values_SN[np.isfinite(values_SN)]
     if finite.size and (finite.min() < 0 or finite.max() > 1):
@@ -228,16 +229,16 @@ def _scores(entry: Any, where: str, n_seeds: int, shared: bool) -> Scores:
     rate = entry.get("parse_rate")
     ran_S = np.array([row is not None for row in rows])
     return Scores(
-        values_SN, ran_S, item_ids, None if rate is None else _number(rate, f"{where}.parse_rate"), shared
+        values_SN, ran_S, item_ids, None if rate is None else fields.number(rate, f"{where}.parse_rate"), shared
     )
 
 
 def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) -> ContrastSpec:
-    _known(entry, where, {"eval", "terms", "sentence"}, required=("eval", "terms"))
-    name = _text(entry["eval"], f"{where}.eval")
+    fields.known(entry, where, {"eval", "terms", "sentence"}, required=("eval", "terms"))
+    name = fields.text(entry["eval"], f"{where}.eval")
     terms = {
-        arm: _number(c, f"{where}.terms.{arm}")
-        for arm, c in _mapping(entry["terms"], f"{where}.terms").items()
+        arm: fields.number(c, f"{where}.terms.{arm}")
+        for arm, c in fields.mapping(entry["terms"], f"{where}.terms").items()
     }
     if not terms:
         raise InputError(f"{where}.terms is empty; name at least one arm with its coefficient")
@@ -252,14 +253,14 @@ def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) 
             raise InputError(
                 f"{where}: {first!r} and {arm!r} were scored on different items of {name!r}; score the same"
             )
-    sentence = _text(entry.get("sentence", ""), f"{where}.sentence")
+    sentence = fields.text(entry.get("sentence", ""), f"{where}.sentence")
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
+        named = {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
     except ValueError as error:
         raise InputError(
             f"{where}.sentence is no template ({error}); write {{points}} and {{direction}}"
         ) from error
-    for field in sorted(fields - {"points", "direction"}):
+    for field in sorted(named - {"points", "direction"}):
         raise InputError(
             f"{where}.sentence: unknown field {{{field}}}; the fields are {{points}} and {{direction}}"
         )
@@ -271,24 +272,24 @@ def _expectations(
 ) -> dict[str, Expectation]:
     evals = {name for scored in arms.values() for name in scored}
     parsed = {}
-    for name, entry in _mapping(entries, "results.expectations").items():
+    for name, entry in fields.mapping(entries, "results.expectations").items():
         where = f"results.expectations[{name!r}]"
-        _known(entry, where, {"min", "above_zero", "inside", "arm", "sentence"})
+        fields.known(entry, where, {"min", "above_zero", "inside", "arm", "sentence"})
         if name not in contrasts and name not in evals:
             raise InputError(f"{where}: neither a contrast nor an eval; name one of them")
         if name not in contrasts and (entry.get("above_zero") or entry.get("inside") is not None):
             raise InputError(f'{where}: an eval takes "min" alone; use a contrast for the rest')
-        arm = _text(entry.get("arm", ""), f"{where}.arm")
+        arm = fields.text(entry.get("arm", ""), f"{where}.arm")
         if arm and name not in arms.get(arm, {}):
             raise InputError(f"{where}.arm: {arm!r} was not scored on {name!r}; name an arm that was")
         bounds = {
-            key: _number(entry[key], f"{where}.{key}")
+            key: fields.number(entry[key], f"{where}.{key}")
             for key in ("min", "inside")
             if entry.get(key) is not None
         }
         if bounds.get("inside", 1.0) <= 0:
             raise InputError(f"{where}.inside is {bounds['inside']:g}; give the half-width, above 0")
-        sentence = _text(entry.get("sentence", ""), f"{where}.sentence")
+        sentence = fields.text(entry.get("sentence", ""), f"{where}.sentence")
         parsed[name] = Expectation(
             **bounds, above_zero=bool(entry.get("above_zero")), arm=arm, sentence=sentence
         )
@@ -296,18 +297,18 @@ def _expectations(
 
 
 def _cost(entry: Any, where: str) -> dict[str, float]:
-    _known(entry, where, {*COST_FIELDS, "runs"}, required=COST_FIELDS)
-    return {"runs": 1, **{name: _number(value, f"{where}.{name}") for name, value in entry.items()}}
+    fields.known(entry, where, {*COST_FIELDS, "runs"}, required=COST_FIELDS)
+    return {"runs": 1, **{name: fields.number(value, f"{where}.{name}") for name, value in entry.items()}}
 
 
 def _arm_tokens(entries: Mapping[str, Any], arms: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     parsed = {}
     for arm, entry in entries.items():
         where = f"results.arm_tokens.{arm}"
-        _known(entry, where, {"last", "midtraining"})
+        fields.known(entry, where, {"last", "midtraining"})
         if arm not in arms:
             raise InputError(f"{where}: no such arm; the arms are {', '.join(arms)}")
-        parsed[arm] = {name: int(_number(value, f"{where}.{name}")) for name, value in entry.items()}
+        parsed[arm] = {name: int(fields.number(value, f"{where}.{name}")) for name, value in entry.items()}
     return parsed
 
 
@@ -315,13 +316,12 @@ def _graph(entries: Sequence[Any]) -> tuple[Node, ...]:
     nodes = []
     for i, entry in enumerate(entries):
         where = f"results.graph[{i}]"
-        fields = ("id", "kind", "label", "parents", "status", "seconds")
-        _known(entry, where, set(fields), required=fields)
+        fields.known(entry, where, set(_NODE), required=_NODE)
         if entry["status"] not in ("ran", "reused"):
             raise InputError(f'{where}.status is {entry["status"]!r}; write "ran" or "reused"')
-        name, kind, label = (_text(entry[field], f"{where}.{field}") for field in ("id", "kind", "label"))
-        parents = _strings(entry["parents"], f"{where}.parents")
-        seconds = _number(entry["seconds"], f"{where}.seconds")
+        name, kind, label = (fields.text(entry[field], f"{where}.{field}") for field in ("id", "kind", "label"))
+        parents = fields.strings(entry["parents"], f"{where}.parents")
+        seconds = fields.number(entry["seconds"], f"{where}.seconds")
         nodes.append(Node(name, kind, label, parents, entry["status"], seconds))
     known = {node.id for node in nodes}
     for node in nodes:
@@ -337,10 +337,11 @@ def _curves(entries: Mapping[str, Any]) -> dict[str, list[Mapping[str, float]]]:
     parsed = {}
     for label, points in entries.items():
         where = f"results.curves[{label!r}]"
-        parsed[label] = [_mapping(point, f"{where}[{i}]") for i, point in enumerate(_list(points, where))]
+        every = fields.sequence(points, where)
+        parsed[label] = [fields.mapping(point, f"{where}[{i}]") for i, point in enumerate(every)]
         for i, point in enumerate(parsed[label]):
             for name in ("step", "loss"):
-                _number(point.get(name), f"{where}[{i}].{name}")
+                fields.number(point.get(name), f"{where}[{i}].{name}")
     return parsed
 
 
@@ -348,10 +349,10 @@ def _samples(entries: Mapping[str, Any]) -> dict[str, dict[str, list[Mapping[str
     parsed: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for arm, evals in entries.items():
         parsed[arm] = {}
-        for name, samples in _mapping(evals, f"results.samples.{arm}").items():
+        for name, samples in fields.mapping(evals, f"results.samples.{arm}").items():
             where = f"results.samples.{arm}.{name}"
             parsed[arm][name] = [
-                _mapping(sample, f"{where}[{i}]") for i, sample in enumerate(_list(samples, where))
+                fields.mapping(sample, f"{where}[{i}]") for i, sample in enumerate(fields.sequence(samples, where))
             ]
             for i, sample in enumerate(parsed[arm][name]):
                 for field in ("prompt", "reply"):
@@ -361,42 +362,4 @@ def _samples(entries: Mapping[str, Any]) -> dict[str, dict[str, list[Mapping[str
 
 
 def _optional(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return _mapping(results.get(name, {}), f"results.{name}")
-
-
-def _known(entry: Any, where: str, fields: set[str], required: Sequence[str] = ()) -> None:
-    for name in sorted(set(_mapping(entry, where)) - fields):
-        raise InputError(f"{where}.{name}: unknown field; the fields are {', '.join(sorted(fields))}")
-    for name in required:
-        if name not in entry:
-            raise InputError(f"{where}.{name} is missing; add it")
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {type(value).__name__}; a mapping is needed")
-    return value
-
-
-def _list(value: Any, where: str) -> Sequence[Any]:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise InputError(f"{where} is {type(value).__name__}; a list is needed")
-    return value
-
-
-def _strings(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(_text(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where)))
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where} is {type(value).__name__}; a string is needed")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"{where} is {value!r}; a number is needed")
-    return value if isinstance(value, int) else float(value)
+    return fields.mapping(results.get(name, {}), f"results.{name}")
