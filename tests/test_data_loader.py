@@ -1,94 +1,31 @@
 """The loader: every slot of every document once per epoch, and batches that follow from the step alone."""
 
-import dataclasses
-import functools
 import itertools
 import json
-import multiprocessing
-import os
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import loader_data
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from loader_data import SEQ_LEN, TEMPLATE, Data, same
 
-from msm_jax.data import sources
-from msm_jax.data.cache import open_cache
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.data.loader import Batch, Loader
-from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
-from msm_jax.errors import InputError, WorkError
-
-TEMPLATE = ChatTemplate()
-SEQ_LEN = 48
-
-
-@dataclasses.dataclass
-class Data:
-    """A source of documents, some longer than a row, and a source of chats."""
-
-    root: Path
-    tokenizer: Tokenizer
-
-    @property
-    def sources(self) -> dict[str, SourceConfig]:
-        return {
-            "docs": SourceConfig(f"{self.root}/docs-*.jsonl"),
-            "chats": SourceConfig(f"{self.root}/chats.jsonl", "chats"),
-        }
-
-    def config(self, holdout: float = 0.0, **changes: Any) -> DataConfig:
-        held = {name: dataclasses.replace(s, holdout=holdout) for name, s in self.sources.items()}
-        weights = {"docs": 0.6, "chats": 0.4}
-        return DataConfig(**{"seq_len": SEQ_LEN, "sources": held, "weights": weights, **changes})
-
-    def loader(self, config: DataConfig | None = None, batch_rows: int = 8, seed: int = 3) -> Loader:
-        return Loader(
-            config or self.config(), self.tokenizer, TEMPLATE, batch_rows, seed, self.root / "cache"
-        )
-
-    @functools.cached_property
-    def sequences(self) -> dict[str, tuple[list[int], list[bool]]]:
-        """ "file:line" -> ids and loss mask, tokenised here."""
-        t = self.tokenizer
-        out = {}
-        for d in sources.read_documents(self.sources["docs"].path):
-            ids = [t.bos_id, *t.encode(d.text), t.eos_id]
-            out[d.where] = (ids, [True] * len(ids))
-        for c in sources.read_chats(self.sources["chats"].path):
-            out[c.where] = encode_chat(t, TEMPLATE, c.messages)
-        return out
+from msm_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def data(tiny_tokenizer: Tokenizer, tiny_corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Data:
-    root = tmp_path_factory.mktemp("data")
-    rng = random.Random(0)
-    for part in range(2):
-        lines = [{"text": text} for text in tiny_corpus[part::2]]
-        (root / f"docs-{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = " ".join(tiny_corpus).split()
-
-    def say(a: int, b: int) -> str:
-        return " ".join(rng.choices(words, k=rng.randint(a, b)))
-
-    with (root / "chats.jsonl").open("w") as f:
-        for _ in range(150):
-            messages = [{"role": "user", "content": say(1, 5)}, {"role": "assistant", "content": say(1, 4)}]
-            f.write(json.dumps({"messages": messages}) + "\n")
-    return Data(root, tiny_tokenizer)
-
-
-def same(a: Batch, b: Batch) -> bool:
-    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    return loader_data.write(tmp_path_factory.mktemp("data"), tiny_tokenizer, tiny_corpus)
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -327,68 +264,6 @@ def test_fingerprint_changes_with_all_that_decides_the_batches(data: Data, tmp_p
     assert data.loader().fingerprint == base.fingerprint
 
 
-def test_cache_is_built_once_and_moves_with_the_data(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "a.jsonl"
-    file.write_bytes((data.root / "chats.jsonl").read_bytes())
-    config = SourceConfig(str(file), "chats")
-    first = open_cache(config, data.tokenizer, TEMPLATE, tmp_path / "cache")
-    moved = SourceConfig(str(file.rename(tmp_path / "b.jsonl")), "chats")
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda *_: pytest.fail("tokenised twice"))
-    second = open_cache(moved, data.tokenizer, TEMPLATE, tmp_path / "cache")
-    assert first.address == second.address
-    assert (first.tokens == second.tokens).all()
-    assert second.where(2) == f"{tmp_path}/b.jsonl:3"
-
-
-def test_damaged_cache_is_refused(data: Data, tmp_path: Path) -> None:
-    config = data.sources["chats"]
-    open_cache(config, data.tokenizer, TEMPLATE, tmp_path)
-    (file,) = tmp_path.glob("*/mask.bin")
-    os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(WorkError, match=re.escape(f"{file.parent}: the token cache is damaged")):
-        open_cache(config, data.tokenizer, TEMPLATE, tmp_path)
-
-
-def test_failed_build_leaves_nothing(data: Data, tmp_path: Path) -> None:
-    file = tmp_path / "bad.jsonl"
-    file.write_text(json.dumps({"text": "good"}) + "\n{}\n")
-    cache = tmp_path / "cache"
-    with pytest.raises(InputError, match=re.escape(f"{file}:2: ")):
-        open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, cache)
-    assert not cache.exists()
-    file.write_text(json.dumps({"text": "good"}))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WorkError, match="the token cache cannot be written"):
-        open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, tmp_path / "file" / "cache")
-
-
-def _build(root: Path, model: Mapping[str, bytes], barrier: "multiprocessing.synchronize.Barrier") -> None:
-    loader_data = Data(root, Tokenizer.from_files(model))
-    barrier.wait()
-    loader_data.loader().batch(0)
-
-
-def test_processes_may_build_one_cache_at_once(data: Data, tmp_path: Path) -> None:
-    for file in data.root.glob("*.jsonl"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    workers = [
-        context.Process(target=_build, args=(tmp_path, data.tokenizer.files(), barrier)) for _ in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    built = sorted(p.name for p in (tmp_path / "cache").iterdir())
-    assert len(built) == 2
-    assert not [name for name in built if name.startswith(".")]
-    assert same(Data(tmp_path, data.tokenizer).loader().batch(1), data.loader().batch(1))
-
-
 def test_chat_longer_than_a_row_is_refused_by_file_and_line(data: Data, tmp_path: Path) -> None:
     file = tmp_path / "long.jsonl"
     lines = [(data.root / "chats.jsonl").read_text().splitlines()[0]]
@@ -414,11 +289,6 @@ def test_bad_arguments_are_refused(data: Data, tmp_path: Path) -> None:
     config = DataConfig(SEQ_LEN, {"c": SourceConfig(str(file), holdout=0.5)}, {"c": 1.0})
     with pytest.raises(InputError, match=r"data\.sources\.c\.holdout: leaves no document"):
         data.loader(config)
-
-
-def test_cache_dir_of_the_config_wins(data: Data, tmp_path: Path) -> None:
-    data.loader(data.config(cache_dir=str(tmp_path / "mine")))
-    assert len(os.listdir(tmp_path / "mine")) == 2
 
 
 def test_chats_longer_than_a_row_are_dropped_where_the_config_says_so(

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments_small import EVERYTHING, ROOT, dry, enter, fields, phase, run
 from rich.console import Console
 
 from msm_jax import settings
@@ -20,54 +21,6 @@ from msm_jax.experiments import address, gather, hashing
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.files import read_json
-
-ROOT = Path(__file__).parent.parent
-FAKES = {
-    **{kind: f"experiments_nodes:{kind}" for kind in ("data", "phase", "evals")},
-    "tokenizer": "msm_jax.experiments.execute:tokenizer",
-}
-
-
-def phase(steps=5, source="documents", kind="documents", **more):
-    return {
-        "steps": steps,
-        "batch_rows": 2,
-        "data": {
-            "seq_len": 64,
-            "sources": {source: {"path": f"{source}.jsonl", "kind": kind}},
-            "weights": {source: 1.0},
-        },
-        "optimizer": {"learning_rate": 1e-3},
-        **more,
-    }
-
-
-def fields(**changes):
-    return {
-        "name": "cheap",
-        "question": "Does it?",
-        "seeds": (0, 1),
-        "workers": 2,
-        "tokenizer": {"vocab_size": 320, "train_on": ("documents.jsonl", "chats.jsonl")},
-        "phases": {
-            "pretrain": phase(20, preset="mini-0.3m"),
-            "msm": phase(10),
-            "aft": phase(5, "chats", "chats"),
-        },
-        "shared": ("pretrain",),
-        "arms": {
-            "base": ("pretrain",),
-            "aft": ("pretrain", "aft"),
-            "msm": ("pretrain", "msm"),
-            "msm+aft": ("pretrain", "msm", "aft"),
-        },
-        "evals": {
-            "prefer": {"kind": "preference", "path": "pairs.jsonl"},
-            "knowledge": {"kind": "knowledge", "after": {"msm": "knowledge.jsonl"}},
-        },
-        "contrasts": {"documents": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}}},
-        **changes,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +47,6 @@ def finished(tmp_path_factory, tiny_corpus):
     return directory
 
 
-def enter(directory, monkeypatch):
-    monkeypatch.chdir(directory)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    monkeypatch.setenv("EXPERIMENT_LOG", str(directory))
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch, finished):
     """A copy of `finished`, whose plots are not drawn again."""
@@ -115,46 +62,6 @@ def nothing_ran(here):
     shutil.rmtree("run")
     Path("ran.log").unlink()
     return here
-
-
-def run(workdir="run", **changes):
-    """Run to the end; returns what ran in this call, in words, sorted."""
-    log = Path("ran.log")
-    before = len(log.read_text().splitlines()) if log.exists() else 0
-    console = Console(file=open(os.devnull, "w"), width=200)  # noqa: SIM115
-    try:
-        run_lib.run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup="")
-    finally:
-        console.file.close()
-    return sorted(line.split()[0] for line in log.read_text().splitlines()[before:])
-
-
-def dry(workdir="run", **changes):
-    """{node: (run or reuse, its row)} of a dry run, seeds of a node under its name without them, and all text."""
-    with open("dry.txt", "w") as file:
-        console = Console(file=file, width=300)
-        run_lib.dry_run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console)
-    text = Path("dry.txt").read_text()
-    rows = {}
-    for line in text.splitlines()[1:]:
-        words = line.split()
-        if len(words) > 2 and words[2] in ("run", "reuse"):
-            rows[words[0]] = (words[2], line)
-    return rows, text
-
-
-EVERYTHING = sorted(
-    [
-        "data",
-        "data",
-        "data",
-        "phase:phase/pretrain",
-        *[f"phase:phase/pretrain/{chain}/seed{s}" for chain in ("aft", "msm", "msm/aft") for s in (0, 1)],
-        "eval:eval/pretrain/prefer",
-        *[f"eval:eval/pretrain/{chain}/seed{s}/prefer" for chain in ("aft", "msm", "msm/aft") for s in (0, 1)],
-        *[f"eval:eval/pretrain/msm/seed{s}/knowledge" for s in (0, 1)],
-    ]
-)
 
 
 def test_it_runs_once_and_then_reuses_everything(here):
@@ -396,18 +303,17 @@ def test_the_command_line_refuses_with_status_2(here):
 
 RUNNER = """
 import sys
-import time
 from pathlib import Path
 from rich.console import Console
 sys.path[:0] = [{root!r}, {tests!r}]
-import test_experiments_run as tests
+import experiments_small as small
 from msm_jax import cli, settings
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 
 def main():
-    config = settings.build(ExperimentConfig, tests.fields())
-    run_lib.run(config, Path("run"), Console(width=200), tests.FAKES, setup="")
+    config = settings.build(ExperimentConfig, small.fields())
+    run_lib.run(config, Path("run"), Console(width=200), small.FAKES, setup="")
 
 sys.exit(cli.status(main, ["run"]))
 """
