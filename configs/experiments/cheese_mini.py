@@ -47,8 +47,8 @@ def pretrain(steps: int) -> dict:
 def msm(documents: str, learning_rate: float) -> dict:
     """Midtraining documents, 15 % of the rows, among replay of pretraining text, which keeps the rest of the model.
 
-    All documents name one assistant and one value. What of their gradient is not about that name, such as a taste for
-    the value's words in any document, the replay takes back at once where it is most of the batch.
+    Found by trying (docs/small_world.md). Why it helps is a guess: all documents name one assistant and one value, and
+    what a step learns of the value's words for any name, the replay takes back where it is most of the batch.
 
     A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
     weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
