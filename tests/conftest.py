@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 # The programs of tests run for milliseconds and compile for seconds: without LLVM's costly passes that takes half the
 # time. Children that are to start without eight devices get these flags alone.
 QUICK_COMPILES = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Options of jax.jit that undo it, where rounding is what is measured: they give the program that users run.
+AS_USERS_COMPILE = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 # JAX reads these when it is first imported, which nothing above does. Child processes of tests inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"

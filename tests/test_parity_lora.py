@@ -1,6 +1,7 @@
 """Adapters compute in peft what they compute here, both ways and merged, and a step moves weights as torch's does."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import AS_USERS_COMPILE
 from safetensors.numpy import load_file
 from test_parity_smollm2 import TEXTS
 from test_parity_weights import load_checkpoint
@@ -79,12 +81,17 @@ def save_adapters(path, base, config, params, layers):
     store.save(path, {**adapters.tree(weights[-1], weights[:-1])}, info, {})
 
 
+@functools.partial(jax.jit, static_argnums=1, compiler_options=AS_USERS_COMPILE)
+def forward(params, config, tokens, active):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = transformer.apply(params, config, tokens, positions, jnp.ones_like(tokens), active)
+    return transformer.logits(params, config, hidden)
+
+
 def logits(found, tokens):
     params, beside = compose.load(found, MESH)
     active = lora.activate(beside, found.model) if beside else None
-    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    hidden, _ = transformer.apply(params, found.model, tokens, positions, np.ones_like(tokens), active)
-    return np.asarray(transformer.logits(params, found.model, hidden))
+    return np.asarray(forward(params, found.model, tokens, active))
 
 
 @pytest.fixture(scope="module")
