@@ -41,16 +41,22 @@ from msm_jax.training.config import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is trained: `rows` × `length` tokens a step. A turn is `steps` steps, about a second or a few."""
+    """What is trained: `rows` × `length` tokens a step. A turn is `steps` steps, about a second or a few.
+
+    `spread`: also with one device a thread, each of which holds the weights and all that goes with them.
+    """
 
     vocab: int
     rows: int
     length: int
     steps: int
+    spread: bool = True
 
 
 CASES = {
-    "mini-0.3m": Case(2560, 8, 128, 20), "mini-15m": Case(8192, 8, 256, 3), "smollm2-135m": Case(49_152, 4, 128, 1)
+    "mini-0.3m": Case(2560, 8, 128, 20),
+    "mini-15m": Case(8192, 8, 256, 3),
+    "smollm2-135m": Case(49_152, 4, 128, 1, spread=False),
 }
 OPTIMIZER = OptimizerConfig(1e-3, schedule="constant")
 BATCHES = 4  # different ones, used in turn
@@ -75,7 +81,7 @@ def main() -> None:
     for preset in _PRESETS.value:
         with tempfile.TemporaryDirectory() as directory:
             write_inputs(Path(directory), preset, CASES[preset], threads)
-            measured = compare(Path(directory), python, CASES[preset].steps, threads, repeats, tunix)
+            measured = compare(Path(directory), python, CASES[preset], threads, repeats, tunix)
         record.publish(result(preset, CASES[preset], threads, measured))
 
 
@@ -98,8 +104,8 @@ def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None
 
 
 def model_of(preset: str, vocab: int) -> ModelConfig:
-    """In float32, with nothing recomputed, as the other sides have it."""
-    return presets.preset(preset, vocab_size=vocab, compute_dtype="float32", remat="none")
+    """In float32, with nothing recomputed and the layers one after the other in the program, as the others have it."""
+    return presets.preset(preset, vocab_size=vocab, compute_dtype="float32", remat="none", scan_layers=False)
 
 
 def initial(config: ModelConfig) -> transformer.Params:
@@ -140,12 +146,13 @@ def products(config: ModelConfig, tokens: int) -> list[list[int]]:
 
 
 def compare(
-    directory: Path, python: str, steps: int, threads: int, repeats: int, tunix: str = ""
+    directory: Path, python: str, case: Case, threads: int, repeats: int, tunix: str = ""
 ) -> dict[str, Any]:
-    """Runs the sides (ours on one device, ours on one device a thread, torch, and Tunix if given) in turns.
+    """Runs the sides (ours on one device, ours on one device a thread if `case` says so, torch, and Tunix if given) in
+    turns.
 
     Returns:
-        Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "how", and but for
+        How many are "ours". Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "how", and but for
         Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was "tried", and the largest
         "difference" of the losses from torch's.
 
@@ -153,7 +160,8 @@ def compare(
         WorkError: a side has ended, or the losses of the first steps differ by more than `TOLERANCE`.
     """
     mine = [sys.executable, __file__, f"--work={directory}", f"--threads={threads}"]
-    commands = [[*mine, "--devices=1"], [*mine, f"--devices={threads}"]]
+    commands = [[*mine, f"--devices={devices}"] for devices in ([1, threads] if case.spread else [1])]
+    ours, steps = len(commands), case.steps
     beside = [(python, "reference_train.py")] + ([(tunix, "reference_tunix.py")] if tunix else [])
     commands += [[interpreter, str(Path(__file__).with_name(name)), str(directory)] for interpreter, name in beside]
     sides, first = [], []
@@ -163,19 +171,20 @@ def compare(
     for side in sides:
         side.ask(do="run", steps=CHECKED - 1)
     peak = [side.peak_mib() for side in sides]
-    torch = sides[2]
+    torch = sides[ours]
     tried = torch.ask(do="choose", steps=steps)["tried"]
-    turns = [[side.ask(do="run", steps=steps)["seconds"] / steps for side in sides] for _ in range(repeats)]
+    turns = [[turn(side, steps) for side in sides] for _ in range(repeats)]
     bare = [[side.ask(do="products")["seconds"] for side in (sides[0], torch)] for _ in range(3)]
-    parts = [side.ask(do="parts", steps=2 * steps) for side in sides[:3]]
+    parts = [side.ask(do="parts", steps=2 * steps) for side in sides[: ours + 1]]
     ended = [side.ask(do="end") for side in sides]
     for side in sides:
         side.close()
     losses = np.array([each["losses"] for each in ended])
-    difference = float(np.max(np.abs(losses / losses[2] - 1)))
+    difference = float(np.max(np.abs(losses / losses[ours] - 1)))
     if not difference <= TOLERANCE:
         raise WorkError(f"the sides' losses differ by {difference:.1e}, so that their times say nothing: {losses}")
     return {
+        "ours": ours,
         "first": first,
         "peak": peak,
         "turns": list(zip(*turns, strict=True)),
@@ -185,6 +194,12 @@ def compare(
         "tried": tried,
         "difference": difference,
     }
+
+
+def turn(side: reference.Worker, steps: int) -> float:
+    """Seconds a step, after one that is not timed: what the other sides pushed out of caches and memory comes back."""
+    side.ask(do="run", steps=1)
+    return float(side.ask(do="run", steps=steps)["seconds"]) / steps
 
 
 def work(directory: Path, devices: int) -> None:
@@ -261,17 +276,18 @@ def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) 
 
 def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> record.Result:
     """The comparison as a table."""
-    sides = range(len(measured["how"]))
+    sides, mine = range(len(measured["how"])), measured["ours"]
     medians = [statistics.median(side) for side in measured["turns"]]
-    best = measured["turns"][medians.index(min(medians[:2]))]
-    ratios = ["", ""] + [record.quotients(measured["turns"][side], best) for side in sides[2:]]
+    best = measured["turns"][medians.index(min(medians[:mine]))]
+    ratios = [""] * mine + [record.quotients(measured["turns"][side], best) for side in sides[mine:]]
+    blank = [""] * (mine - 1)
     ours, theirs = (statistics.median(side) for side in measured["products"])
     rows = [
         ("step, ms", *(f"{1e3 * x:.1f}" for x in medians)),
         ("tokens/s", *(f"{case.rows * case.length / x:,.0f}" for x in medians)),
         ("their time / best of ours", *ratios),
-        ("bare products, ms", f"{1e3 * ours:.1f}", "", f"{1e3 * theirs:.1f}"),
-        ("bare products, theirs / ours", "", "", record.quotients(*measured["products"][::-1])),
+        ("bare products, ms", f"{1e3 * ours:.1f}", *blank, f"{1e3 * theirs:.1f}"),
+        ("bare products, theirs / ours", "", *blank, record.quotients(*measured["products"][::-1])),
     ]
     for name in ("forward", "loss", "forward and loss", "backward", "clipping and AdamW"):
         rows.append((f"{name}, ms", *(f"{1e3 * side[name]:.1f}" if name in side else "" for side in measured["parts"])))

@@ -164,17 +164,17 @@ def test_ours_answers_with_its_losses(tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("tunix", [False, True])
-def test_all_sides_take_the_same_steps(tunix, ref_python, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("tunix", "spread"), [(False, False), (True, True)])
+def test_all_sides_take_the_same_steps(tunix, spread, ref_python, tmp_path, monkeypatch):
     # Without a C++ compiler on the path theirs does not try to compile, which would take a minute.
     monkeypatch.setenv("PATH", str(tmp_path))
     peer = os.environ.get("MSM_JAX_TUNIX_PYTHON", "") if tunix else ""
     if tunix and not peer:
         pytest.skip("MSM_JAX_TUNIX_PYTHON is not set; `make tunix` builds the environment")
-    case = train_step.Case(64, 4, 32, 1)
+    case = train_step.Case(64, 4, 32, 1, spread)
     train_step.write_inputs(tmp_path, "mini-0.3m", case, 2)
-    measured = train_step.compare(tmp_path, ref_python, steps=1, threads=2, repeats=1, tunix=peer)
+    measured = train_step.compare(tmp_path, ref_python, case, threads=2, repeats=1, tunix=peer)
     assert measured["difference"] < train_step.TOLERANCE
     assert list(measured["tried"]) == ["eager, fused AdamW", "eager, foreach AdamW"]
     result = train_step.result("mini-0.3m", case, 2, measured)
-    assert len(result.columns) == 4 + tunix and {len(row) for row in result.rows} == {len(result.columns)}
+    assert len(result.columns) == 3 + spread + tunix and {len(row) for row in result.rows} == {len(result.columns)}

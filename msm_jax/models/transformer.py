@@ -84,21 +84,37 @@ def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
     kept = x.shape[: x.ndim - inputs]
     size = math.prod(weights.shape[:inputs])
     x_NK, weights_KM = x.reshape(-1, size), weights.reshape(size, -1)
-    if size > _LONG_SUM and x.dtype == jnp.float32:
-        product_NM = jax.lax.platform_dependent(x_NK, weights_KM, cpu=_in_parts, default=jnp.matmul)
+    if size > _LONG_SUM and x.dtype == jnp.float32 and mesh.platform() == "cpu":
+        product_NM = _in_parts(x_NK, weights_KM)
     else:
         product_NM = x_NK @ weights_KM
     return product_NM.reshape(*kept, *weights.shape[inputs:])
 
 
+@jax.custom_vjp
 def _in_parts(x_NK: jax.Array, weights_KM: jax.Array) -> jax.Array:
-    """The product as a sum of several: XLA on the CPU adds up the terms of one in order, and the rounding with them."""
+    """The product as a sum of several: XLA on the CPU adds up the terms of one in order, and the rounding with them.
+
+    Its gradients are whole products: those of the parts would be padded to full size and added, one by one.
+    """
     size = x_NK.shape[1]
     part = -(-size // -(-size // _SHORT_SUM))
     return sum(
         (x_NK[:, k : k + part] @ weights_KM[k : k + part] for k in range(part, size, part)),
         start=x_NK[:, :part] @ weights_KM[:part],
     )
+
+
+def _in_parts_forward(x_NK: jax.Array, weights_KM: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _in_parts(x_NK, weights_KM), (x_NK, weights_KM)
+
+
+def _in_parts_backward(residuals: tuple[jax.Array, jax.Array], g_NM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_NK, weights_KM = residuals
+    return g_NM @ weights_KM.T, x_NK.T @ g_NM
+
+
+_in_parts.defvjp(_in_parts_forward, _in_parts_backward)
 
 
 class Block(nn.Module):
