@@ -35,7 +35,7 @@ from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 log = logging.getLogger(__name__)
 
 # Terms of a float32 product above which it is computed in parts on the CPU, and the most terms of a part.
-_LONG_SUM, _SHORT_SUM = 512, 384
+_LONG_SUM, _SHORT_SUM = 1024, 768
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
