@@ -23,7 +23,7 @@ help:
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour or more"
+	@echo "make bench    all benchmarks in turn, into docs/performance.md; half an hour"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
 venv:

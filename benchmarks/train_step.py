@@ -152,9 +152,9 @@ def compare(
     turns.
 
     Returns:
-        How many are "ours". Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "how", and but for
-        Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was "tried", and the largest
-        "difference" of the losses from torch's.
+        How many are "ours". Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each
+        turn, "how", and but for Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was
+        "tried", and the largest "difference" of the losses from torch's.
 
     Raises:
         WorkError: a side has ended, or the losses of the first steps differ by more than `TOLERANCE`.

@@ -149,3 +149,29 @@ def test_flops_count_every_matrix_product():
 
     counted = dots(jax.make_jaxpr(forward)(transformer.abstract_params(TINY), tokens).jaxpr)
     assert counted == length * transformer.forward_flops_per_token(TINY, context=length)
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_a_product_of_many_terms_rounds_less_and_has_the_gradient_of_the_whole(remat):
+    rng = np.random.default_rng(0)
+    x, weights, weighted = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((2, 40, 2500), (2500, 3, 8), (2, 40, 3, 8))
+    )
+
+    def run(x, weights, product):
+        if remat != "none":
+            product = jax.checkpoint(product, policy=transformer._remat_policy(remat))
+        out = product(x, weights)
+        return jnp.sum(out * weighted), out
+
+    def whole(x, weights):
+        return jnp.einsum("btk,khm->bthm", x, weights)
+
+    grad = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True), static_argnums=2)
+    (_, out), grads = grad(x, weights, transformer.project)
+    (_, plain), expected = grad(x, weights, whole)
+    exact = np.einsum("btk,khm->bthm", x.astype(np.float64), weights.astype(np.float64))
+    mine, theirs = (np.sqrt(np.mean((each - exact) ** 2)) for each in (out, plain))
+    assert mine < 0.9 * theirs
+    for a, b in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
