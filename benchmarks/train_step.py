@@ -299,7 +299,8 @@ def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> r
         columns=("", *measured["how"]),
         rows=tuple((*row, *[""] * (1 + len(sides) - len(row))) for row in rows),
         notes=f"Losses of the first {CHECKED} steps agree to {measured['difference']:.0e}. Start and memory are "
-        "without a compile cache, and of torch before compiling. Of torch was tried, in ms: "
+        "without a compile cache, and of torch before compiling. The parts of ours are differences between programs "
+        "that end there, each compiled and held in memory for itself. Of torch was tried, in ms: "
         + ", ".join(f"{name} {took}" for name, took in measured["tried"].items()) + ".",
     )
 
