@@ -52,6 +52,11 @@ class Case:
     steps: int
     spread: bool = True
 
+    @property
+    def ours(self) -> int:
+        """How many of the sides that are compared are ours."""
+        return 1 + self.spread
+
 
 CASES = {
     "mini-0.3m": Case(2560, 8, 128, 20),
@@ -152,16 +157,16 @@ def compare(
     turns.
 
     Returns:
-        How many are "ours". Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each
-        turn, "how", and but for Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was
-        "tried", and the largest "difference" of the losses from torch's.
+        Per side, in this order: "first" seconds, "peak" MiB, "turns" seconds per step of each turn, "how", and but for
+        Tunix "parts"; for the first and for torch: "products" seconds. And what of torch was "tried", and the largest
+        "difference" of the losses from torch's.
 
     Raises:
         WorkError: a side has ended, or the losses of the first steps differ by more than `TOLERANCE`.
     """
     mine = [sys.executable, __file__, f"--work={directory}", f"--threads={threads}"]
     commands = [[*mine, f"--devices={devices}"] for devices in ([1, threads] if case.spread else [1])]
-    ours, steps = len(commands), case.steps
+    steps = case.steps
     beside = [(python, "reference_train.py")] + ([(tunix, "reference_tunix.py")] if tunix else [])
     commands += [[interpreter, str(Path(__file__).with_name(name)), str(directory)] for interpreter, name in beside]
     sides, first = [], []
@@ -171,20 +176,19 @@ def compare(
     for side in sides:
         side.ask(do="run", steps=CHECKED - 1)
     peak = [side.peak_mib() for side in sides]
-    torch = sides[ours]
+    torch = sides[case.ours]
     tried = torch.ask(do="choose", steps=steps)["tried"]
     turns = [[turn(side, steps) for side in sides] for _ in range(repeats)]
     bare = [[side.ask(do="products")["seconds"] for side in (sides[0], torch)] for _ in range(3)]
-    parts = [side.ask(do="parts", steps=2 * steps) for side in sides[: ours + 1]]
+    parts = [side.ask(do="parts", steps=2 * steps) for side in sides[: case.ours + 1]]
     ended = [side.ask(do="end") for side in sides]
     for side in sides:
         side.close()
     losses = np.array([each["losses"] for each in ended])
-    difference = float(np.max(np.abs(losses / losses[ours] - 1)))
+    difference = float(np.max(np.abs(losses / losses[case.ours] - 1)))
     if not difference <= TOLERANCE:
         raise WorkError(f"the sides' losses differ by {difference:.1e}, so that their times say nothing: {losses}")
     return {
-        "ours": ours,
         "first": first,
         "peak": peak,
         "turns": list(zip(*turns, strict=True)),
@@ -232,7 +236,7 @@ def work(directory: Path, devices: int) -> None:
 
     def parts(repeats: int) -> dict[str, float]:
         pieces: list[Callable[..., Any]] = [
-            lambda p, b: transformer.apply(p, config, b["tokens"], b["positions"], b["segment_ids"])[0],
+            lambda p, b: transformer.apply(p, config, b["tokens"], b["positions"], b["segment_ids"]),
             lambda p, b: step.loss_sum(p, config, b),
             lambda p, b: step.gradients(p, config, b, 1),
         ]
@@ -276,7 +280,7 @@ def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) 
 
 def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> record.Result:
     """The comparison as a table."""
-    sides, mine = range(len(measured["how"])), measured["ours"]
+    sides, mine = range(len(measured["how"])), case.ours
     medians = [statistics.median(side) for side in measured["turns"]]
     best = measured["turns"][medians.index(min(medians[:mine]))]
     ratios = [""] * mine + [record.quotients(measured["turns"][side], best) for side in sides[mine:]]

@@ -68,11 +68,9 @@ def run(workdir="run", **changes):
     """Run to the end; returns what ran in this call, in words, sorted."""
     log = Path("ran.log")
     before = len(log.read_text().splitlines()) if log.exists() else 0
-    console = Console(file=open(os.devnull, "w"), width=200)  # noqa: SIM115
-    try:
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, width=200)
         run_lib.run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup="")
-    finally:
-        console.file.close()
     return sorted(line.split()[0] for line in log.read_text().splitlines()[before:])
 
 

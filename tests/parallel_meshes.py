@@ -112,7 +112,7 @@ def margins(params: Any, replies: np.ndarray) -> np.ndarray:
     prompts = np.random.default_rng(1).integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1))[:PROMPTS, :PROMPT]
     tokens = np.concatenate([prompts, replies], axis=1).astype(np.int32)
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    hidden, _ = transformer.apply(params, MODEL, tokens, positions, np.ones_like(tokens))
+    hidden = transformer.apply(params, MODEL, tokens, positions, np.ones_like(tokens))
     scores = np.sort(transformer.logits(params, MODEL, hidden)[:, PROMPT - 1 : -1], axis=-1)
     return scores[..., -1] - scores[..., -2]
 

@@ -34,7 +34,7 @@ def adapter(seed, rank=3, alpha=6.0, targets=tuple(lora.TARGETS), dropout=0.0):
 
 @jax.jit
 def run(base, active):
-    return transformer.apply(base, TINY, TOKENS, POSITIONS, np.ones_like(TOKENS), active)[0]
+    return transformer.apply(base, TINY, TOKENS, POSITIONS, np.ones_like(TOKENS), active)
 
 
 def hidden(base, *stack, keys=None):

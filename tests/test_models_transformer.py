@@ -28,7 +28,7 @@ def params():
 
 @functools.partial(jax.jit, static_argnums=1)
 def run(params, config, tokens, positions, segments):
-    hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+    hidden = transformer.apply(params, config, tokens, positions, segments)
     return hidden
 
 
@@ -102,7 +102,7 @@ def test_options_for_speed_and_memory_leave_loss_and_gradient(params, change):
     tokens, positions, segments = packed((10, 6), 16)
 
     def loss(params, config):
-        hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+        hidden = transformer.apply(params, config, tokens, positions, segments)
         return jnp.mean(transformer.logits(params, config, hidden) ** 2)
 
     config = dataclasses.replace(TINY, **change)
@@ -130,7 +130,7 @@ def test_flops_count_every_matrix_product():
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def forward(params, tokens):
-        hidden, _ = transformer.apply(params, TINY, tokens, tokens, tokens)
+        hidden = transformer.apply(params, TINY, tokens, tokens, tokens)
         return transformer.logits(params, TINY, hidden)
 
     def dots(jaxpr):

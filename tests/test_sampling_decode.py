@@ -38,7 +38,7 @@ def model(vocab_size, **overrides):
 
 @functools.partial(jax.jit, static_argnums=1)
 def plain_forward(params, config, tokens, positions, segments):
-    hidden, _ = transformer.apply(params, config, tokens, positions, segments)
+    hidden = transformer.apply(params, config, tokens, positions, segments)
     return transformer.logits(params, config, hidden)
 
 

@@ -139,7 +139,7 @@ def test_loss_against_a_brute_force_sum():
     batch = make_batch()
     @jax.jit
     def scored(params):
-        hidden, _ = transformer.apply(params, TINY, batch["tokens"], batch["positions"], batch["segment_ids"])
+        hidden = transformer.apply(params, TINY, batch["tokens"], batch["positions"], batch["segment_ids"])
         return transformer.logits(params, TINY, hidden), step.loss_sum(params, TINY, batch)
 
     scores, (total, count) = scored(params)

@@ -152,12 +152,7 @@ def parse(results: Mapping[str, Any]) -> Results:
         InputError: a field is missing, unknown, of the wrong type or size, or names an arm, eval or node that
             is not there.
     """
-    fields.mapping(results, "results")
-    for name in sorted(set(results) - set(_FIELDS)):
-        raise InputError(f"results.{name}: unknown field; the fields are {', '.join(_FIELDS)}")
-    for name in ("experiment", "seeds", "arms", "contrasts"):
-        if name not in results:
-            raise InputError(f"results.{name} is missing; add it")
+    fields.known(results, "results", set(_FIELDS), required=("experiment", "seeds", "arms", "contrasts"))
     seeds = tuple(
         fields.mapping(seed, f"results.seeds[{i}]")
         for i, seed in enumerate(fields.sequence(results["seeds"], "results.seeds"))

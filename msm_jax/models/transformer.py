@@ -17,8 +17,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -274,10 +275,11 @@ def apply(
     positions_BT: Int[Array, "B T"],
     segment_ids_BT: Int[Array, "B T"],
     adapters: lora.Active | None = None,
-) -> tuple[Float[Array, "B T D"], None]:
+) -> Float[Array, "B T D"]:
     """`Transformer.__call__` as a plain function of the parameters."""
-    hidden = Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, adapters)
-    return hidden, None  # type: ignore[return-value]  # flax: or variables too
+    hidden_BTD = Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, adapters)
+    # Variables come back beside it only where some are mutable.
+    return cast(jax.Array, hidden_BTD)
 
 
 def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter] = ()) -> Params:
@@ -292,7 +294,7 @@ def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter
     unstacked = {**params, "layers": layers}
     if adapters:
         stacked = lora.activate(adapters, config)
-        unstacked["adapters"] = [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(config.num_layers)]  # noqa: B023 (called at once)
+        unstacked["adapters"] = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.num_layers)]
     return unstacked
 
 
@@ -324,11 +326,12 @@ def run_layers(
     adapters = unstacked.get("adapters") or [None] * config.num_layers
     for i, layer in enumerate(unstacked["layers"]):
         before = None if caches is None else caches[i]
-        hidden_BTD, after = Block(config).apply(
+        applied = Block(config).apply(
             {"params": layer}, hidden_BTD, before, adapters[i], positions_BT, mask_BTS, slot
         )
+        hidden_BTD, after = cast(tuple[jax.Array, Cache | None], applied)
         if after is not None:
-            updated.append(after)  # type: ignore[arg-type]  # a cache in, a cache out
+            updated.append(after)
     hidden_BTD = rms_norm(hidden_BTD, unstacked["final_norm"], config.rms_norm_eps)
     return hidden_BTD, updated if caches is not None else None
 

@@ -38,7 +38,7 @@ def loss_sum(
     if adapter is not None and frozen is not None:
         active = lora.activate((*frozen.below, Adapter(params, adapter)), model, batch.get("dropout_keys"))
         params = frozen.params
-    hidden_BTD, _ = transformer.apply(
+    hidden_BTD = transformer.apply(
         params, model, batch["tokens"], batch["positions"], batch["segment_ids"], active
     )
     return loss.cross_entropy(params, model, hidden_BTD, batch["targets"], batch["loss_mask"], z_loss)
