@@ -154,7 +154,7 @@ def main(file: Path) -> None:
         for layer in model.layers:
             layer.compile()
         model.loss = torch.compile(model.loss)  # type: ignore[method-assign]  # of this object
-    ids = np.random.default_rng(0).integers(0, case["model"]["vocab_size"], (case["rows"], case["length"] + 1))
+    ids = np.random.default_rng(0).integers(0, case["model"]["vocab_size"], (case["rows"][0], case["length"] + 1))
     ids = torch.from_numpy(ids).to(device)
     try:
         found = train(model, ids, settings)

@@ -111,7 +111,7 @@ SMALL = presets.preset("llama3.2-1b", rope_scaling=None, vocab_size=96, hidden_s
 
 
 def gpu_settings(lora, **model):
-    case = gpu.Case("small", dataclasses.replace(SMALL, **model), lora, 2, 64)
+    case = gpu.Case("small", dataclasses.replace(SMALL, **model), lora, (2, 1), 64)
     return case, {
         "case": dataclasses.asdict(case), "lora": dataclasses.asdict(gpu.LORA), "steps": 3,
         "optimizer": dataclasses.asdict(dataclasses.replace(gpu.OPTIMIZER, learning_rate=1e-2)),

@@ -15,7 +15,7 @@ _TABLE, _TOKENS, _HIDDEN = ("vocab", "embed"), ("batch", "sequence"), ("batch", 
 
 
 def lookup(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
-    """The rows of the table for each token, in `dtype`.
+    """The rows of the table for each token, in `dtype`. Their gradients are added up in the table's own dtype.
 
     Left to itself, XLA gathers all hidden states or the whole table on every device. Here ids travel to the columns,
     and what is found there back to the rows of the batch that it belongs to. Rows that the mesh does not
@@ -23,7 +23,7 @@ def lookup(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: A
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or tokens_BT.shape[0] % sharding.ways("batch", mesh.shape):
-        return table_VD.astype(dtype)[tokens_BT]
+        return table_VD[tokens_BT].astype(dtype)
     return _over_mesh(dtype, table_VD, tokens_BT)
 
 

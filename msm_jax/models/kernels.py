@@ -19,6 +19,8 @@ from msm_jax.parallel import parts
 
 # What a kernel leaves for its backward pass, by the name under which a remat policy may save it.
 RESIDUALS = "attention_residuals"
+# JAX's primitive of cuDNN's forward pass, whose results a remat policy may save: they cannot be named from outside.
+CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"
 
 # Rows of a tile are the lanes of the vector unit, or a multiple. Tiles of 512 × 512 compile for all of v4 to v6e, with
 # the backward kernels; at 2,048 they overflow the scoped memory of v5e.

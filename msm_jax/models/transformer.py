@@ -14,6 +14,7 @@ V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -29,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import attention, embedding, lora, rotary
 from msm_jax.models.config import ModelConfig
-from msm_jax.models.kernels import RESIDUALS, Packed
+from msm_jax.models.kernels import CUDNN_FORWARD, RESIDUALS, Packed
 from msm_jax.parallel import mesh
 from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 
@@ -201,7 +202,10 @@ def _remat_policy(remat: str) -> Any:
         # All but the parameters made whole, which would be every layer's on every device.
         return policies.save_anything_except_these_names(WHOLE)
     if remat == "dots":
-        return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
+        named = policies.save_only_these_names(RESIDUALS)
+        return lambda *args, **params: policies.dots_saveable(*args, **params) or named(*args, **params) or (
+            args[0].name == CUDNN_FORWARD
+        )
     if remat == "offload":
         if mesh.platform() != "cpu":
             return policies.save_and_offload_only_these_names(
@@ -348,7 +352,8 @@ def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) ->
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 parameters: normal with variance 1 / fan-in, residual outputs scaled by 1 / sqrt(2 L)."""
     dummy = jnp.zeros((1, 2), jnp.int32)
-    return Transformer(config).init(key, dummy, dummy, dummy)["params"]
+    # As a loop over the layers, which gives the same numbers: one after the other takes a minute to compile.
+    return Transformer(dataclasses.replace(config, scan_layers=True)).init(key, dummy, dummy, dummy)["params"]
 
 
 def abstract_params(config: ModelConfig) -> Params:

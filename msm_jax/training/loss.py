@@ -24,12 +24,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
-from msm_jax.parallel import parts, sharding
+from msm_jax.parallel import mesh, parts, sharding
 
 # Up to so many logits (rows × tokens × vocabulary) are made at once: 64 MiB in float32.
 MAX_LOGITS = 2**24
 # The largest output matrix whose gradient is held whole beside them (256 MiB in float32).
 MAX_WEIGHTS = 2**26
+# The same of a GPU, whose products need large blocks: 1 and 2 GiB.
+GPU_LOGITS, GPU_WEIGHTS = 2**28, 2**29
 
 
 def cross_entropy(
@@ -39,8 +41,8 @@ def cross_entropy(
     targets_BT: Int[Array, "B T"],
     loss_mask_BT: Bool[Array, "B T"],
     z_loss: float = 0.0,
-    max_logits: int = MAX_LOGITS,
-    max_weights: int = MAX_WEIGHTS,
+    max_logits: int | None = None,
+    max_weights: int | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Summed negative log-likelihood (nats) over the masked targets, and their count.
 
@@ -49,8 +51,13 @@ def cross_entropy(
         hidden_BTD: final hidden states. targets_BT: ids. loss_mask_BT: which targets count.
         z_loss: weight of log² Z of each masked target in the *gradient*, which keeps logits from drifting (PaLM, arXiv
             2204.02311, section 5). The value stays the likelihood, so that losses compare.
-        max_logits: how many may exist at once on a device. max_weights: see `MAX_WEIGHTS`.
+        max_logits: how many may exist at once on a device. max_weights: see `MAX_WEIGHTS`. Where they are not given,
+            those of the kind of device.
     """
+    on_gpu = mesh.platform() == "gpu"
+    max_logits = max_logits or (GPU_LOGITS if on_gpu else MAX_LOGITS)
+    if max_weights is None:
+        max_weights = GPU_WEIGHTS if on_gpu else MAX_WEIGHTS
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
@@ -142,9 +149,11 @@ def _walk_tokens(
     size, columns = output_DV.shape
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
     first = parts.index("vocab") * columns
-    # Some 4 MiB of logits stay in a CPU's cache; with fewer than 512 tokens, reading and writing the whole gradient by
-    # the weights for each block takes longer than the products.
-    most = min(blocks.max_logits // columns, max(512, 2**20 // columns))
+    most = blocks.max_logits // columns
+    if mesh.platform() != "gpu":
+        # Some 4 MiB of logits stay in a CPU's cache; with fewer than 512 tokens, reading and writing the whole gradient
+        # by the weights for each block takes longer than the products.
+        most = min(most, max(512, 2**20 // columns))
     number, block = _cut(hidden_ND.shape[0], most)
 
     def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
