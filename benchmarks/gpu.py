@@ -132,8 +132,9 @@ def run(command: list[str], left: float) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"failed": "not measured, the time was over"}
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        return {"failed": f"ended with status {done.returncode}: {last[:200]}"}
+        # The frames of a crash come last and say nothing.
+        said = [line for line in done.stderr.strip().splitlines() if not line.lstrip().startswith("@ ")]
+        return {"failed": f"ended with status {done.returncode}: {(said or ['no word'])[-1][:200]}"}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

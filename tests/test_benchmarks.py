@@ -128,8 +128,9 @@ def test_our_side_of_the_gpu_trains_what_it_is_told(lora):
 
 
 def test_a_side_that_fails_says_why():
-    assert "status 1" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
-    assert "ZeroDivisionError" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
+    assert "status 1: ZeroDivisionError" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
+    crashed = "import sys; sys.exit('F0 a check failed\\n    @ 0x65 _start')"
+    assert gpu.run([sys.executable, "-c", crashed], 60)["failed"] == "ended with status 1: F0 a check failed"
     assert "time" in gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.1)["failed"]
 
 

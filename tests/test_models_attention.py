@@ -1,6 +1,11 @@
 """Attention backends: over packed rows they are the reference, forward and backward, on one device and on meshes."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +131,17 @@ def test_old_and_other_gpus_take_the_reference(monkeypatch):
         assert "8.0" in kernels.refusal("cudnn", "gpu", 256, 128, "bfloat16")
     monkeypatch.setattr(kernels, "_compute_capability", lambda: (8, 0))
     assert kernels.refusal("cudnn", "gpu", 256, 128, "bfloat16") is None
+
+
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA GPU here")
+def test_on_a_gpu_cudnn_is_the_reference():
+    # Without what makes the other tests' JAX a CPU of eight devices.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_")) and k != "NPROC"}
+    script = Path(__file__).with_name("gpu_attention.py")
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in (str(script.parent.parent), *sys.path) if path)
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    # bfloat16 has eight bits; a mask that is off by one document is off by more than a tenth.
+    assert max(distance for one in found["alone"].values() for distance in one.values()) < 0.01, found
+    assert max(found["in a model"].values()) < 0.02, found
