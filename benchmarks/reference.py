@@ -22,6 +22,7 @@ import numpy as np
 from msm_jax.errors import InputError, WorkError
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
+from msm_jax.parallel import backend
 
 
 def weights(params: dict[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
@@ -48,7 +49,10 @@ def settings(config: ModelConfig) -> dict[str, Any]:
 
 
 class Worker:
-    """A process that reads a JSON object per line, does what it says, and answers with one."""
+    """A process that reads a JSON object per line, does what it says, and answers with one.
+
+    Whichever side it is, it has huge pages, as the workers of an experiment do.
+    """
 
     def __init__(self, command: Sequence[str], threads: int) -> None:
         self._started = time.perf_counter()
@@ -58,7 +62,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, "NPROC": str(threads), "JAX_PLATFORMS": "cpu"},
+            env={**backend.HUGE_PAGES, **environment, "NPROC": str(threads), "JAX_PLATFORMS": "cpu"},
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:

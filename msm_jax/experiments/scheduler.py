@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.parallel import backend
 
 # Seconds for running tasks to reach a checkpoint after SIGTERM; a second signal cuts them short.
 _STOP_SECONDS = 120.0
@@ -73,7 +74,7 @@ class _Worker:
         command = [sys.executable, "-m", "msm_jax.experiments.worker"]
         if pool.setup:
             command += [pool.setup, *(str(count) for count in key)]
-        environment = {**os.environ, **pool.environment}
+        environment = {**backend.HUGE_PAGES, **os.environ, **pool.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

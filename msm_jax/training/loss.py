@@ -96,14 +96,23 @@ class _Blocks:
         tokens = ("batch", "sequence")
         return parts.mapped(f, ((*tokens, "hidden"), self.axes, tokens, tokens, *more), out_axes)
 
-    def output(self, weights: jax.Array, dtype: Any) -> Float[Array, "D V"]:
+    @property
+    def by_rows(self) -> bool:
+        """Whether a row of the weights is an id's, as of an embedding, and not a column."""
+        return self.axes[0] == "vocab"
+
+    def whole(self, weights: jax.Array, dtype: Any) -> jax.Array:
         """Weights in the compute dtype, gathered over the devices that share the batch."""
-        whole = parts.gathered(weights.astype(dtype), self.axes)
-        return whole.T if self.axes[0] == "vocab" else whole
+        return parts.gathered(weights.astype(dtype), self.axes)
+
+    def output(self, weights: jax.Array, dtype: Any) -> Float[Array, "D V"]:
+        """The same, a column an id."""
+        whole = self.whole(weights, dtype)
+        return whole.T if self.by_rows else whole
 
     def gradient(self, output_DV: Float[Array, "D V"]) -> jax.Array:
         """The reverse: summed over the batch, each device keeping its part."""
-        return parts.reduced(output_DV.T if self.axes[0] == "vocab" else output_DV, self.axes)
+        return parts.reduced(output_DV.T if self.by_rows else output_DV, self.axes)
 
 
 def _cut(size: int, most: int) -> tuple[int, int]:
@@ -145,8 +154,9 @@ def _walk_tokens(
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """The loss of a device's tokens, and the gradients that are wanted, by hidden states and by weights."""
     dtype = hidden_BTD.dtype
-    output_DV = jax.lax.optimization_barrier(blocks.output(weights, dtype))
-    size, columns = output_DV.shape
+    # As they lie: a transposed copy, and one of the gradient, would take a twentieth of a step on a CPU.
+    whole = blocks.whole(weights, dtype)
+    columns, size = whole.shape if blocks.by_rows else whole.shape[::-1]
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
     first = parts.index("vocab") * columns
     most = blocks.max_logits // columns
@@ -157,11 +167,11 @@ def _walk_tokens(
     number, block = _cut(hidden_ND.shape[0], most)
 
     def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
-        loss, by_hidden, by_output = carry
+        loss, by_hidden, by_whole = carry
         start = jnp.minimum(i * block, hidden_ND.shape[0] - block)
         x, targets, mask = (jax.lax.dynamic_slice_in_dim(a, start, block) for a in (hidden_ND, targets_N, mask_N))
         weight = (mask & (start + jnp.arange(block) >= i * block)).astype(jnp.float32)
-        logits = _products(x, output_DV)
+        logits = _products(x, whole.T if blocks.by_rows else whole)
         top = parts.largest(jnp.max(logits, axis=-1), "vocab")
         powers = jnp.exp(logits - top[:, None])
         z = parts.total(jnp.sum(powers, axis=-1), "vocab")
@@ -171,23 +181,23 @@ def _walk_tokens(
         scale = weight * (1 + 2 * blocks.z_loss * log_z) / z
         by_logits = (scale[:, None] * powers - _at(targets - first, weight, columns)).astype(dtype)
         if by_hidden is not None:
-            new = parts.total(_products(by_logits, output_DV.T), "vocab").astype(dtype)
+            new = parts.total(_products(by_logits, whole if blocks.by_rows else whole.T), "vocab").astype(dtype)
             new = new + jax.lax.dynamic_slice_in_dim(by_hidden, start, block)
             by_hidden = jax.lax.dynamic_update_slice_in_dim(by_hidden, new, start, 0)
-        if by_output is not None:
-            by_output = by_output + _products(x.T, by_logits)
-        return (loss, by_hidden, by_output), None
+        if by_whole is not None:
+            by_whole = by_whole + (_products(by_logits.T, x) if blocks.by_rows else _products(x.T, by_logits))
+        return (loss, by_hidden, by_whole), None
 
     zero = (
         jnp.zeros((), jnp.float32),
         jnp.zeros_like(hidden_ND) if wants[0] else None,
-        jnp.zeros(output_DV.shape, jnp.float32) if wants[1] else None,
+        jnp.zeros(whole.shape, jnp.float32) if wants[1] else None,
     )
-    (loss, by_hidden, by_output), _ = jax.lax.scan(body, zero, jnp.arange(number))
+    (loss, by_hidden, by_whole), _ = jax.lax.scan(body, zero, jnp.arange(number))
     return (
         parts.total(loss, "batch"),
         None if by_hidden is None else by_hidden.reshape(hidden_BTD.shape),
-        None if by_output is None else blocks.gradient(by_output).astype(weights.dtype),
+        None if by_whole is None else parts.reduced(by_whole, blocks.axes).astype(weights.dtype),
     )
 
 
