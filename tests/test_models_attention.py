@@ -133,6 +133,24 @@ def test_old_and_other_gpus_take_the_reference(monkeypatch):
     assert kernels.refusal("cudnn", "gpu", 256, 128, "bfloat16") is None
 
 
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots", 1), ("full", 2)])
+def test_cudnn_runs_forward_once_where_its_results_are_kept(remat, times, monkeypatch):
+    # JAX looks for cuDNN when it traces; what is traced is not run.
+    inside = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(inside, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(inside, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(meshes, "platform", lambda: "gpu")
+    monkeypatch.setattr(kernels, "_compute_capability", lambda: (9, 0))
+    config = config_for(num_layers=2, remat=remat)
+    tokens = jax.ShapeDtypeStruct((2, 256), jnp.int32)
+
+    def loss(params, *rows):
+        return jnp.sum(transformer.apply(params, config, *rows).astype(jnp.float32))
+
+    traced = str(jax.make_jaxpr(jax.grad(loss))(transformer.abstract_params(config), tokens, tokens, tokens))
+    assert traced.count(f"{kernels.CUDNN_FORWARD}[") == times
+
+
 @pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA GPU here")
 def test_on_a_gpu_cudnn_is_the_reference():
     # Without what makes the other tests' JAX a CPU of eight devices.
