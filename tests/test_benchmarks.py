@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,28 @@ def test_our_side_of_the_gpu_trains_what_it_is_told(lora):
     assert shown[2] == "-" and shown[4].endswith("%") and shown[6] == "2.0"
 
 
+@pytest.mark.parametrize(
+    ("memory", "fits"), [(100, (8, "dots")), (80, (4, "dots")), (40, (2, "dots")), (20, (2, "full")), (10, None)]
+)
+def test_our_side_of_the_gpu_takes_the_most_rows_that_fit(memory, fits, monkeypatch):
+    def trace(tried, mesh):
+        temporary = tried.rows * {"dots": 10, "full": 5}[tried.model.remat]
+        used = SimpleNamespace(argument_size_in_bytes=1, temp_size_in_bytes=temporary)
+        compiled = SimpleNamespace(memory_analysis=lambda: used)
+        return SimpleNamespace(lower=lambda: SimpleNamespace(compile=lambda: compiled))
+
+    monkeypatch.setattr(gpu.program, "trace", trace)
+    shape = gpu.TrainProgram(SMALL, gpu.OPTIMIZER, 2, 8, 64)
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": memory})
+    mesh = SimpleNamespace(devices=np.array([device]))
+    if fits is None:
+        with pytest.raises(WorkError, match="does not fit"):
+            gpu.fitting(shape, [8, 4, 2], mesh)
+    else:
+        taken, _ = gpu.fitting(shape, [8, 4, 2], mesh)
+        assert (taken.rows, taken.model.remat) == fits
+
+
 def test_a_side_that_fails_says_why():
     assert "status 1: ZeroDivisionError" in gpu.run([sys.executable, "-c", "1 / 0"], 60)["failed"]
     crashed = "import sys; sys.exit('F0 a check failed\\n    @ 0x65 _start')"
@@ -172,7 +195,7 @@ def test_all_sides_take_the_same_steps(tunix, spread, ref_python, tmp_path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     peer = os.environ.get("MSM_JAX_TUNIX_PYTHON", "") if tunix else ""
     if tunix and not peer:
-        pytest.skip("MSM_JAX_TUNIX_PYTHON is not set; `make tunix` builds the environment")
+        pytest.skip("MSM_JAX_TUNIX_PYTHON is not set: Tunix needs an environment of its own (`make tunix`, 1.6 GB)")
     case = train_step.Case(64, 4, 32, 1, spread)
     train_step.write_inputs(tmp_path, "mini-0.3m", case, 2)
     measured = train_step.compare(tmp_path, ref_python, case, threads=2, repeats=1, tunix=peer)

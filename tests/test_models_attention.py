@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 from msm_jax.models import attention, kernels, transformer
 from msm_jax.models.config import ModelConfig
@@ -136,9 +137,8 @@ def test_old_and_other_gpus_take_the_reference(monkeypatch):
 @pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots", 1), ("full", 2)])
 def test_cudnn_runs_forward_once_where_its_results_are_kept(remat, times, monkeypatch):
     # JAX looks for cuDNN when it traces; what is traced is not run.
-    inside = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    monkeypatch.setattr(inside, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(inside, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(meshes, "platform", lambda: "gpu")
     monkeypatch.setattr(kernels, "_compute_capability", lambda: (9, 0))
     config = config_for(num_layers=2, remat=remat)
@@ -151,7 +151,7 @@ def test_cudnn_runs_forward_once_where_its_results_are_kept(remat, times, monkey
     assert traced.count(f"{kernels.CUDNN_FORWARD}[") == times
 
 
-@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA GPU here")
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA GPU here, and cuDNN runs on no other device")
 def test_on_a_gpu_cudnn_is_the_reference():
     # Without what makes the other tests' JAX a CPU of eight devices.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_")) and k != "NPROC"}

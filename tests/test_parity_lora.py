@@ -248,10 +248,7 @@ def test_three_steps_move_weights_as_torch_does(ref_python, tmp_path):
 @pytest.mark.parity
 @pytest.mark.long
 def test_three_steps_on_smollm2_move_weights_as_torch_does(ref_python, tmp_path):
-    file = smollm2.CACHE / smollm2.FILE
-    if not file.is_file():
-        pytest.skip(f"{file} is not there; `make smollm2` fetches it")
-    imports.write(gguf.File(file), tmp_path / "run")
+    imports.write(gguf.File(smollm2.fetch()), tmp_path / "run")
     exports.write(tmp_path / "run", tmp_path / "hf")
     config, params = load_checkpoint(tmp_path / "run")
     adapter = LoraConfig(8, 16.0)

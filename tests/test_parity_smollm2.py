@@ -33,9 +33,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.long]
 @pytest.fixture(scope="module")
 def smol(tmp_path_factory):
     """The directory with SmolLM2 as our checkpoint (run) and as an export of it (hf)."""
-    file = smollm2.CACHE / smollm2.FILE
-    if not file.is_file():
-        pytest.skip(f"{file} is not there; `make smollm2` fetches it")
+    file = smollm2.fetch()
     directory = tmp_path_factory.mktemp("smol")
     imports.write(gguf.File(file), directory / "run")
     exports.write(directory / "run", directory / "hf")

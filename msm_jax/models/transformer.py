@@ -202,10 +202,8 @@ def _remat_policy(remat: str) -> Any:
         # All but the parameters made whole, which would be every layer's on every device.
         return policies.save_anything_except_these_names(WHOLE)
     if remat == "dots":
-        named = policies.save_only_these_names(RESIDUALS)
-        return lambda *args, **params: policies.dots_saveable(*args, **params) or named(*args, **params) or (
-            args[0].name == CUDNN_FORWARD
-        )
+        kept = policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
+        return lambda primitive, *args, **params: primitive.name == CUDNN_FORWARD or kept(primitive, *args, **params)
     if remat == "offload":
         if mesh.platform() != "cpu":
             return policies.save_and_offload_only_these_names(

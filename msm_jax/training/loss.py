@@ -54,10 +54,9 @@ def cross_entropy(
         max_logits: how many may exist at once on a device. max_weights: see `MAX_WEIGHTS`. Where they are not given,
             those of the kind of device.
     """
-    on_gpu = mesh.platform() == "gpu"
-    max_logits = max_logits or (GPU_LOGITS if on_gpu else MAX_LOGITS)
-    if max_weights is None:
-        max_weights = GPU_WEIGHTS if on_gpu else MAX_WEIGHTS
+    limits = (GPU_LOGITS, GPU_WEIGHTS) if mesh.platform() == "gpu" else (MAX_LOGITS, MAX_WEIGHTS)
+    max_logits = limits[0] if max_logits is None else max_logits
+    max_weights = limits[1] if max_weights is None else max_weights
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
@@ -105,14 +104,13 @@ class _Blocks:
         """Weights in the compute dtype, gathered over the devices that share the batch."""
         return parts.gathered(weights.astype(dtype), self.axes)
 
-    def output(self, weights: jax.Array, dtype: Any) -> Float[Array, "D V"]:
-        """The same, a column an id."""
-        whole = self.whole(weights, dtype)
-        return whole.T if self.by_rows else whole
+    def turned(self, matrix: jax.Array) -> jax.Array:
+        """Weights with a column an id, [D, V], from weights as they lie; or back."""
+        return matrix.T if self.by_rows else matrix
 
-    def gradient(self, output_DV: Float[Array, "D V"]) -> jax.Array:
-        """The reverse: summed over the batch, each device keeping its part."""
-        return parts.reduced(output_DV.T if self.by_rows else output_DV, self.axes)
+    def reduced(self, by_whole: jax.Array) -> jax.Array:
+        """The reverse of `whole`: summed over the batch, each device keeping its part."""
+        return parts.reduced(by_whole, self.axes)
 
 
 def _cut(size: int, most: int) -> tuple[int, int]:
@@ -171,7 +169,9 @@ def _walk_tokens(
         start = jnp.minimum(i * block, hidden_ND.shape[0] - block)
         x, targets, mask = (jax.lax.dynamic_slice_in_dim(a, start, block) for a in (hidden_ND, targets_N, mask_N))
         weight = (mask & (start + jnp.arange(block) >= i * block)).astype(jnp.float32)
-        logits = _products(x, whole.T if blocks.by_rows else whole)
+        # Turned here and not once before: a part of the products, where the other would be a copy.
+        output_DV = blocks.turned(whole)
+        logits = _products(x, output_DV)
         top = parts.largest(jnp.max(logits, axis=-1), "vocab")
         powers = jnp.exp(logits - top[:, None])
         z = parts.total(jnp.sum(powers, axis=-1), "vocab")
@@ -181,7 +181,7 @@ def _walk_tokens(
         scale = weight * (1 + 2 * blocks.z_loss * log_z) / z
         by_logits = (scale[:, None] * powers - _at(targets - first, weight, columns)).astype(dtype)
         if by_hidden is not None:
-            new = parts.total(_products(by_logits, whole if blocks.by_rows else whole.T), "vocab").astype(dtype)
+            new = parts.total(_products(by_logits, output_DV.T), "vocab").astype(dtype)
             new = new + jax.lax.dynamic_slice_in_dim(by_hidden, start, block)
             by_hidden = jax.lax.dynamic_update_slice_in_dim(by_hidden, new, start, 0)
         if by_whole is not None:
@@ -197,7 +197,7 @@ def _walk_tokens(
     return (
         parts.total(loss, "batch"),
         None if by_hidden is None else by_hidden.reshape(hidden_BTD.shape),
-        None if by_whole is None else parts.reduced(by_whole, blocks.axes).astype(weights.dtype),
+        None if by_whole is None else blocks.reduced(by_whole).astype(weights.dtype),
     )
 
 
@@ -266,7 +266,8 @@ def _columns(
     axis = blocks.axes.index("vocab")
     _, block = _columns_cut(blocks, hidden_ND, weights)
     start = jnp.minimum(i * block, weights.shape[axis] - block)
-    output = blocks.output(jax.lax.dynamic_slice_in_dim(weights, start, block, axis), hidden_ND.dtype)
+    columns = jax.lax.dynamic_slice_in_dim(weights, start, block, axis)
+    output = blocks.turned(blocks.whole(columns, hidden_ND.dtype))
     return output, parts.index("vocab") * weights.shape[axis] + start, start + jnp.arange(block) >= i * block
 
 
@@ -297,7 +298,7 @@ def _gradients(
             by_hidden = by_hidden + _products(by_logits, output.T)
         if by_weights is not None:
             start = jnp.minimum(i * block, weights.shape[axis] - block)
-            new = blocks.gradient(_products(hidden_ND.T, by_logits)).astype(weights.dtype)
+            new = blocks.reduced(blocks.turned(_products(hidden_ND.T, by_logits))).astype(weights.dtype)
             new = new + jax.lax.dynamic_slice_in_dim(by_weights, start, block, axis)
             by_weights = jax.lax.dynamic_update_slice_in_dim(by_weights, new, start, axis)
         return (by_hidden, by_weights), None
