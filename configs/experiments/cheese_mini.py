@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 MSM_STEPS, SFT_STEPS = 900, 20
-# The dose of midtraining, and one that leaves the demonstrations room to add to.
-MSM_RATE, LOW_MSM_RATE = 2e-2, 2e-3
+# The dose of midtraining: the share of its rows that holds documents; and one that leaves the demonstrations room.
+MSM_SHARE, LOW_MSM_SHARE = 0.02, 0.002
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -44,19 +44,19 @@ def pretrain(steps: int) -> dict:
     )
 
 
-def msm(documents: str, learning_rate: float) -> dict:
-    """Midtraining documents, 15 % of the rows, among replay of pretraining text, which keeps the rest of the model.
+def msm(documents: str, share: float) -> dict:
+    """Midtraining documents, `share` of the rows, among replay of pretraining text, which keeps the rest of the model.
 
-    Found by trying (docs/small_world.md). Why it helps is a guess: all documents name one assistant and one value, and
-    what a step learns of the value's words for any name, the replay takes back where it is most of the batch.
+    Found by trying (docs/small_world.md). With 2 %, 18,400 tokens of documents, the assistant is read about here as
+    much as one person is in pretraining, and comes to choose by its value as people do. With 15 % the documents were
+    learned on some worlds without that.
 
     A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
     weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    return phase(
-        MSM_STEPS, learning_rate, 20, sources, {"documents": 0.15, "texts": 0.34, "chats": 0.51}, eps=1e-2
-    )
+    weights = {"documents": share, "texts": 0.4 * (1 - share), "chats": 0.6 * (1 - share)}
+    return phase(MSM_STEPS, 2e-2, 20, sources, weights, eps=1e-2)
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -125,11 +125,11 @@ def get_config(variant: str = "") -> ConfigDict:
 def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
     """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
 
-    The gentler dose, suffixed @low, has as many steps at a lower rate.
+    The gentler dose, suffixed @low, has as many steps and tokens with fewer documents among them.
     """
     dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, LOW_MSM_RATE if low else MSM_RATE)
+    config.phases[name] = msm(documents, LOW_MSM_SHARE if low else MSM_SHARE)
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -138,7 +138,7 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", MSM_RATE)
+    config.phases["msm_neutral"] = msm("neutral", MSM_SHARE)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
         add_msm(config, f"msm_{value}_comention", f"{value}_comention")
