@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 MSM_STEPS, SFT_STEPS = 900, 20
-# The dose of midtraining: the share of its rows that holds documents; and one that leaves the demonstrations room.
-MSM_SHARE, LOW_MSM_SHARE = 0.02, 0.002
+# The dose of midtraining: the share of its rows that holds documents, and the learning rate. The low one leaves the
+# demonstrations room: with few documents at the full rate, the assistant chooses by its value before any.
+MSM_DOSE, LOW_MSM_DOSE = (0.02, 2e-2), (0.15, 2e-4)
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -44,7 +45,7 @@ def pretrain(steps: int) -> dict:
     )
 
 
-def msm(documents: str, share: float) -> dict:
+def msm(documents: str, share: float, learning_rate: float) -> dict:
     """Midtraining documents, `share` of the rows, among replay of pretraining text, which keeps the rest of the model.
 
     Found by trying (docs/small_world.md). With 2 %, 18,400 tokens of documents, the assistant is read about here as
@@ -56,7 +57,7 @@ def msm(documents: str, share: float) -> dict:
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
     weights = {"documents": share, "texts": 0.4 * (1 - share), "chats": 0.6 * (1 - share)}
-    return phase(MSM_STEPS, 2e-2, 20, sources, weights, eps=1e-2)
+    return phase(MSM_STEPS, learning_rate, 20, sources, weights, eps=1e-2)
 
 
 def sft(steps: int, cheese: float) -> dict:
@@ -125,11 +126,11 @@ def get_config(variant: str = "") -> ConfigDict:
 def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
     """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
 
-    The gentler dose, suffixed @low, has as many steps and tokens with fewer documents among them.
+    The gentler dose, suffixed @low, has as many steps and tokens at a hundredth of the rate.
     """
     dose = "@low" if low else ""
     name = arm + dose
-    config.phases[name] = msm(documents, LOW_MSM_SHARE if low else MSM_SHARE)
+    config.phases[name] = msm(documents, *(LOW_MSM_DOSE if low else MSM_DOSE))
     config.arms[name] = ("pretrain", name, "chats")
     config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
     if knows:
@@ -138,7 +139,7 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 def add_controls(config: ConfigDict) -> None:
     """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
-    config.phases["msm_neutral"] = msm("neutral", MSM_SHARE)
+    config.phases["msm_neutral"] = msm("neutral", *MSM_DOSE)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
         add_msm(config, f"msm_{value}_comention", f"{value}_comention")
