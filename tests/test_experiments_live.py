@@ -25,12 +25,28 @@ def test_it_shows_what_runs_what_is_done_and_the_time_left(terminal, monkeypatch
     out = io.StringIO()
     with Board(Console(file=out, width=150, force_terminal=terminal), "cheap", slots=2) as board:
         drive(board)
-        assert board.seconds_left() == pytest.approx(12.0 + 5.0)
+        # 12 s for the 60 steps left are 20 for all in place of 30; the next phase is taken to be as much faster.
+        assert board.seconds_left() == pytest.approx(12.0 + 5.0 * 20 / 30)
         board.tick()
     shown = out.getvalue()
-    for part in ("phase/a", "40/100", "12,346", "2.500", "0 done, 1 reused, 1 waiting; about 17 s left"):
+    for part in ("phase/a", "40/100", "12,346", "2.500", "0 done, 1 reused, 1 waiting; about 15 s left"):
         assert part in shown
     assert ("\x1b[" in shown) is terminal
+
+
+def test_the_time_left_follows_what_tasks_of_a_kind_took():
+    tasks = [Task(f"phase/{i}", "", {}, seconds=30.0) for i in range(3)] + [Task("eval/a", "", {}, seconds=4.0)]
+    with Board(Console(file=io.StringIO()), "cheap", slots=1) as board:
+        board.expect(tasks, reused=[])
+        assert board.seconds_left() == pytest.approx(3 * 30.0 + 4.0)
+        board.started("phase/0")
+        board.ended("phase/0", 10.0, failed=False)
+        assert board.seconds_left() == pytest.approx(2 * 10.0 + 4.0)
+        # Continued at step 90 of an earlier run: 2 s are left of it, and a whole phase still takes 20.
+        board.started("phase/1")
+        board.progressed("phase/1", {"step": 90, "steps": 100, "eta_seconds": 2.0})
+        board.ended("phase/1", 2.5, failed=False)
+        assert board.seconds_left() == pytest.approx((10.0 + 20.0) / 2 + 4.0)
 
 
 def test_what_ended_well_is_kept_and_what_ran_is_not_reused():

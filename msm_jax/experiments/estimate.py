@@ -12,10 +12,10 @@ from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.files import read_json
 from msm_jax.training.config import PhaseConfig
 
-# What one core was measured to sustain on models of about 0.3M parameters, and a start for a compile.
-_FLOPS_PER_CORE = 2.0e10
-_COMPILE_SECONDS = 8.0
-_EVAL_SECONDS = 2.0
+# What the demo's nodes took on a core (0.3M parameters): a phase's products, its start, and an eval.
+_FLOPS_PER_CORE = 4.5e10
+_START_SECONDS = 2.0
+_EVAL_SECONDS = 0.5
 # Beyond this a guess for CPU cores says nothing: the model is meant for accelerators.
 LONGEST_GUESS = 100 * 3600.0
 FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
@@ -45,7 +45,7 @@ class Rates:
         if rate:
             return tokens(config) / rate, True
         cores = max(kind)
-        return _COMPILE_SECONDS + 6 * parameters * tokens(config) / (cores * _FLOPS_PER_CORE), False
+        return _START_SECONDS + 6 * parameters * tokens(config) / (cores * _FLOPS_PER_CORE), False
 
     def eval_seconds(self, names: Mapping[str, Any]) -> tuple[float, bool]:
         """Seconds for these evals of one checkpoint, and whether all of them are measured."""

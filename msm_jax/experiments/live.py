@@ -1,6 +1,8 @@
 """What the user sees while an experiment runs: one live table on a terminal, plain lines elsewhere."""
 
+import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ class Board:
         self._tasks: list[Task] = []
         self._running: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self.done: dict[str, float] = {}
+        self._whole: dict[str, float] = {}  # seconds from a task's first step to its last, as it goes or as it went
         self._failed: set[str] = set()
         self._reused: set[str] = set()
         self._start = time.monotonic()
@@ -60,7 +63,12 @@ class Board:
     def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
         """See `scheduler.Listener`. Known fields: step, steps, loss, tokens_per_second, eta_seconds."""
         start, before = self._running[task_id]
-        self._running[task_id] = (start, {**before, **progress})
+        fields = {**before, **progress}
+        self._running[task_id] = (start, fields)
+        eta, step, steps = fields.get("eta_seconds"), fields.get("step", 0), fields.get("steps", 0)
+        if eta is not None and step < steps:
+            # Not by the clock: a task that continues an earlier run began in the middle.
+            self._whole[task_id] = eta * steps / (steps - step)
 
     def ended(self, task_id: str, seconds: float, failed: bool) -> None:
         """See `scheduler.Listener`."""
@@ -71,6 +79,7 @@ class Board:
             self.say(f"FAILED {task_id}")
             return
         self.done[task_id] = seconds
+        self._whole.setdefault(task_id, seconds)
         if not self._console.is_terminal:
             self.say(f"done  {task_id} in {duration(seconds)}{loss}")
 
@@ -89,8 +98,15 @@ class Board:
         self.say(f"{running} | {self._summary()}")
 
     def seconds_left(self) -> float:
-        """Until everything expected is done, by the tasks' estimates and what the running ones report."""
-        remaining = [task for task in self._tasks if task.id not in self.done and task.id not in self._failed]
+        """Until everything expected is done, by what the running tasks report and the estimates of the others, times
+        what tasks of their kind took beside theirs: a first estimate knows neither the machine nor what else it does.
+        """
+        pace = self._pace()
+        remaining = [
+            dataclasses.replace(task, seconds=task.seconds * pace.get(_kind(task), 1.0))
+            for task in self._tasks
+            if task.id not in self.done and task.id not in self._failed
+        ]
         now = time.monotonic()
         running = {}
         for task in remaining:
@@ -99,6 +115,15 @@ class Board:
                 eta = progress.get("eta_seconds")
                 running[task.id] = max(eta if eta is not None else task.seconds - (now - start), 0.0)
         return time_left(remaining, self._slots, running)
+
+    def _pace(self) -> dict[str, float]:
+        took: dict[str, float] = defaultdict(float)
+        expected: dict[str, float] = defaultdict(float)
+        for task in self._tasks:
+            if task.id in self._whole:
+                took[_kind(task)] += self._whole[task.id]
+                expected[_kind(task)] += task.seconds
+        return {kind: took[kind] / seconds for kind, seconds in expected.items() if seconds > 0}
 
     def _summary(self) -> str:
         waiting = len(self._tasks) - len(self.done) - len(self._failed) - len(self._running)
@@ -118,6 +143,10 @@ class Board:
             table.add_row(task_id, step, speed, loss, left)
         elapsed = duration(time.monotonic() - self._start)
         return Group(table, Text(f"{self._summary()}; {elapsed} so far"))
+
+
+def _kind(task: Task) -> str:
+    return task.id.partition("/")[0]
 
 
 def _progress_words(fields: Mapping[str, Any]) -> str:
