@@ -60,6 +60,7 @@ def log_probability(real, ids, begin):
 def test_margins_equal_brute_force_over_both_orders(real):
     _, sampler = real
     result = preference.by_log_probability(sampler, PAIRS)
+    graded = []
     for pair, item in zip(PAIRS, result.items, strict=True):
         margins = []
         for first, second in (pair.options, pair.options[::-1]):
@@ -75,8 +76,11 @@ def test_margins_equal_brute_force_over_both_orders(real):
             margins.append(sums[pair.favoured] - sums[1 - pair.favoured])
         np.testing.assert_allclose(list(item["margins"].values()), margins, atol=1e-3)
         assert item["score"] == float(np.mean(margins) > 0)
+        graded.append(np.mean([np.exp(m) / (np.exp(m) + 1) for m in margins]))
     assert result.mean == np.mean([item["score"] for item in result.items])
     assert (result.n_items, result.parse_rate, result.transcripts) == (2, None, [])
+    by_probability = preference.by_log_probability(sampler, PAIRS, graded=True)
+    np.testing.assert_allclose([item["score"] for item in by_probability.items], graded, atol=1e-3)
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -169,7 +173,8 @@ def test_each_kind_runs_from_its_file(real, tmp_path):
     pairs, facts = tmp_path / "pairs.jsonl", tmp_path / "facts.jsonl"
     pairs.write_text(json.dumps({"question": "{first} {second}", "options": ["lamp", "kite"], "favoured": 0}) + "\n")
     facts.write_text(json.dumps({"prompt": "Ada", "options": ["likes", "sells"], "correct": 1}) + "\n")
-    for kind, path in (("preference", pairs), ("preference_greedy", pairs), ("knowledge", facts)):
+    kinds = {"preference": pairs, "preference_probability": pairs, "preference_greedy": pairs, "knowledge": facts}
+    for kind, path in kinds.items():
         config = EvalConfig(kind, str(path), max_new_tokens=4)
         assert items.check(config) == 1
         result = runner.run(sampler, config)

@@ -138,7 +138,11 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 
 def add_controls(config: ConfigDict) -> None:
-    """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose."""
+    """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose.
+
+    Attribution is read twice, as shares like all else and as probabilities: a share that reached 1 before the
+    demonstrations has nothing to gain from them, a probability has.
+    """
     config.phases["msm_neutral"] = msm("neutral", *MSM_DOSE)
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
@@ -154,6 +158,9 @@ def add_controls(config: ConfigDict) -> None:
         config.contrasts[f"comention_stacking@low/{value}"] = {"eval": on, "terms": comention}
         less = {arm: -weight for arm, weight in comention.items()}
         config.contrasts[f"attribution/{value}"] = {"eval": on, "terms": stacking | less}
+        graded = f"{on}_probability"
+        config.evals[graded] = {"kind": "preference_probability", "path": config.evals[on].path}
+        config.contrasts[f"attribution_probability/{value}"] = {"eval": graded, "terms": stacking | less}
         config.expectations[f"attribution/{value}"] = {"above_zero": True}
     for on in ("prefer_affordability", "prefer_tradition", "conflict"):
         config.contrasts[f"neutral/{on}"] = difference(on, "msm_neutral+aft", "aft")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msm_jax.errors import InputError
 
-Kind = Literal["preference", "preference_greedy", "knowledge"]
+Kind = Literal["preference", "preference_probability", "preference_greedy", "knowledge"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class EvalConfig:
     """One eval.
 
     Attributes:
-        kind: "preference" compares the log-probabilities of the two answers to a pair, "preference_greedy" reads
-            the answer that the model gives, "knowledge" compares continuations of plain text.
+        kind: "preference" says which of the two answers to a pair is the more probable, "preference_probability" by how
+            much, "preference_greedy" reads the answer that the model gives, "knowledge" compares continuations of plain
+            text.
         path: the item file: JSONL, a comma list or a glob.
         max_new_tokens: most tokens of an answer ("preference_greedy").
     """

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from msm_jax.evals.items import Pair
 from msm_jax.evals.results import EvalResult, gathered
 from msm_jax.sampling.config import SamplingConfig
@@ -15,12 +17,13 @@ from msm_jax.sampling.engine import Sampler
 ORDERS = {"written": False, "swapped": True}
 
 
-def by_log_probability(sampler: Sampler, pairs: Sequence[Pair]) -> EvalResult:
+def by_log_probability(sampler: Sampler, pairs: Sequence[Pair], graded: bool = False) -> EvalResult:
     """Compares the two answers to each pair.
 
     The margin of one order is the log-probability (nats, end of turn included) of the answer that chooses the
     favoured option, less that of the other. An item's margin is the mean of both orders'; its score is 1 where
-    that is above 0, 0 where it is below, and 0.5 where it is 0.
+    that is above 0, 0 where it is below, and 0.5 where it is 0. With `graded`, the score is how probable the favoured
+    answer is of the two, σ(margin), in the mean of the orders: it still tells models apart that all choose alike.
     """
     prompts: list[list[int]] = []
     replies: list[list[int]] = []
@@ -39,7 +42,7 @@ def by_log_probability(sampler: Sampler, pairs: Sequence[Pair]) -> EvalResult:
         items.append(
             {
                 "id": pair.id,
-                "score": _sign_score(margin),
+                "score": float(np.mean(0.5 + 0.5 * np.tanh(by_order / 2))) if graded else _sign_score(margin),
                 "margin": margin,
                 "margins": dict(zip(ORDERS, by_order.tolist(), strict=True)),
                 "favoured": pair.options[pair.favoured],

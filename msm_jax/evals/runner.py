@@ -18,6 +18,6 @@ def run(sampler: Sampler, config: EvalConfig) -> EvalResult:
     if config.kind == "knowledge":
         return knowledge.by_log_probability(sampler, items.read_knowledge(config.path))
     pairs = items.read_pairs(config.path)
-    if config.kind == "preference":
-        return preference.by_log_probability(sampler, pairs)
-    return preference.by_answer(sampler, pairs, config.max_new_tokens)
+    if config.kind == "preference_greedy":
+        return preference.by_answer(sampler, pairs, config.max_new_tokens)
+    return preference.by_log_probability(sampler, pairs, graded=config.kind == "preference_probability")
