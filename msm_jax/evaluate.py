@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from msm_jax import cli, settings
@@ -65,7 +64,7 @@ def main() -> None:
             _log.info("eval %s: %s", name, each.path)
             found = write(workdir, name, addresses[name], runner.run(sampler, each))
         rows.append((name, found, stored[name] is not None))
-    Console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
+    cli.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
 
 
 def address(config: EvalConfig, origin: str, chat_variables: Mapping[str, Any]) -> dict[str, Any]:

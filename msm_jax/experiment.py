@@ -8,7 +8,6 @@ python -m msm_jax.experiment --config=... --workdir=... --dry_run
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from msm_jax import cli, settings
 from msm_jax.experiments import run as run_lib
@@ -26,9 +25,9 @@ def main() -> None:
     config = settings.build(ExperimentConfig, cli.require(_CONFIG))
     workdir = Path(cli.require(_WORKDIR))
     if _DRY_RUN.value:
-        run_lib.dry_run(config, workdir, Console(highlight=False))
+        run_lib.dry_run(config, workdir, cli.console())
     else:
-        run_lib.run(config, workdir, Console(highlight=False))
+        run_lib.run(config, workdir, cli.console())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.console
 import rich.table
 import rich.text
 from absl import flags
@@ -28,9 +27,6 @@ _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _STEP = flags.DEFINE_integer("step", 0, "The step whose batch is shown; the first is 0.")
 _ROWS = flags.DEFINE_integer("rows", 4, "How many rows of the batch are printed.")
-
-# A pipe has no width; wide enough for the table, and text is never cut.
-_PLAIN_WIDTH = 110
 
 
 def main() -> None:
@@ -49,9 +45,7 @@ def main() -> None:
         loader = Loader(
             config.data, start.tokenizer, start.template, config.batch_rows, config.seed, workdir / "cache"
         )
-        console = rich.console.Console(highlight=False)
-        if not console.is_terminal:
-            console.width = _PLAIN_WIDTH
+        console = cli.console()
         template = f"chat template {start.template.sha256[:12]}" if start.template else "no chat template"
         console.print(
             f"{config.name}, step {_STEP.value} of {config.steps}: {config.batch_rows} rows of "

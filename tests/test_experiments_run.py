@@ -191,6 +191,14 @@ def test_a_dry_run_makes_nothing_and_says_what_will_run(here):
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
 
+def test_a_narrow_terminal_folds_names_and_cuts_no_number(here):
+    with open("narrow.txt", "w") as file:
+        run_lib.dry_run(settings.build(ExperimentConfig, fields()), Path("new"), Console(file=file, width=48))
+    lines = Path("narrow.txt").read_text().splitlines()
+    tokens = [word for line in lines for word in line.split() if "," in word and word[0].isdigit()]
+    assert f"{20 * 128:,}" in tokens
+
+
 def test_a_dry_run_plans_without_what_is_missing_and_lists_it(nothing_ran, capsys):
     Path("chats.jsonl").unlink()
     Path("pairs.jsonl").unlink()

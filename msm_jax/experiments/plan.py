@@ -301,7 +301,9 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
     shown = Table(box=None, pad_edge=False)
     for name in ("node", "runs", "", "steps", "tokens", "time", "why"):
         right = name in ("runs", "steps", "tokens", "time")
-        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "why")
+        # On a narrow terminal names and reasons may take two lines; a number that is cut is another number.
+        folds = name in ("node", "why")
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=not folds)
     for (label, runs, why), members in groups.items():
         first = members[0]
         updates, tokens = (f"{n * len(members):,}" if n else "" for n in (first.updates, first.tokens))
