@@ -155,5 +155,6 @@ def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # Without the version stamp equal figures are equal files.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    # The layout makes no room for a title that is wider than its axes; "tight" takes in what stands out.
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
