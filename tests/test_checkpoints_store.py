@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -196,6 +197,30 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path):
     writer.save(2, tree, INFO, ASSETS)
     writer.close()
     assert store.all_steps(tmp_path) == [1, 2]
+
+
+def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
+    """TensorStore's threads go on for a moment after the first error, and make directories anew."""
+    root, look = tmp_path / "checkpoints", store._leftovers
+
+    def write():
+        for i in range(40):
+            (root / "2.late" / str(i)).mkdir(parents=True, exist_ok=True)
+            time.sleep(0.01)
+
+    late = threading.Thread(target=write)
+
+    def looks(where):
+        if not late.ident:
+            late.start()
+        return look(where)
+
+    writer = store.Writer(tmp_path)
+    monkeypatch.setattr(store, "_leftovers", looks)
+    error = writer._failed(2, OSError("disk full"))
+    assert "disk full" in str(error)
+    assert list(root.iterdir()) == []
+    late.join()
 
 
 def test_a_kill_during_a_save_shows_no_half_checkpoint(tmp_path):

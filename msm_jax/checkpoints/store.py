@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,7 @@ class Writer:
 
     def _failed(self, step: int, error: BaseException) -> WorkError:
         if jax.process_index() == 0:
-            for leftover in _leftovers(self._root):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _clear(self._root)
         good = latest(self._root.parent)
         kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         return WorkError(f"saving checkpoint {self._root / str(step)} failed: {reason(error)}; {kept}")
@@ -296,6 +296,20 @@ def _key_name(key: Any) -> str:
 def _leftovers(root: Path) -> list[Path]:
     """What an interrupted save or deletion left."""
     return [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
+
+
+def _clear(root: Path) -> None:
+    """Removes what a failed save left. Writes that were under way at its first error may still bring a part of it back
+    for a moment, so it looks until it twice finds nothing; what stays after two seconds, the next `Writer` removes."""
+    quiet = 0
+    for _ in range(20):
+        leftovers = _leftovers(root)
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
+        quiet = 0 if leftovers else quiet + 1
+        if quiet == 2:
+            return
+        time.sleep(0.1)
 
 
 def _remove(path: Path) -> None:
