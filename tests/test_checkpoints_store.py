@@ -219,8 +219,8 @@ def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_leftovers", looks)
     error = writer._failed(2, OSError("disk full"))
     assert "disk full" in str(error)
-    assert list(root.iterdir()) == []
     late.join()
+    assert list(root.iterdir()) == []
 
 
 def test_a_kill_during_a_save_shows_no_half_checkpoint(tmp_path):
