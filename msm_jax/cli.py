@@ -21,7 +21,6 @@ import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from msm_jax import settings
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -30,7 +29,6 @@ from msm_jax.parallel import backend
 # Flags declared through this module belong to the entry point that declares them, in its --help too.
 flags.disclaim_key_flags()
 
-_LOG_WIDTH = 140
 _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
 
 
@@ -46,14 +44,6 @@ def config_flag() -> flags.FlagHolder[Any]:
 def workdir_flag() -> flags.FlagHolder[str | None]:
     """Declares `--workdir=DIR`; use `require` on it where it must be given."""
     return flags.DEFINE_string("workdir", None, "The directory of this run; running again continues it.")
-
-
-def console() -> Console:
-    """Standard output for tables. Where it is no terminal, rich would take it for 80 columns and cut what is wider."""
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out.width = _LOG_WIDTH
-    return out
 
 
 def require(holder: flags.FlagHolder[Any]) -> Any:

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from msm_jax import cli, settings
+from msm_jax import cli, settings, terminal
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
@@ -64,7 +64,7 @@ def main() -> None:
             _log.info("eval %s: %s", name, each.path)
             found = write(workdir, name, addresses[name], runner.run(sampler, each))
         rows.append((name, found, stored[name] is not None))
-    cli.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
+    terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
 
 
 def address(config: EvalConfig, origin: str, chat_variables: Mapping[str, Any]) -> dict[str, Any]:

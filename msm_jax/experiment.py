@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from msm_jax import cli, settings
+from msm_jax import cli, settings, terminal
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 
@@ -25,9 +25,9 @@ def main() -> None:
     config = settings.build(ExperimentConfig, cli.require(_CONFIG))
     workdir = Path(cli.require(_WORKDIR))
     if _DRY_RUN.value:
-        run_lib.dry_run(config, workdir, cli.console())
+        run_lib.dry_run(config, workdir, terminal.console())
     else:
-        run_lib.run(config, workdir, cli.console())
+        run_lib.run(config, workdir, terminal.console())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import rich.table
 import rich.text
 from absl import flags
 
-from msm_jax import cli, settings
+from msm_jax import cli, settings, terminal
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -45,7 +45,7 @@ def main() -> None:
         loader = Loader(
             config.data, start.tokenizer, start.template, config.batch_rows, config.seed, workdir / "cache"
         )
-        console = cli.console()
+        console = terminal.console()
         template = f"chat template {start.template.sha256[:12]}" if start.template else "no chat template"
         console.print(
             f"{config.name}, step {_STEP.value} of {config.steps}: {config.batch_rows} rows of "

@@ -46,7 +46,10 @@ def write(directory, config, dtype=BFLOAT16, shard_bytes=40_000, tokenizer=True,
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     planned = [safetensors.Planned(name, dtype, w.hf_shape) for name, (w, _) in families.tensors(config).items()]
-    blocks = lambda tensor: [(rng.normal(size=tensor.shape) * 0.1 + 0.5).astype(dtype)]  # noqa: E731
+
+    def blocks(tensor):
+        return [(rng.normal(size=tensor.shape) * 0.1 + 0.5).astype(dtype)]
+
     safetensors.write_directory(directory, planned, blocks, shard_bytes)
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     (directory / "config.json").write_text(

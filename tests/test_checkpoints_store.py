@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path):
 
 def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
     """TensorStore's threads go on for a moment after the first error, and make directories anew."""
-    root, look = tmp_path / "checkpoints", store._leftovers
+    root, look = tmp_path / "checkpoints", store._remove_leftovers
 
     def write():
         for i in range(40):
@@ -216,7 +216,7 @@ def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
         return look(where)
 
     writer = store.Writer(tmp_path)
-    monkeypatch.setattr(store, "_leftovers", looks)
+    monkeypatch.setattr(store, "_remove_leftovers", looks)
     error = writer._failed(2, OSError("disk full"))
     assert "disk full" in str(error)
     late.join()

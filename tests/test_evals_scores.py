@@ -86,7 +86,10 @@ def test_margins_equal_brute_force_over_both_orders(real):
 
 def test_a_model_that_takes_the_first_option_scores_a_half():
     """Position alone must not count: each order cancels the other."""
-    first_named = lambda prompt, reply: 3.0 if prompt.find(reply) < len(prompt) // 2 else 0.0  # noqa: E731
+
+    def first_named(prompt, reply):
+        return 3.0 if prompt.find(reply) < len(prompt) // 2 else 0.0
+
     pairs = [Pair(str(i), "{first} or rather {second}", ("aaa", "bbb"), i % 2, "", "{option}") for i in range(4)]
     result = preference.by_log_probability(Scripted(log_probability=first_named), pairs)
     assert [item["margin"] for item in result.items] == [0.0] * 4

@@ -34,7 +34,10 @@ def brute_force(params, config, prompt, continuation):
 def test_scores_equal_brute_force(small):
     config, params, unstacked = small
     rng = np.random.default_rng(0)
-    draw = lambda n: rng.integers(0, VOCAB, n).tolist()  # noqa: E731
+
+    def draw(n):
+        return rng.integers(0, VOCAB, n).tolist()
+
     shared = [draw(20), draw(7), draw(1), draw(100)]
     prompts = [shared[i] for i in (0, 1, 2, 3, 0, 1, 2, 3, 0)] + [draw(90)]
     continuations = [draw(n) for n in (1, 3, 5, 40, 2, 1, 8, 60, 1, 110)]

@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from msm_jax import terminal
 from msm_jax.analysis.findings import Findings, points
 from msm_jax.analysis.graph import duration
 from msm_jax.analysis.html import p_text
 from msm_jax.analysis.results import base_label
 
 _MARKS = {"met": "[green]✓[/]", "failed": "[red]✗[/]", "open": "[yellow]?[/]"}
-# Without a terminal rich assumes 80 columns and would cut names short in a log.
-_LOG_WIDTH = 140
 
 
 def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = None) -> None:
@@ -28,9 +26,7 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
     """
     findings = report if isinstance(report, Findings) else None
     content: Mapping[str, Any] = findings.report if findings else report  # type: ignore[assignment]
-    console = Console(file=file, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=file, highlight=False, width=_LOG_WIDTH)
+    console = terminal.console(file)
     seeds = content["seeds"]
     scope = f", {findings.results.scope}" if findings and findings.results.scope else ""
     count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"

@@ -44,8 +44,7 @@ class Writer:
         self._keep = keep
         self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
         if jax.process_index() == 0:
-            for leftover in _leftovers(self._root):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _remove_leftovers(self._root)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -293,9 +292,12 @@ def _key_name(key: Any) -> str:
     return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
-def _leftovers(root: Path) -> list[Path]:
-    """What an interrupted save or deletion left."""
-    return [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
+def _remove_leftovers(root: Path) -> bool:
+    """Removes what an interrupted save or deletion left; whether there was anything."""
+    leftovers = [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
+    return bool(leftovers)
 
 
 def _clear(root: Path) -> None:
@@ -303,10 +305,7 @@ def _clear(root: Path) -> None:
     for a moment, so it looks until it twice finds nothing; what stays after two seconds, the next `Writer` removes."""
     quiet = 0
     for _ in range(20):
-        leftovers = _leftovers(root)
-        for leftover in leftovers:
-            shutil.rmtree(leftover, ignore_errors=True)
-        quiet = 0 if leftovers else quiet + 1
+        quiet = 0 if _remove_leftovers(root) else quiet + 1
         if quiet == 2:
             return
         time.sleep(0.1)

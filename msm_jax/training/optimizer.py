@@ -18,8 +18,11 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup), alpha=config.final_fraction)
     if warmup == 0:
         return after
-    # Step 0 already moves: warmup counts from 1, so that no step is spent at rate zero.
-    ramp = lambda step: peak * (step + 1) / (warmup + 1)  # noqa: E731
+
+    def ramp(step: jax.Array) -> jax.Array:
+        # Step 0 already moves: warmup counts from 1, so that no step is spent at rate zero.
+        return peak * (step + 1) / (warmup + 1)
+
     return optax.join_schedules([ramp, after], [warmup])
 
 
