@@ -22,7 +22,8 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from msm_jax import cli, settings, terminal
+from msm_jax import cli, settings
+from msm_jax.analysis import terminal
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources

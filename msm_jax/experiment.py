@@ -9,7 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from msm_jax import cli, settings, terminal
+from msm_jax import cli, settings
+from msm_jax.analysis import terminal
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 

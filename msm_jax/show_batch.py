@@ -16,7 +16,8 @@ import rich.table
 import rich.text
 from absl import flags
 
-from msm_jax import cli, settings, terminal
+from msm_jax import cli, settings
+from msm_jax.analysis import terminal
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError

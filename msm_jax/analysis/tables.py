@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from msm_jax import terminal
+from msm_jax.analysis import terminal
 from msm_jax.analysis.findings import Findings, points
 from msm_jax.analysis.graph import duration
 from msm_jax.analysis.html import p_text
