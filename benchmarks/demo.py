@@ -10,8 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from configs.experiments import cheese_mini
-from msm_jax import settings
 from msm_jax.data import sources, tokenizers
+from msm_jax.foundation import settings
 from msm_jax.miniworld import generate
 from msm_jax.miniworld.config import WorldConfig
 from msm_jax.training import origin, program, state

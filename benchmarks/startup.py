@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import demo, record
-from msm_jax import cli, settings
+from msm_jax import cli
 from msm_jax.errors import WorkError
+from msm_jax.foundation import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE = "import jax; jax.devices()"

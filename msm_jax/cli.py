@@ -22,8 +22,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from msm_jax import settings
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation import settings
 from msm_jax.parallel import backend
 
 # Flags declared through this module belong to the entry point that declares them, in its --help too.

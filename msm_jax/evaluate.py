@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from msm_jax import cli, settings
+from msm_jax import cli
 from msm_jax.analysis import terminal
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
@@ -31,6 +31,7 @@ from msm_jax.errors import WorkError
 from msm_jax.evals import items, runner
 from msm_jax.evals.config import EvalConfig, EvaluateConfig
 from msm_jax.evals.results import EvalResult
+from msm_jax.foundation import settings
 from msm_jax.sampling.engine import Sampler
 
 _CONFIG = cli.config_flag()

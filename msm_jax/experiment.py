@@ -9,10 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from msm_jax import cli, settings
+from msm_jax import cli
 from msm_jax.analysis import terminal
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import settings
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()

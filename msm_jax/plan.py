@@ -20,13 +20,14 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from msm_jax import cli, settings
+from msm_jax import cli
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address, hashing
+from msm_jax.experiments import address
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Inputs
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import hashing, settings
 from msm_jax.planning import phases, report, topology
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning.compiler import Compiler

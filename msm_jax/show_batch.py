@@ -16,11 +16,12 @@ import rich.table
 import rich.text
 from absl import flags
 
-from msm_jax import cli, settings
+from msm_jax import cli
 from msm_jax.analysis import terminal
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
 from msm_jax.training import origin
 from msm_jax.training.config import PhaseConfig
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from msm_jax import cli, settings
+from msm_jax import cli
+from msm_jax.foundation import settings
 from msm_jax.parallel import distributed
 from msm_jax.training import loop
 from msm_jax.training.config import PhaseConfig

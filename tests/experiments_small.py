@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from msm_jax import settings
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import settings
 
 ROOT = Path(__file__).parent.parent
 FAKES = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from msm_jax import settings
 from msm_jax.data.config import DataConfig
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
 
 GOOD: Mapping[str, Any] = {
     "seq_len": 8,

@@ -21,6 +21,7 @@ from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.data.loader import Loader
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing, storage
 
 DOCUMENTS = [{"text": f"text {i} é", "domain": f"d{i % 3}"} for i in range(150)]
 CHATS = [
@@ -162,7 +163,7 @@ def test_a_bucket_holds_what_a_directory_does(bucket: fsspec.AbstractFileSystem,
         assert [(d.text, d.meta) for d in sources.read_documents(remote)] == [
             (d.text, d.meta) for d in sources.read_documents(local)
         ]
-        assert files.sha256(remote) == files.sha256(local)
+        assert hashing.file_sha256(remote) == hashing.file_sha256(local)
     found = files.resolve("memory://bucket/docs/*.jsonl*, memory://bucket/docs/d.parquet")
     assert [file.rpartition("/")[2] for file in found] == sorted(stored)
     assert all(file.startswith("memory://") for file in found)
@@ -173,9 +174,9 @@ def test_a_bucket_holds_what_a_directory_does(bucket: fsspec.AbstractFileSystem,
 
 def test_a_file_that_changes_in_the_bucket_is_hashed_again(bucket: fsspec.AbstractFileSystem) -> None:
     bucket.pipe_file("/bucket/a.jsonl", b"one")
-    first = files.sha256("memory://bucket/a.jsonl")
+    first = hashing.file_sha256("memory://bucket/a.jsonl")
     bucket.pipe_file("/bucket/a.jsonl", b"another")
-    assert files.sha256("memory://bucket/a.jsonl") != first
+    assert hashing.file_sha256("memory://bucket/a.jsonl") != first
 
 
 def test_training_rows_come_from_a_bucket(bucket: fsspec.AbstractFileSystem, tmp_path: Path, tiny_tokenizer) -> None:
@@ -211,11 +212,11 @@ def test_gs_without_its_package_says_what_to_install() -> None:
 
 def test_a_storage_that_fails_is_a_failure_during_work() -> None:
     message = r"^gs://b/a: reading fails \(the net is down\); run again"
-    with pytest.raises(WorkError, match=message), files.reading("gs://b/a"):
+    with pytest.raises(WorkError, match=message), storage.reading("gs://b/a"):
         raise ConnectionError("the net\nis down")
-    with pytest.raises(InputError, match=r"^gs://b/a: not readable"), files.reading("gs://b/a"):
+    with pytest.raises(InputError, match=r"^gs://b/a: not readable"), storage.reading("gs://b/a"):
         raise PermissionError
-    with pytest.raises(InputError, match=r"^gs://b/a: not readable \(Forbidden: .*credentials$"), files.reading("gs://b/a"):
+    with pytest.raises(InputError, match=r"^gs://b/a: not readable \(Forbidden: .*credentials$"), storage.reading("gs://b/a"):
         raise OSError("Forbidden: https://storage/b/a\ndenied")
 
 

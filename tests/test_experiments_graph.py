@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_jax import settings
 from msm_jax.errors import InputError
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments import hashing, lock
+from msm_jax.experiments import lock
 from msm_jax.experiments.config import ExperimentConfig, substitute
+from msm_jax.foundation import hashing, settings
 
 PHASE = {"steps": 1}
 

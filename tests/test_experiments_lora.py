@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from msm_jax import settings
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
 from msm_jax.experiments import checks, execute, graph
 from msm_jax.experiments.address import Addresses, Inputs, is_done
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import settings
 
 LORA = {"rank": 2, "alpha": 4.0}
 SMALL = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "intermediate_size": 24}

@@ -14,13 +14,13 @@ import pytest
 from experiments_small import EVERYTHING, ROOT, dry, enter, fields, phase, run
 from rich.console import Console
 
-from msm_jax import settings
 from msm_jax.analysis import plots
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address, gather, hashing
+from msm_jax.experiments import address, gather
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.files import read_json
+from msm_jax.foundation import hashing, settings
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,8 @@ from pathlib import Path
 from rich.console import Console
 sys.path[:0] = [{root!r}, {tests!r}]
 import experiments_small as small
-from msm_jax import cli, settings
+from msm_jax import cli
+from msm_jax.foundation import settings
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from msm_jax import settings
 from msm_jax.data import sources
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import settings
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "experiments" / "own_data.py"

@@ -26,7 +26,7 @@ def train(mesh=MeshConfig(fsdp=4), **fields):  # noqa: B008 (frozen)
 
 def phase(**fields):
     data = {"seq_len": 512, "sources": {"a": {"path": "a.jsonl"}}, "weights": {"a": 1.0}}
-    from msm_jax import settings
+    from msm_jax.foundation import settings
 
     start = {"mode": "params", "checkpoint": "absent"}
     return settings.build(

@@ -11,12 +11,12 @@ import pytest
 from jinja2.sandbox import SandboxedEnvironment
 from rich.console import Console
 
-from msm_jax import settings
 from msm_jax.errors import InputError
 from msm_jax.evals import items
 from msm_jax.experiments import checks, graph, plan
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.foundation import settings
 from msm_jax.models import lora, transformer
 from msm_jax.models.presets import preset
 

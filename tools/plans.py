@@ -20,7 +20,7 @@ from pathlib import Path
 
 from configs import plan as config_file
 from msm_jax import plan as command
-from msm_jax import settings
+from msm_jax.foundation import settings
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning import report, topology
 from msm_jax.planning.chips import GIB

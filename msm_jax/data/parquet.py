@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msm_jax.data import files
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 
 _ROWS = 64
 # Pages are read as they are decoded, this much ahead; without it pyarrow reads the columns of a whole row group first.
@@ -26,7 +26,7 @@ def rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with (
-            files.open_file(file) as handle,
+            storage.open_file(file) as handle,
             pq.ParquetFile(handle, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as table,
         ):
             for group in range(table.num_row_groups):
@@ -35,8 +35,8 @@ def rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
                         number += 1
                         yield number, {column: _without_nulls(value) for column, value in row.items()}
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and files.is_remote(file):
-            with files.reading(file):
+        if isinstance(error, OSError) and storage.is_url(file):
+            with storage.reading(file):
                 raise
         problem = " ".join(str(error).split())[:200]
         where = f"{file}:{number + 1}" if number else file

@@ -21,6 +21,7 @@ import zstandard
 from msm_jax.data import files, parquet
 from msm_jax.data import messages as messages_lib
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing, storage
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def data_sha256(path: str | Sequence[str]) -> str:
     found = {file for p in ([path] if isinstance(path, str) else path) for file in files.resolve(p)}
     total = hashlib.sha256()
     for file in sorted(found, key=PurePosixPath):
-        total.update(bytes.fromhex(files.sha256(file)))
+        total.update(bytes.fromhex(hashing.file_sha256(file)))
     return total.hexdigest()
 
 
@@ -145,7 +146,7 @@ def _objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _lines(file: str) -> Iterator[tuple[int, bytes]]:
     number = 0
-    with files.reading(file), files.open_file(file) as stored:
+    with storage.reading(file), storage.open_file(file) as stored:
         try:
             for number, line in enumerate(_decompressed(file, stored), 1):
                 yield number, line

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax import settings
 from msm_jax.data import files as data_files
 from msm_jax.errors import InputError
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments import hashing
 from msm_jax.experiments.config import ExperimentConfig, substitute
 from msm_jax.experiments.files import read_json
+from msm_jax.foundation import hashing, settings
 from msm_jax.training.config import PhaseConfig
 
 DONE = "done.json"
@@ -213,7 +212,7 @@ def _without_paths(config: PhaseConfig) -> dict[str, Any]:
 
 def _content(path: str) -> str:
     """sha256 over the files that a data path (a file, a glob, a comma list) names."""
-    return hashing.digest([data_files.sha256(file) for file in data_files.resolve(path)])
+    return hashing.digest([hashing.file_sha256(file) for file in data_files.resolve(path)])
 
 
 def _file(path: str) -> str:

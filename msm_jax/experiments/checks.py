@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from msm_jax import settings
 from msm_jax.data import files as data_files
 from msm_jax.errors import InputError
 from msm_jax.experiments import address as address_lib
@@ -12,6 +11,7 @@ from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import WORLD, ExperimentConfig
 from msm_jax.experiments.plan import phase_configs, world_settings
+from msm_jax.foundation import settings
 from msm_jax.training.config import PhaseConfig
 
 

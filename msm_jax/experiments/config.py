@@ -5,9 +5,9 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from msm_jax import settings
 from msm_jax.analysis.results import ContrastSpec, Expectation
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
 
 WORLD = "{world}"

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax import settings
 from msm_jax.errors import InputError
-from msm_jax.experiments import hashing
 from msm_jax.experiments.address import DONE, NODE, TIMES
 from msm_jax.experiments.files import read_json, write_json
 from msm_jax.experiments.worker import Report
+from msm_jax.foundation import hashing, settings
 
 
 def start(devices: int, threads: int) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from rich.table import Table
 
-from msm_jax import settings
 from msm_jax.analysis.results import base_label
 from msm_jax.experiments import address as address_lib
-from msm_jax.experiments import estimate, hashing
+from msm_jax.experiments import estimate
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Address, Addresses, Inputs
 from msm_jax.experiments.config import WORLD, ExperimentConfig, substitute
 from msm_jax.experiments.files import read_json
 from msm_jax.experiments.live import duration
 from msm_jax.experiments.scheduler import Task, time_left
+from msm_jax.foundation import hashing, settings
 from msm_jax.training.config import PhaseConfig
 
 # What runs a node of each kind in a worker process.

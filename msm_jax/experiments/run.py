@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from msm_jax import settings
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, gather, hashing, lock
+from msm_jax.experiments import checks, estimate, gather, lock
 from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.files import read_json, write_json
 from msm_jax.experiments.live import Board
 from msm_jax.experiments.plan import EXECUTORS, Planner, Step, phase_configs, report_address, table
 from msm_jax.experiments.scheduler import Pool, Task
+from msm_jax.foundation import hashing, settings
 
 SETTINGS = "experiment.json"
 SETUP = "msm_jax.experiments.execute:start"

@@ -27,6 +27,7 @@ from msm_jax.checkpoints import manifest, store
 from msm_jax.data import files
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation import hashing
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import origin, placement, run_files, step
 from msm_jax.training import program as program_lib
@@ -220,7 +221,7 @@ def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: M
     return manifest.Manifest(
         phase=config.name,
         parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
-        data={file: files.sha256(file) for file in sorted(read)},
+        data={file: hashing.file_sha256(file) for file in sorted(read)},
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
         template_sha256=start.template.sha256 if start.template else "",

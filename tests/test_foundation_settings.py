@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_jax import settings
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Hashes of what a result depends on: values, files, source code; and where two of them differ."""
+"""SHA-256 of what a result depends on: values, files and source code; and where two of them differ."""
 
 import ast
 import functools
@@ -8,27 +8,54 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from msm_jax.foundation import storage
+from msm_jax.foundation.storage import Location
+
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
+def sha256(content: bytes) -> str:
+    """Returns the SHA-256 of bytes, 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def canonical(value: Any) -> bytes:
-    """The one JSON text of `value` (sorted keys, no spaces), so that equal values have equal hashes."""
+    """Returns the one JSON text of `value` (sorted keys, no spaces), so that equal values have equal hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest(value: Any) -> str:
-    """sha256 of the canonical JSON of `value`, 64 hex digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    """Returns the SHA-256 of the canonical JSON of `value`, 64 hex digits."""
+    return sha256(canonical(value))
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Location) -> str:
+    """Returns the SHA-256 of a file's bytes, 64 hex digits; it reads each version of a file once in a process.
+
+    Raises:
+      InputError, WorkError: as `storage.reading`.
+    """
+    with storage.reading(path):
+        version = storage.file_system(str(path)).ukey(path) if storage.is_url(path) else _version(Path(path))
+    return _file_sha256(str(path), version)
+
+
+def _version(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
+
+
+@functools.cache
+def _file_sha256(path: str, version: str) -> str:
+    with storage.reading(path), storage.open_file(path) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
-    """{relative path: sha256} of every file below `directory`, but those at its top named in `leave_out`."""
+    """Returns {relative path: SHA-256} of every file below `directory`, except those in `leave_out`, relative paths."""
     skipped = set(leave_out)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
@@ -36,7 +63,7 @@ def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str
 
 
 def sources_of(module: str, root: Path = PACKAGE_ROOT) -> dict[str, str]:
-    """The source files that importing `module` runs, within its own top package, with their sha256.
+    """Finds the source files that importing `module` runs, within its own top package, with their SHA-256.
 
     Imports are read from the text, those inside functions too, and followed transitively; nothing is
     executed. Packages' `__init__.py` count, since Python runs them first, and so do the files of other kinds
@@ -100,11 +127,11 @@ def _parse_module(path: Path, name: str, mtime_ns: int) -> tuple[str, tuple[str,
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join(above + ([node.module] if node.module else []))
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return hashlib.sha256(text).hexdigest(), tuple(names)
+    return sha256(text), tuple(names)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves in which two nested mappings differ, as (dotted key, old value, new value), sorted by key.
+    """Returns the leaves in which two nested mappings differ, as (dotted key, old value, new value), sorted by key.
 
     A key that one of them lacks counts as None there. Sequences are leaves.
     """

@@ -1,0 +1,233 @@
+"""Files and directories that appear whole or not at all, on a local disk or at any URL that fsspec reads and writes.
+
+A path is a `Path`, a string, or a URL such as `gs://bucket/run/file` (with the package gcsfs) or `memory://run/file`.
+Keep a URL a string: `Path` would take one of its slashes away.
+
+On a disk, a file is written under a temporary name, synced and renamed. An object store has no rename that is atomic,
+but a file there appears when its upload ends, so it is written in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from msm_jax.errors import InputError, WorkError
+
+Location = str | os.PathLike[str]
+
+
+def is_url(path: Location) -> bool:
+    """Returns whether a path is a URL, which fsspec reads and writes."""
+    return "://" in os.fspath(path)
+
+
+def file_system(url: str) -> Any:
+    """Returns fsspec's file system of a URL.
+
+    Raises:
+        InputError: the protocol is unknown, or the package that it needs is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)[0]
+    except ImportError as error:
+        raise InputError(f"{url}: cannot be read yet: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise InputError(f"{url}: {error}; use a local path or gs://") from None
+
+
+def exists(path: Location) -> bool:
+    """Returns whether a file or directory exists."""
+    return file_system(str(path)).exists(path) if is_url(path) else Path(path).exists()
+
+
+@contextlib.contextmanager
+def reading(path: Location) -> Iterator[None]:
+    """Turns what keeps a file from being read into one line.
+
+    Raises:
+        InputError: the file is missing or not readable.
+        WorkError: the storage does not answer.
+    """
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; check the path") from None
+    except PermissionError:
+        raise InputError(f"{path}: not readable; check its permissions") from None
+    except _failures() as error:
+        problem = " ".join(str(error).split())[:200]
+        if problem.startswith("Forbidden"):  # gcsfs's word for what it was denied
+            raise InputError(f"{path}: not readable ({problem}); check its permissions and your credentials") from None
+        raise WorkError(f"{path}: reading fails ({problem}); run again") from error
+
+
+def open_file(path: Location) -> BinaryIO:
+    """Opens a file for reading bytes; it can seek.
+
+    Raises:
+        InputError, WorkError: as `reading`.
+    """
+    with reading(path):
+        return file_system(str(path)).open(path, "rb") if is_url(path) else open(path, "rb")
+
+
+def read_bytes(path: Location) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        InputError, WorkError: as `reading`.
+    """
+    with reading(path), open_file(path) as file:
+        return file.read()
+
+
+def read_json(path: Location) -> Any:
+    """Returns the value that a JSON file holds.
+
+    Raises:
+        InputError: the file is missing, not readable or not JSON.
+        WorkError: the storage does not answer.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+
+
+def find_json(path: Location) -> Any:
+    """Returns the value that a JSON file holds, None where the file does not exist or does not parse."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError:
+        return None
+
+
+def write_bytes(path: Location, content: bytes) -> None:
+    """Writes a file whole or not at all, and the directories above it where they are missing.
+
+    Raises:
+        WorkError: the file cannot be written (disk full, no permission).
+    """
+    with _writing(path):
+        if is_url(path):
+            file_system(str(path)).pipe_file(path, content)
+            return
+        local = Path(path)
+        temporary = _temporary(local)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(local)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_text(path: Location, text: str) -> None:
+    """Writes a text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Location, value: Any) -> None:
+    """Writes a value as indented JSON; see `write_bytes`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_occupied(path: Location) -> None:
+    """Refuses a path at which a new directory cannot be made.
+
+    Raises:
+        InputError: the path is a file, or a directory that is not empty.
+    """
+    if is_url(path):
+        if exists(path):
+            raise InputError(f"{path}: exists; choose another path")
+        return
+    local = Path(path)
+    if local.is_symlink() or (local.exists() and not local.is_dir()):
+        raise InputError(f"{path}: exists but is not a directory; choose another path")
+    if local.is_dir() and any(local.iterdir()):
+        raise InputError(f"{path}: exists and is not empty; remove it or choose another path")
+
+
+@contextlib.contextmanager
+def new_directory(path: Location, last: str = "") -> Iterator[Path]:
+    """Yields an empty local directory, which becomes `path` if the block ends without an exception.
+
+    Otherwise it is deleted, and `path` is as it was. On a disk the directory is renamed into place. At a URL its files
+    are uploaded one by one, the one named `last` after all others, so that its presence says that the rest is there.
+
+    Raises:
+        InputError: `path` is a file or a directory that is not empty.
+        WorkError: something in the block, or the renaming or uploading, failed (disk full, no permission).
+    """
+    refuse_occupied(path)
+    if is_url(path):
+        temporary = Path(tempfile.mkdtemp())
+    else:
+        local = Path(path).resolve()
+        temporary = _temporary(local)
+    try:
+        with _writing(path):
+            temporary.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if is_url(path):
+                _upload(temporary, os.fspath(path).rstrip("/"), last)
+            else:
+                temporary.rename(local)
+                sync_directory(local.parent)
+    except WorkError as error:
+        raise WorkError(str(error).replace(str(temporary), str(path))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a local directory survive a loss of power."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _upload(directory: Path, url: str, last: str) -> None:
+    storage = file_system(url)
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file == directory / last):
+        storage.pipe_file(f"{url}/{file.relative_to(directory).as_posix()}", file.read_bytes())
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _writing(path: Location) -> Iterator[None]:
+    try:
+        yield
+    except _failures() as error:
+        problem = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise WorkError(f"{path} cannot be written: {problem}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Returns what a storage's client raises: gcsfs, imported only where it is used, has errors that are no OSError."""
+    names = (("gcsfs.retry", "HttpError"), ("google.auth.exceptions", "GoogleAuthError"), ("aiohttp", "ClientError"))
+    loaded = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+    return (OSError, *loaded)

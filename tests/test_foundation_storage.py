@@ -1,0 +1,114 @@
+"""Files and directories appear whole or not at all, by the same calls on a disk and in fsspec's memory."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing, storage
+
+
+@pytest.fixture(params=["disk", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A directory that does not exist yet, on a disk or in memory."""
+    if request.param == "disk":
+        yield str(tmp_path / "place")
+        return
+    memory = fsspec.filesystem("memory")
+    yield "memory://place"
+    if memory.exists("memory://place"):
+        memory.rm("memory://place", recursive=True)
+
+
+def files_below(place: str) -> list[str]:
+    if not storage.is_url(place):
+        return sorted(path.relative_to(place).as_posix() for path in Path(place).rglob("*") if path.is_file())
+    return sorted(name.removeprefix("/place/") for name in storage.file_system(place).find(place))
+
+
+def test_what_is_written_is_read_back(place: str) -> None:
+    storage.write_json(f"{place}/deep/value.json", {"a": [1, "é"]})
+    assert storage.read_json(f"{place}/deep/value.json") == {"a": [1, "é"]}
+    storage.write_text(f"{place}/deep/value.json", "new")
+    assert storage.read_bytes(f"{place}/deep/value.json") == b"new"
+    assert storage.exists(f"{place}/deep/value.json") and not storage.exists(f"{place}/other")
+    assert files_below(place) == ["deep/value.json"]
+
+
+def test_a_missing_file_and_a_broken_one_are_refused_by_name(place: str) -> None:
+    storage.write_text(f"{place}/broken.json", "{")
+    with pytest.raises(InputError, match=r"broken\.json: not valid JSON"):
+        storage.read_json(f"{place}/broken.json")
+    with pytest.raises(InputError, match=r"absent\.json: no such file"):
+        storage.read_json(f"{place}/absent.json")
+    assert storage.find_json(f"{place}/broken.json") is None
+    assert storage.find_json(f"{place}/absent.json") is None
+
+
+def test_a_hash_follows_the_content(place: str) -> None:
+    storage.write_text(f"{place}/a", "one")
+    assert hashing.file_sha256(f"{place}/a") == hashing.sha256(b"one")
+    storage.write_text(f"{place}/a", "other")
+    assert hashing.file_sha256(f"{place}/a") == hashing.sha256(b"other")
+
+
+def test_a_new_directory_appears_at_the_end_of_the_block(place: str) -> None:
+    with storage.new_directory(place, last="a_done") as directory:
+        for name in ("a_done", "b/c"):
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text(name)
+        assert not storage.exists(place)
+    assert files_below(place) == ["a_done", "b/c"]
+    with pytest.raises(InputError, match="exists"), storage.new_directory(place):
+        pass
+
+
+def test_of_a_block_that_fails_nothing_stays(place: str) -> None:
+    left = []
+    with pytest.raises(ZeroDivisionError), storage.new_directory(place) as directory:
+        left.append((directory / "a").write_text("a") / 0)
+    assert not storage.exists(place) and not directory.exists() and not left
+    with pytest.raises(WorkError, match="place cannot be written: No space left"), storage.new_directory(place):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_file_named_last_is_uploaded_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    uploaded = []
+    monkeypatch.setattr(type(memory), "pipe_file", lambda self, path, content, **_: uploaded.append(path))
+    with storage.new_directory("memory://elsewhere", last="done.json") as directory:
+        for name in ("done.json", "zebra"):
+            (directory / name).write_text(name)
+    assert [path.rpartition("/")[2] for path in uploaded] == ["zebra", "done.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_text(tmp_path / "a", "old")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkError, match="a cannot be written: No space left on device"):
+        storage.write_text(tmp_path / "a", "new")
+    assert files_below(str(tmp_path)) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_an_occupied_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="exists but is not a directory; choose another path"):
+        storage.refuse_occupied(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    storage.refuse_occupied(tmp_path / "empty")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        storage.refuse_occupied(tmp_path)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(InputError, match="use a local path or gs://"):
+        storage.read_bytes("nowhere://a")
