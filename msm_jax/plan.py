@@ -21,13 +21,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from msm_jax import cli
-from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError, WorkError
 from msm_jax.experiments import address
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.address import Inputs
 from msm_jax.experiments.config import ExperimentConfig
-from msm_jax.foundation import hashing, settings
+from msm_jax.foundation import hashing, settings, storage
 from msm_jax.planning import phases, report, topology
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning.compiler import Compiler
@@ -71,7 +70,7 @@ def main() -> None:
         console.print(part)
     where = found.name.replace(":", "-") if found else "here"
     path = Path(_WORKDIR.value or f"runs/plans/{name}/{where}") / "plan.json"
-    manifest.write_json(path, plan_lib.to_json(plan))
+    storage.write_json(path, plan_lib.to_json(plan))
     console.print(f"wrote {path}")
     if not plan.fits:
         short = [plan_lib.title(one.job) for one in plan.measured if not one.memory.fits]

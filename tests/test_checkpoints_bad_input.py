@@ -154,7 +154,7 @@ def test_files_that_are_missing_or_no_json(spoilt, refused, tmp_path):
     (spoilt / "config.json").write_text("{")
     assert f"{spoilt / 'config.json'}: not valid JSON" in refused(spoilt)
     (spoilt / "config.json").unlink()
-    assert f"{spoilt / 'config.json'}: cannot be read" in refused(spoilt)
+    assert f"{spoilt / 'config.json'}: no such file" in refused(spoilt)
     shutil.rmtree(spoilt)
     spoilt.mkdir()
     (spoilt / "config.json").write_text("{}")

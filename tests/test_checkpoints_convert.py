@@ -13,6 +13,7 @@ from hf_directories import BFLOAT16
 from test_parity_weights import load_checkpoint, same_tensors
 
 from msm_jax.checkpoints import exports, huggingface, imports, manifest, slices, store
+from msm_jax.foundation import hashing
 from msm_jax.models import families, transformer
 from msm_jax.models.config import RopeScaling
 from msm_jax.parallel.mesh import MeshConfig
@@ -60,7 +61,7 @@ def test_a_checkpoint_of_slices_is_one_like_any_other(tmp_path):
     assert assets["chat_template.jinja"].decode() == hf_directories.TEMPLATE
     lineage = manifest.read(tmp_path / "run")
     assert {Path(name).suffix for name in lineage.data} == {".safetensors"}
-    assert lineage.data[str(source.files[0])] == manifest.file_sha256(source.files[0])
+    assert lineage.data[str(source.files[0])] == hashing.file_sha256(source.files[0])
 
 
 def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):

@@ -19,6 +19,7 @@ from msm_jax.checkpoints.adapters import Base, Layer, Stack
 from msm_jax.checkpoints.digest import digest, of_checkpoint
 from msm_jax.data.templates import DEFAULT_TEMPLATE
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing
 from msm_jax.models import lora
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
@@ -95,7 +96,7 @@ def test_in_and_out_again_is_bit_for_bit(made, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: peft" in card
     assert "for `run`, in float32: rank 3, alpha 6, on query, attention_out, gate." in card
-    assert manifest.file_sha256(tmp_path / "run" / "manifest.json")[:32] in card and str(tmp_path) not in card
+    assert hashing.file_sha256(tmp_path / "run" / "manifest.json")[:32] in card and str(tmp_path) not in card
 
 
 def test_sampled_imported_and_merged_are_one_model(made, tmp_path):

@@ -55,7 +55,7 @@ def test_failed_build_leaves_nothing(data: Data, tmp_path: Path) -> None:
     assert not cache.exists()
     file.write_text(json.dumps({"text": "good"}))
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkError, match="the token cache cannot be written"):
+    with pytest.raises(WorkError, match="cannot be written: Not a directory"):
         open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, tmp_path / "file" / "cache")
 
 

@@ -167,7 +167,7 @@ def test_a_process_that_was_killed_is_started_again():
 def test_the_process_ends_with_ours(tmp_path):
     program = (
         "from msm_jax.data.templates import ChatTemplate\nfrom msm_jax.data import template_process as p\n"
-        "ChatTemplate('x')\nprint(p._running._process.pid, flush=True)\n"
+        "ChatTemplate('x')\nprint(p._running.process.pid, flush=True)\n"
         "import os; os._exit(0)"
     )
     root = Path(__file__).parent.parent

@@ -1,5 +1,6 @@
 """Files and directories appear whole or not at all, by the same calls on a disk and in fsspec's memory."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -75,6 +76,33 @@ def test_of_a_block_that_fails_nothing_stays(place: str) -> None:
     assert not storage.exists(place) and not directory.exists() and not left
     with pytest.raises(WorkError, match="place cannot be written: No space left"), storage.new_directory(place):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failed_block_leaves_no_directory_above(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), storage.new_directory(tmp_path / "a" / "b" / "c"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), storage.new_directory(tmp_path / "a" / "b"):
+        int((tmp_path / "a" / "other").mkdir() or 1 / 0)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "other"]
+
+
+def test_of_two_that_make_a_shared_directory_the_first_wins(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    for shared in (True, False):
+        with contextlib.ExitStack() as stack:
+            if not shared:
+                stack.enter_context(pytest.raises(WorkError, match="place cannot be written: Directory not empty"))
+            mine = stack.enter_context(storage.new_directory(place, shared=shared))
+            (mine / "late").write_text("")
+            with storage.new_directory(place, shared=True) as theirs:
+                (theirs / "early").write_text("")
+        assert [path.name for path in tmp_path.iterdir()] == ["place"] and files_below(str(place)) == ["early"]
+        if shared:
+            with storage.new_directory(place, shared=True):
+                pass
+            assert files_below(str(place)) == ["early"]
+            (place / "early").unlink()
 
 
 def test_the_file_named_last_is_uploaded_last(monkeypatch: pytest.MonkeyPatch) -> None:

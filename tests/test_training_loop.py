@@ -15,6 +15,7 @@ from msm_jax.checkpoints import manifest, store
 from msm_jax.data import tokenizers
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation import hashing
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.training import loop, metrics
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
@@ -136,7 +137,7 @@ def test_an_uninterrupted_run_records_every_step(whole, files):
     assert list((workdir / "tensorboard").iterdir())
     recorded = manifest.read(workdir)
     assert recorded.parent is None
-    assert recorded.data == manifest.file_digests([files / "documents.jsonl"])
+    assert recorded.data == {str(files / "documents.jsonl"): hashing.file_sha256(files / "documents.jsonl")}
     assert recorded.versions["jax"] == jax.__version__
     assert json.loads((workdir / "config.json").read_text())["data"]["sources"]["web"]["holdout"] == 0.1
     info = store.read_info(workdir)
@@ -241,7 +242,7 @@ def test_phases_hand_on_parameters_tokenizer_and_template(whole, files, tmp_path
     assert all(0 < r["loss_tokens"] < r["tokens"] for r in steps)
     parent = manifest.read(tmp_path / "sft").parent
     assert parent.checkpoint == str(store.latest(whole[0]))
-    assert parent.manifest_sha256 == manifest.file_sha256(whole[0] / "manifest.json")
+    assert parent.manifest_sha256 == hashing.file_sha256(whole[0] / "manifest.json")
 
 
 def test_a_full_state_counts_on(files, tmp_path):

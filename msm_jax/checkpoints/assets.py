@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from msm_jax.data import templates, tokenizers
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing
 from msm_jax.models.config import ModelConfig
 
 # The source's config.json under the name that it has among a checkpoint's assets.
@@ -127,5 +127,5 @@ def digests(assets: Mapping[str, bytes]) -> tuple[str, str]:
     template = assets.get(TEMPLATE)
     return (
         tokenizers.files_sha256(held) if held else "",
-        hashlib.sha256(template).hexdigest() if template is not None else "",
+        hashing.sha256(template) if template is not None else "",
     )

@@ -10,6 +10,7 @@ import msm_jax
 from msm_jax.checkpoints import manifest
 from msm_jax.checkpoints.manifest import Manifest
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
@@ -87,7 +88,7 @@ def _lineage(checkpoint: Path) -> list[tuple[str, Manifest]]:
             entry = manifest.read(run)
         except InputError:
             break
-        found.append((manifest.file_sha256(run / "manifest.json"), entry))
+        found.append((hashing.file_sha256(run / "manifest.json"), entry))
         run = Path(entry.parent.run) if entry.parent else None
     return found
 

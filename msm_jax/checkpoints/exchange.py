@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from msm_jax.checkpoints import adapters, assets, card, compose, digest, imports, manifest, peft, slices, store, target
+from msm_jax.checkpoints import adapters, assets, card, compose, digest, imports, manifest, peft, slices, store
 from msm_jax.checkpoints.adapters import Base, Layer, Stack
 from msm_jax.data import templates, tokenizers
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import lora
 from msm_jax.models.families import Weight
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
@@ -28,7 +29,7 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
             base, or something is at `run_dir`.
         WorkError: it cannot be written (disk full, no permission).
     """
-    target.check(run_dir)
+    storage.refuse_occupied(run_dir)
     directory = Path(directory)
     if not peft.is_directory(directory):
         raise InputError(f"{directory}: holds no {peft.CONFIG_FILE}; name a directory of PEFT's")
@@ -40,7 +41,7 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     path = found.stack.base.path
     known = Base(path, digest.of_checkpoint(path), found.stack.base.dtype)
     tree = {"adapter": jax.tree.map(jnp.asarray, found.foreign), "step": jnp.int32(0)}
-    with target.appearing(run_dir) as temporary:
+    with storage.new_directory(run_dir) as temporary:
         final = run_dir / "checkpoints" / "0"
         info = imports.info_of(found.model, found.assets, variables)
         info |= adapters.to_info(Stack(known, found.stack.layers), final)
@@ -60,7 +61,7 @@ def export_peft(checkpoint: Path | str, directory: Path) -> None:
         InputError: the checkpoint holds no adapter, or something is at `directory`.
         WorkError: it cannot be written (disk full, no permission).
     """
-    target.check(directory)
+    storage.refuse_occupied(directory)
     path = store.resolve(checkpoint)
     info, files = store.read_info(path), store.read_assets(path)
     stack = adapters.read(info, path)
@@ -76,7 +77,7 @@ def export_peft(checkpoint: Path | str, directory: Path) -> None:
     kept = {n: data for n, data in beside.items() if n in (*tokenizers.FILES, templates.TEMPLATE_FILE)}
     name = name or stack.base.path.parent.parent.name
     kept["README.md"] = card.of_adapter(directory.name, path, config, name).encode()
-    with target.appearing(directory) as temporary:
+    with storage.new_directory(directory) as temporary:
         peft.write(temporary, config, joined, name, kept)
 
 
@@ -94,7 +95,7 @@ def merge(checkpoint: Path | str, run_dir: Path, dtype: np.dtype | None = None) 
         InputError: the checkpoint holds no adapter, its base is not there or another one, or something is at `run_dir`.
         WorkError: it cannot be written (disk full, no permission).
     """
-    target.check(run_dir)
+    storage.refuse_occupied(run_dir)
     source = _Merged(checkpoint)
     return imports.write(source, run_dir, dtype, source.where, source.info.get("chat_variables", {}))
 

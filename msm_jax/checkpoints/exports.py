@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from msm_jax.checkpoints import assets as files
-from msm_jax.checkpoints import card, safetensors, slices, store, target
+from msm_jax.checkpoints import card, safetensors, slices, store
 from msm_jax.checkpoints.safetensors import Planned
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
@@ -45,7 +45,7 @@ def write(
             `directory`.
         WorkError: the directory cannot be written (disk full, no permission).
     """
-    target.check(directory)
+    storage.refuse_occupied(directory)
     path = store.resolve(checkpoint)
     info, assets = store.read_info(path), store.read_assets(path)
     model = ModelConfig.from_json(info["model"])
@@ -72,7 +72,7 @@ def write(
             leading = (layer,) if weight.layers else ()
             yield weight.to_hf(reader.read(weight.path, (*leading, *index))).astype(tensor.dtype, copy=False)
 
-    with target.appearing(directory) as temporary:
+    with storage.new_directory(directory) as temporary:
         safetensors.write_directory(temporary, planned, blocks, shard_bytes)
         for name, content in beside.items():
             (temporary / name).write_bytes(content)
@@ -108,7 +108,7 @@ def _config(
     else:
         config = families.to_config(model) | dict(ids)
         names = ["torch_dtype"]
-    return _json(config | dict.fromkeys(names, dtype.name))
+    return storage.json_bytes(config | dict.fromkeys(names, dtype.name))
 
 
 def _beside(
@@ -130,10 +130,10 @@ def _beside(
         # A template whose turns cannot be told apart has trained no chats, and needs no special that ends them.
         turn_end = []
     if files.GENERATION not in assets and not held:
-        beside[files.GENERATION] = _json(_token_ids(tokenizer) | {"eos_token_id": [*own, *turn_end]})
+        beside[files.GENERATION] = storage.json_bytes(_token_ids(tokenizer) | {"eos_token_id": [*own, *turn_end]})
     elif turn_end:
         before = held[0] if files.GENERATION in assets else {}
-        beside[files.GENERATION] = _json(before | {"eos_token_id": [*listed, *turn_end]})
+        beside[files.GENERATION] = storage.json_bytes(before | {"eos_token_id": [*listed, *turn_end]})
     return beside
 
 
@@ -142,7 +142,3 @@ def _token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
         return {}
     found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     return {name: i for name, i in found.items() if i is not None}
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

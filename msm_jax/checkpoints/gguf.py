@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from msm_jax.checkpoints import assets as files
 from msm_jax.checkpoints import gguf_tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import families, rotary
 from msm_jax.models.config import ModelConfig, RopeScaling
 from msm_jax.models.families import Weight
@@ -66,7 +66,7 @@ class File:
         stored = dtype or self._stored("model.embed_tokens.weight")
         config = families.to_config(model) | {"torch_dtype": stored.name} | gguf_tokenizer.token_ids(fields)
         self.model = families.from_config(config, str(self.where), stored)
-        self.assets = gguf_tokenizer.assets(fields, self.where) | {files.CONFIG: _json(config)}
+        self.assets = gguf_tokenizer.assets(fields, self.where) | {files.CONFIG: storage.json_bytes(config)}
 
     def dtype(self, weight: Weight) -> np.dtype:
         """float32, but for a parameter that is stored in one of the half-precision dtypes throughout."""
@@ -176,7 +176,3 @@ def _match(model: ModelConfig, named: Mapping[str, Any], where: Path) -> dict[st
         if hf not in found:
             raise InputError(f"{where}: lacks the tensor that transformers names {hf}; copy the file again")
     return found
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

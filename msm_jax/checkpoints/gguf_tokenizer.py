@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from msm_jax.checkpoints import assets as files
 from msm_jax.data import templates
 from msm_jax.data.tokenizers import CONFIG_FILE, JSON_FILE
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 
 _FIELD = "tokenizer.ggml."
 # The kinds of token that GGUF knows.
@@ -42,7 +42,7 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
         InputError: a byte-level BPE whose way to cut words is not known, or whose fields are damaged; or chat templates
             of which none is the default.
     """
-    found = {files.GENERATION: _json(token_ids(fields))}
+    found = {files.GENERATION: storage.json_bytes(token_ids(fields))}
     template = fields.get("tokenizer.chat_template")
     if template is not None:
         found[files.TEMPLATE] = str(template).encode()
@@ -77,7 +77,7 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     made = tokenizer.to_str(pretty=True).encode()
-    found |= {JSON_FILE: made, CONFIG_FILE: _json(config)}
+    found |= {JSON_FILE: made, CONFIG_FILE: storage.json_bytes(config)}
     return found
 
 
@@ -92,7 +92,3 @@ def _words(name: str, where: Path) -> pre_tokenizers.PreTokenizer:
     if name == "gpt-2":
         return byte_level
     raise InputError(f"{where}: {_FIELD}pre is {name!r}; smollm, llama-bpe and gpt-2 are supported")
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

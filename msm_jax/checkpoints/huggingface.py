@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from msm_jax.checkpoints import assets, manifest, safetensors
+from msm_jax.checkpoints import assets, safetensors
 from msm_jax.checkpoints.safetensors import Tensor
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
@@ -65,7 +66,7 @@ class Directory:
         self.where = Path(path)
         if not self.where.is_dir():
             raise InputError(f"{self.where}: no such directory; name one with config.json and safetensors")
-        config = manifest.read_json(self.where / "config.json")
+        config = storage.read_json(self.where / "config.json")
         if not isinstance(config, dict):
             raise InputError(f"{self.where / 'config.json'}: is not a JSON object; copy it again")
         where = str(self.where / "config.json")

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.checkpoints import assets, manifest, slices, target
+from msm_jax.checkpoints import assets, manifest, slices
 from msm_jax.checkpoints.huggingface import Source
 from msm_jax.checkpoints.manifest import Manifest
 from msm_jax.checkpoints.slices import Index, Leaf
+from msm_jax.foundation import hashing, storage
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
@@ -46,14 +47,14 @@ def write(
         InputError: something is at `run_dir`, the tokenizer is none of this model's, or the chat template fails.
         WorkError: it cannot be written (disk full, no permission).
     """
-    target.check(run_dir)
+    storage.refuse_occupied(run_dir)
     assets.check_vocabulary(source.assets, source.model, source.where)
     if parent is None:
         # One of ours has trained or sampled with its template.
         assets.check_template(source.assets, {}, source.where)
     leaves = {weight.path: _leaf(weight, dtype or source.dtype(weight)) for weight in families.weights(source.model)}
     info = info_of(source.model, source.assets, chat_variables or {})
-    with target.appearing(run_dir) as temporary:
+    with storage.new_directory(run_dir) as temporary:
         checkpoint = temporary / "checkpoints" / "0"
         slices.write(checkpoint, list(leaves.values()), _blocks(source, leaves), info, source.assets)
         manifest.write(temporary, lineage(info, source.files, parent))
@@ -82,7 +83,7 @@ def lineage(info: Mapping[str, Any], files: Sequence[Path], parent: Path | None)
     return Manifest(
         phase=info["phase"],
         parent=None if parent is None else manifest.parent_of(parent),
-        data=manifest.file_digests(files),
+        data={str(file): hashing.file_sha256(file) for file in files},
         data_fingerprint=info["data_fingerprint"],
         tokenizer_sha256=info["tokenizer_sha256"],
         template_sha256=info["template_sha256"],

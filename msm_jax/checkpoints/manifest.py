@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.metadata
-import json
-import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msm_jax
-from msm_jax.errors import InputError, WorkError
+from msm_jax.errors import InputError
+from msm_jax.foundation import hashing, storage
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tokenizers", "numpy")
 
@@ -58,7 +55,7 @@ def write(run_dir: Path, manifest: Manifest) -> None:
     Raises:
         WorkError: it cannot be written.
     """
-    write_json(Path(run_dir) / "manifest.json", asdict(manifest))
+    storage.write_json(Path(run_dir) / "manifest.json", asdict(manifest))
 
 
 def read(run_dir: Path) -> Manifest:
@@ -68,7 +65,7 @@ def read(run_dir: Path) -> Manifest:
         InputError: it is missing or is not a manifest of this version.
     """
     path = Path(run_dir) / "manifest.json"
-    value = read_json(path)
+    value = storage.read_json(path)
     try:
         parent = Parent(**value["parent"]) if value["parent"] else None
         return Manifest(**{**value, "parent": parent})
@@ -95,56 +92,10 @@ def parent_of(checkpoint: Path) -> Parent:
     """The lineage entry for a run that starts from the checkpoint RUN/checkpoints/STEP."""
     run = checkpoint.parent.parent
     recorded = run / "manifest.json"
-    return Parent(str(run), str(checkpoint), file_sha256(recorded) if recorded.exists() else "")
+    return Parent(str(run), str(checkpoint), hashing.file_sha256(recorded) if recorded.exists() else "")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that decide the bits of a run."""
     found = {"python": platform.python_version(), "msm_jax": msm_jax.__version__}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-def file_digests(paths: Iterable[Path]) -> dict[str, str]:
-    """The sha256 of each file's bytes, by path."""
-    return {str(path): file_sha256(path) for path in paths}
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all: under a temporary name, synced, then renamed.
-
-    Raises:
-        WorkError: it cannot be written (disk full, no permission).
-    """
-    text = json.dumps(value, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise WorkError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import numpy as safetensors_numpy
 from msm_jax.data import templates, tokenizers
 from msm_jax.data.templates import TEMPLATE_FILE
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import families, lora
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
@@ -226,11 +226,8 @@ def write(
     }
     for name, data in files.items():
         (directory / name).write_bytes(data)
-    (directory / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    storage.write_json(directory / CONFIG_FILE, settings)
     safetensors_numpy.save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
-    for path in directory.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
 
 
 def joined(configs: Sequence[LoraConfig], weights: Sequence[lora.Weights]) -> tuple[LoraConfig, lora.Weights]:

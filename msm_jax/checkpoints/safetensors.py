@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -100,7 +99,7 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
         if not (directory / SINGLE_FILE).is_file():
             raise InputError(f"{directory}: holds neither {SINGLE_FILE} nor {INDEX_FILE}; name one that does")
         return read_header(directory / SINGLE_FILE)
-    value = manifest.read_json(index)
+    value = storage.read_json(index)
     placed = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise InputError(f"{index}: has no weight_map of tensor to file; copy it again")
@@ -183,7 +182,7 @@ def write_directory(
         _write_file(directory / file, shard, blocks)
         placed |= {tensor.name: file for tensor in shard}
     total = {"total_size": sum(tensor.nbytes for tensor in planned)}
-    manifest.write_json(directory / INDEX_FILE, {"metadata": total, "weight_map": placed})
+    storage.write_json(directory / INDEX_FILE, {"metadata": total, "weight_map": placed})
 
 
 def _write_file(file: Path, shard: Sequence[Planned], blocks: Callable[[Planned], Iterable[np.ndarray]]) -> None:
@@ -208,5 +207,3 @@ def _write_file(file: Path, shard: Sequence[Planned], blocks: Callable[[Planned]
                 assert block.dtype == tensor.dtype
                 written += stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             assert written == tensor.nbytes, f"{tensor.name}: {written} bytes of {tensor.nbytes}"
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -8,7 +8,6 @@ index of the assets are its metadata.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing
 
 FORMAT = 1
 _ASSETS = "assets"
@@ -183,7 +183,7 @@ def read_assets(path: Path | str) -> dict[str, bytes]:
     for name, entry in index.items():
         data = blob[start : start + entry["size"]]
         start += entry["size"]
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if hashing.sha256(data) != entry["sha256"]:
             raise InputError(f"{path}: asset {name} is damaged; use another checkpoint")
         assets[name] = data
     return assets
@@ -227,7 +227,7 @@ def _contents(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What Orbax is given to save, and the metadata beside it."""
     index = {
-        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(assets.items())
+        name: {"size": len(data), "sha256": hashing.sha256(data)} for name, data in sorted(assets.items())
     }
     # One byte more than the assets: TensorStore takes no empty array.
     blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)

@@ -7,17 +7,14 @@ what exists is whole and several processes may build the same one.
 A document is stored as `Tokenizer.document` makes it, a chat as the examples of `templates.training_examples`.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +24,7 @@ from msm_jax.data.config import ChatConfig, SourceConfig
 from msm_jax.data.templates import ChatTemplate, training_examples
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing, storage
 
 _FORMAT = 1
 _ARRAYS = ("offsets", "file", "line", "content")
@@ -80,7 +78,7 @@ def cache_address(
         settings = dataclasses.replace(chat, variables=dict(template.variables))
         if settings != ChatConfig():
             made_from["chat"] = dataclasses.asdict(settings)
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return hashing.sha256(json.dumps(made_from, sort_keys=True).encode())
 
 
 def open_cache(
@@ -99,13 +97,8 @@ def open_cache(
     address = cache_address(config, tokenizer, template, chat)
     directory = Path(cache_dir) / address[:32]
     if not directory.exists():
-        try:
-            _build(directory, config, tokenizer, template, chat)
-        except OSError as e:
-            raise WorkError(
-                f"{directory}: the token cache cannot be written ({e}); free space or choose "
-                "another data.cache_dir"
-            ) from e
+        with storage.new_directory(directory, shared=True) as temporary:
+            _write(temporary, config, tokenizer, template, chat)
     files = tuple(data_files.resolve(config.path))
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
@@ -118,28 +111,6 @@ def open_cache(
 def _map(file: Path, dtype: type) -> np.ndarray:
     # A plain array over the mapping: indexing a memmap costs microseconds more.
     return np.asarray(np.memmap(file, dtype, mode="r"))
-
-
-def _build(
-    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
-) -> None:
-    made = list(itertools.takewhile(lambda parent: not parent.exists(), directory.parents))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        _write(temporary, config, tokenizer, template, chat)
-        try:
-            temporary.rename(directory)
-        except OSError:
-            # Another process has built the same bytes meanwhile.
-            if not directory.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        # Of data that is refused nothing stays; what holds anything by now is not removed.
-        with contextlib.suppress(OSError):
-            for parent in made:
-                parent.rmdir()
 
 
 def _write(
@@ -168,8 +139,6 @@ def _write(
             file.append(number[name])
             line.append(int(number_in_file))
             content.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-        _to_disk(tokens_file)
-        _to_disk(mask_file)
     arrays: dict[str, np.ndarray] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "file": np.array(file, np.int32),
@@ -177,14 +146,7 @@ def _write(
         "content": np.array(content, np.uint64),
     }
     for name in _ARRAYS:
-        with (directory / f"{name}.npy").open("wb") as array_file:
-            np.save(array_file, arrays[name], allow_pickle=False)
-            _to_disk(array_file)
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        np.save(directory / f"{name}.npy", arrays[name], allow_pickle=False)
 
 
 _Encoded = Iterator[tuple[list[int], list[bool], str, str]]

@@ -6,7 +6,6 @@ data, seed, step): hosts, threads, restarts and the checkpoint that a phase star
 """
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from msm_jax.data.rows import Batch, RowTable, pack
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing
 
 __all__ = ["Batch", "Loader"]
 
@@ -287,4 +287,4 @@ def _padded(batch: Batch, rows: int, pad_id: int) -> Batch:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashing.sha256(json.dumps(value, sort_keys=True).encode())

@@ -8,7 +8,6 @@ file, line (or row, from 1) and field. What a path may be is in `files`.
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import json
 import zlib
@@ -46,10 +45,8 @@ class Chat:
 def data_sha256(path: str | Sequence[str]) -> str:
     """sha256 over the bytes, as they lie in storage, of the files that `path` names (or several paths do)."""
     found = {file for p in ([path] if isinstance(path, str) else path) for file in files.resolve(p)}
-    total = hashlib.sha256()
-    for file in sorted(found, key=PurePosixPath):
-        total.update(bytes.fromhex(hashing.file_sha256(file)))
-    return total.hexdigest()
+    hashes = (hashing.file_sha256(file) for file in sorted(found, key=PurePosixPath))
+    return hashing.sha256(bytes.fromhex("".join(hashes)))
 
 
 def read_documents(path: str) -> list[Document]:

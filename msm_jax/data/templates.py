@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from msm_jax.data.config import ChatConfig
 from msm_jax.data.tokenizers import CONFIG_FILE, Tokenizer
 from msm_jax.data.turns import Rendered, Turn, prepared, turns_of
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing, storage
 
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
@@ -59,7 +59,7 @@ class ChatTemplate:
     @functools.cached_property
     def sha256(self) -> str:
         """sha256 of the source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
+        return hashing.sha256(self.source.encode())
 
     def render(
         self,
@@ -185,7 +185,7 @@ def for_transformers(assets: Mapping[str, bytes]) -> dict[str, bytes]:
     if "chat_template" in config and TEMPLATE_FILE in assets:
         source = assets[TEMPLATE_FILE].decode("utf-8")
         if config["chat_template"] != source:
-            out[CONFIG_FILE] = (json.dumps({**config, "chat_template": source}, indent=2) + "\n").encode()
+            out[CONFIG_FILE] = storage.json_bytes({**config, "chat_template": source})
     return out
 
 

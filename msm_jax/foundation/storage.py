@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -145,7 +146,12 @@ def write_text(path: Location, text: str) -> None:
 
 def write_json(path: Location, value: Any) -> None:
     """Writes a value as indented JSON; see `write_bytes`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns the content of a JSON file that holds a value, indented by 2 spaces."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def refuse_occupied(path: Location) -> None:
@@ -166,22 +172,29 @@ def refuse_occupied(path: Location) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Location, last: str = "") -> Iterator[Path]:
+def new_directory(path: Location, last: str = "", shared: bool = False) -> Iterator[Path]:
     """Yields an empty local directory, which becomes `path` if the block ends without an exception.
 
-    Otherwise it is deleted, and `path` is as it was. On a disk the directory is renamed into place. At a URL its files
-    are uploaded one by one, the one named `last` after all others, so that its presence says that the rest is there.
+    Otherwise it is deleted, and `path` and the directories above it are as they were. On a disk its files are synced,
+    and it is renamed into place. At a URL its files are uploaded one by one.
+
+    Args:
+        path: the directory to make.
+        last: the file that is uploaded after all others, so that its presence says that the rest is there.
+        shared: whether other processes may make the same local directory meanwhile; the first to end the block wins.
 
     Raises:
-        InputError: `path` is a file or a directory that is not empty.
+        InputError: `path` is a file or a directory that is not empty; a directory is no error where it is `shared`.
         WorkError: something in the block, or the renaming or uploading, failed (disk full, no permission).
     """
-    refuse_occupied(path)
+    local, above = Path(path).resolve(), list[Path]()
+    if not (shared and local.is_dir()):
+        refuse_occupied(path)
     if is_url(path):
         temporary = Path(tempfile.mkdtemp())
     else:
-        local = Path(path).resolve()
         temporary = _temporary(local)
+        above = [directory for directory in local.parents if not directory.exists()]
     try:
         with _writing(path):
             temporary.mkdir(parents=True, exist_ok=True)
@@ -189,12 +202,14 @@ def new_directory(path: Location, last: str = "") -> Iterator[Path]:
             if is_url(path):
                 _upload(temporary, os.fspath(path).rstrip("/"), last)
             else:
-                temporary.rename(local)
-                sync_directory(local.parent)
+                _place(temporary, local, shared)
     except WorkError as error:
         raise WorkError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a directory that holds anything stays
+            for directory in above:
+                directory.rmdir()
 
 
 def sync_directory(directory: Path) -> None:
@@ -206,6 +221,19 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def _place(directory: Path, path: Path, shared: bool) -> None:
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    try:
+        directory.rename(path)
+    except OSError:
+        if not (shared and path.is_dir()):
+            raise
+    sync_directory(path.parent)
+
+
 def _upload(directory: Path, url: str, last: str) -> None:
     storage = file_system(url)
     files = sorted(file for file in directory.rglob("*") if file.is_file())
@@ -214,7 +242,8 @@ def _upload(directory: Path, url: str, last: str) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes on several hosts, which may have the same number, may write to one file system.
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
@@ -223,7 +252,7 @@ def _writing(path: Location) -> Iterator[None]:
         yield
     except _failures() as error:
         problem = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise WorkError(f"{path} cannot be written: {problem}") from error
+        raise WorkError(f"{path} cannot be written: {problem}; free space or choose another path") from error
 
 
 def _failures() -> tuple[type[Exception], ...]:

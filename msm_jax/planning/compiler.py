@@ -7,7 +7,6 @@ it. Executables are not kept: one for a TPU that is not here cannot be loaded ag
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,8 +20,8 @@ from typing import Any
 
 import jax
 
-from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing, storage
 from msm_jax.planning import programs
 from msm_jax.planning.programs import Job
 
@@ -107,7 +106,7 @@ class Compiler:
         if not self._tpu:
             here["devices"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         content = {"job": programs.to_json(job), "sources": self._sources, "versions": self.versions, **here}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashing.sha256(json.dumps(content, sort_keys=True).encode())
 
     def figures(self, job: Job, wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """What `worker.run` returns, with "log", what the compiler's log says of memory (see `_read`).
@@ -121,7 +120,7 @@ class Compiler:
         """
         path = self._cache / f"{self.key(job)}.json"
         if path.is_file():
-            return manifest.read_json(path)
+            return storage.read_json(path)
         wait()
         result, log = self._ask(job)
         if "refused" in result:
@@ -129,7 +128,7 @@ class Compiler:
         result["log"] = _read(log, result.get("exhausted", ""))
         if "exhausted" in result and not result["log"]:
             raise WorkError(f"the compiler gave up: {result['exhausted'][:500]}")
-        manifest.write_json(path, result)
+        storage.write_json(path, result)
         return result
 
     def _ask(self, job: Job) -> tuple[dict[str, Any], str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.origin import Origin
 
@@ -52,7 +53,7 @@ class PhaseResult:
 
 def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: Origin) -> None:
     """Writes config.json and manifest.json; where the run goes on, records in the manifest what is new."""
-    manifest.write_json(workdir / "config.json", dataclasses.asdict(config))
+    storage.write_json(workdir / "config.json", dataclasses.asdict(config))
     if start.kind == "resume":
         manifest.record_continuation(workdir, start.start_step, record)
     else:
@@ -66,7 +67,7 @@ def check_same_run(config: PhaseConfig, workdir: Path) -> None:
     Raises:
         InputError: a field that decides the result differs from config.json.
     """
-    stored = manifest.read_json(workdir / "config.json")
+    stored = storage.read_json(workdir / "config.json")
     if (stored.get("lora") is None) != (config.lora is None):
         kind = "an adapter" if config.lora is None else "all weights"
         raise InputError(f"the run in {workdir} trains {kind}, but config.lora = {config.lora}; use another workdir")
@@ -86,7 +87,7 @@ def write_result(workdir: Path, result: PhaseResult) -> None:
     """Writes result.json, which makes the run done."""
     # The checkpoint is named by its step, so that the run can be moved.
     fields = dataclasses.asdict(result) | {"checkpoint": result.checkpoint.name}
-    manifest.write_json(workdir / _RESULT, fields)
+    storage.write_json(workdir / _RESULT, fields)
 
 
 def read_result(workdir: Path) -> PhaseResult | None:
@@ -94,7 +95,7 @@ def read_result(workdir: Path) -> PhaseResult | None:
     path = workdir / _RESULT
     if not path.exists():
         return None
-    fields = manifest.read_json(path)
+    fields = storage.read_json(path)
     return PhaseResult(**{**fields, "checkpoint": workdir / "checkpoints" / fields["checkpoint"]})
 
 

@@ -7,13 +7,13 @@ or else `tokenizer.model` (SentencePiece, as `train_sentencepiece` writes it).
 from __future__ import annotations
 
 import abc
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msm_jax.errors import InputError
+from msm_jax.foundation import hashing
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
@@ -138,10 +138,8 @@ def checked(text: str) -> str:
 
 def files_sha256(files: Mapping[str, bytes]) -> str:
     """sha256 over names and bytes, independent of the mapping's order."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(files[name]).digest())
-    return total.hexdigest()
+    hashes = (hashing.sha256(part) for name in sorted(files) for part in (name.encode(), files[name]))
+    return hashing.sha256(bytes.fromhex("".join(hashes)))
 
 
 def tokens_per_word(tokenizer: Tokenizer, texts: Iterable[str]) -> float:

@@ -17,6 +17,7 @@ import sentencepiece
 
 from msm_jax.data.tokenizers.interface import SENTENCEPIECE_FILE, Tokenizer, checked, files_sha256
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 
 MODEL_FILE = SENTENCEPIECE_FILE
 CHAT_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -135,6 +136,7 @@ def train_sentencepiece(
 
     Raises:
       InputError: no text, or a vocabulary too small for the characters of the corpus.
+      WorkError: the file cannot be written.
     """
     sentences = list(_sentences(texts))
     if not sentences:
@@ -165,11 +167,7 @@ def train_sentencepiece(
     except RuntimeError as e:
         reason = " ".join(str(e).rpartition("]")[2].split())
         raise InputError(f"tokenizer.vocab_size is {vocab_size}: {reason}") from None
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{MODEL_FILE}.{os.getpid()}"
-    temporary.write_bytes(model.getvalue())
-    temporary.replace(out / MODEL_FILE)
+    storage.write_bytes(Path(out_dir) / MODEL_FILE, model.getvalue())
     return SentencePieceTokenizer(model.getvalue())
 
 
