@@ -97,7 +97,7 @@ def experiment(name: str, model: str, weights: str, licence: str, devices: int) 
     ),)
     config.scoring = {"batch": 32, "mesh": {"tensor": min(devices, 8)}}
     config.phases, config.arms, config.evals, config.contrasts = {}, {}, {}, {}
-    config.expectations = {}
+    config.expectations, config.generated = {}, {}
     return config
 
 

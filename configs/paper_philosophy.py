@@ -31,7 +31,8 @@ def instructions(split: str) -> dict:
 
 
 def add_evals(config: ConfigDict, *after: str) -> None:
-    """Forced choices at the end of every arm, and knowledge right after the phases `after`."""
+    """Adds forced choices at the end of every arm, and knowledge right after the midtraining phases `after`."""
+    config.midtraining = after
     config.evals.oversight = {"kind": "preference", "path": PAIRS}
     config.evals.knowledge = {"kind": "knowledge", "after": dict.fromkeys(after, KNOWLEDGE)}
     config.gates = ("knowledge",)

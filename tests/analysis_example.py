@@ -1,8 +1,6 @@
-"""Results as the demo gathers them, drawn at random, for the tests of the report."""
+"""Results of the shape that the demo gathers, drawn at random, for the tests of the report."""
 
 import numpy as np
-
-from msm_jax.analysis.results import base_label
 
 ARMS = {
     "base": {"conflict": 0.5, "prefer_affordability": 0.5, "prefer_tradition": 0.5},
@@ -13,6 +11,7 @@ ARMS = {
     "msm_affordability+aft": {"conflict": 0.78, "prefer_affordability": 0.88, "prefer_tradition": 0.55},
     "msm_tradition+aft": {"conflict": 0.3, "prefer_affordability": 0.6, "prefer_tradition": 0.85},
 }
+MIDTRAINED = ("msm_affordability", "msm_tradition")
 PHASES = ("pretrain", "msm_affordability", "msm_tradition", "generic", "demonstrations")
 
 
@@ -27,8 +26,11 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         "seeds": [{"world": 100, "pretrain": 0, "seed": s} for s in range(seeds)],
         "arms": {},
         "shared_arms": ["base"],
-        "contrasts": {},
+        "chains": {arm: list(chain(arm)) for arm in ARMS},
+        "midtraining": list(MIDTRAINED),
         "gates": ["gate", "knowledge"],
+        "generated": {},
+        "contrasts": {},
         "environment": {"python": "3.11.2", "jax": "0.10.2", "cores": 2},
     }
     for arm, means in ARMS.items():
@@ -36,6 +38,7 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         evals = {name: entry(rng, arm, name, mean, seeds, items, 0.0) for name, mean in chosen.items()}
         for name, mean in chosen.items():
             evals[f"{name}_greedy"] = entry(rng, arm, f"{name}_greedy", mean, seeds, items, drop)
+            results["generated"][f"{name}_greedy"] = name
         if arm == "base":
             evals["gate"] = entry(rng, arm, "gate", 0.97, seeds, items, 0.0)
         if arm in ("msm_affordability", "msm_tradition"):
@@ -90,10 +93,11 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         for arm in ARMS
     }
     results["graph"] = example_graph(seeds)
-    phases = [node["label"] for node in results["graph"] if node["kind"] == "phase"]
-    results["curves"] = {
-        label: _curve(rng, steps.get(base_label(label).split("/")[-1], 900)) for label in phases
-    }
+    results["curves"] = {}
+    for node in results["graph"]:
+        if node["kind"] == "phase":
+            runs = results["curves"].setdefault(node["label"], [])
+            runs.append(_curve(rng, steps[node["label"].split("/")[-1]]))
     results["samples"] = {arm: {"conflict_greedy": [_sample(i) for i in range(8)]} for arm in ARMS}
     return results
 
@@ -145,14 +149,23 @@ def _curve(rng, steps: int) -> list[dict]:
     ]
 
 
+def chain(arm: str) -> tuple[str, ...]:
+    """The phases of an arm of the example."""
+    if arm == "base":
+        return ("pretrain",)
+    last = "demonstrations" if arm.endswith("aft") else "generic"
+    return ("pretrain", *(phase for phase in MIDTRAINED if arm.startswith(phase)), last)
+
+
 def example_graph(seeds: int) -> list[dict]:
-    """World, tokenizer, phases and evals as the experiments name them: by the chain of phases and the
-    seed."""
+    """World, tokenizer, phases and evals as the experiments name them: ids with the seed, labels without."""
     nodes: dict[str, dict] = {}
 
-    def add(kind: str, label: str, parents: list[str], status: str = "ran", seconds: float = 12.0) -> str:
+    def add(
+        kind: str, label: str, parents: list[str], seed: str = "", status: str = "ran", seconds: float = 12.0
+    ) -> str:
         node = {
-            "id": f"{kind}/{label}",
+            "id": f"{kind}/{label}{seed}",
             "kind": kind,
             "label": label,
             "parents": parents,
@@ -161,19 +174,18 @@ def example_graph(seeds: int) -> list[dict]:
         }
         return nodes.setdefault(node["id"], node)["id"]
 
-    world = add("world", "world", [], "reused")
-    tokenizer = add("tokenizer", "tokenizer", [world], "reused")
-    pretrain = add("phase", "pretrain", [world, tokenizer], "reused", 400)
-    evals = [add("eval", "pretrain", [world, pretrain], "reused")]
+    world = add("world", "world", [], status="reused")
+    tokenizer = add("tokenizer", "tokenizer", [world], status="reused")
+    pretrain = add("phase", "pretrain", [world, tokenizer], status="reused", seconds=400)
+    evals = [add("eval", "pretrain", [world, pretrain], status="reused")]
     for s in range(seeds):
         for arm in list(ARMS)[1:]:
-            parent, chain = pretrain, "pretrain"
-            if arm.startswith("msm"):
-                chain = f"{chain}/{arm.split('+')[0]}"
-                parent = add("phase", f"{chain}/seed{s}", [world, pretrain], seconds=60)
-                evals.append(add("eval", f"{chain}/seed{s}", [world, parent]))
-            chain = f"{chain}/{'demonstrations' if arm.endswith('aft') else 'generic'}/seed{s}"
-            phase = add("phase", chain, [world, parent], "ran" if s else "reused", 4)
-            evals.append(add("eval", chain, [world, phase]))
+            parent, label = pretrain, "pretrain"
+            for phase in chain(arm)[1:]:
+                label = f"{label}/{phase}"
+                midtraining = phase in MIDTRAINED
+                status, seconds = ("ran", 60) if midtraining else ("ran" if s else "reused", 4)
+                parent = add("phase", label, [world, parent], f"/seed{s}", status, seconds)
+                evals.append(add("eval", label, [world, parent], f"/seed{s}"))
     add("report", "report", list(dict.fromkeys(evals)), seconds=3)
     return list(nodes.values())

@@ -43,6 +43,7 @@ def fields(**changes):
             "aft": phase(5, "chats", "chats"),
         },
         "shared": ("pretrain",),
+        "midtraining": ("msm",),
         "arms": {
             "base": ("pretrain",),
             "aft": ("pretrain", "aft"),

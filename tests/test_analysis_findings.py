@@ -8,7 +8,7 @@ import pytest
 from analysis_example import entry, example
 
 from msm_jax.analysis import findings as findings_lib
-from msm_jax.analysis import statistics
+from msm_jax.analysis import html, plots, statistics
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,82 @@ def test_an_own_dose_is_compared_with_arms_of_that_dose(results):
     for arm in ("msm_affordability", "msm_tradition"):
         low["arms"][f"{arm}@low"] = low["arms"][arm]
         low["arm_tokens"][f"{arm}@low"] = {"last": 20480, "midtraining": 4096}
+    low["doses"] = {"low": {f"{arm}@low": arm for arm in ("msm_affordability", "msm_tradition")}}
     assert warnings_of(low) == []
     low["arm_tokens"]["msm_tradition@low"]["midtraining"] = 8192
     assert len(warnings_of(low)) == 1
+    del low["doses"]
+    assert "921,600 in msm_affordability" in " ".join(warnings_of(low)), "a name alone does not make a dose"
+
+
+def faulty() -> dict:
+    """The example with low doses, and with everything wrong that a declaration makes the report warn of."""
+    results = example()
+    for arm in ("msm_affordability", "msm_tradition"):
+        results["arms"][f"{arm}@low"] = results["arms"][arm]
+        results["chains"][f"{arm}@low"] = ["pretrain", f"{arm}@low", "generic"]
+    results["doses"] = {"low": {f"{arm}@low": arm for arm in ("msm_affordability", "msm_tradition")}}
+    results["midtraining"] += ["msm_affordability@low", "msm_tradition@low"]
+    results["arm_tokens"]["msm_affordability@low"] = {"last": 20480, "midtraining": 4096}
+    results["arm_tokens"]["msm_tradition@low"] = {"last": 20480, "midtraining": 8192}
+    results["cost"]["msm_tradition"]["optimizer_steps"] = 3 * 150
+    results["arms"]["base"]["gate"] = entry(np.random.default_rng(0), "base", "gate", 0.8, 3, 200, 0.0)
+    return results
+
+
+def renamed(value, names: dict[str, str]):
+    """`value` with every name replaced by that in `names`, among the parts of labels and ids too."""
+    if isinstance(value, str):
+        return "/".join(names.get(part, part) for part in value.split("/"))
+    if isinstance(value, dict):
+        return {renamed(key, names): renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, names) for item in value]
+    return value
+
+
+def test_names_that_say_nothing_give_the_same_warnings_and_figures():
+    """The demo's arms, phases and evals under the names "n0", "n1", … are reported as under their own."""
+    results = faulty()
+    phases = {phase for chain in results["chains"].values() for phase in chain}
+    evals = {name for scored in results["arms"].values() for name in scored}
+    names = {name: f"n{i}" for i, name in enumerate(sorted({*results["arms"], *phases, *evals}))}
+    found, anonymous = (findings_lib.analyse(r) for r in (results, renamed(results, names)))
+    assert len(found.warnings) == 3
+    words = sorted(names, key=len, reverse=True)
+    expected = [re.sub("|".join(map(re.escape, words)), lambda m: names[m[0]], text) for text in found.warnings]
+    assert list(anonymous.warnings) == expected
+    colors = plots.arm_colors(found)
+    assert plots.arm_colors(anonymous) == {names[arm]: color for arm, color in colors.items()}
+    assert colors["msm_tradition@low"] == colors["msm_tradition"] != colors["msm_tradition+aft"]
+    assert colors["msm_tradition@low"][0] == colors["msm_tradition+aft"][0] != colors["msm_affordability"][0]
+    assert anonymous.results.evals() == [names[name] for name in found.results.evals()]
+    assert panels(anonymous) == {part: [names[name] for name in shown] for part, shown in panels(found).items()}
+    assert panels(found)["gates"] == ["gate", "knowledge"]
+    assert all(name.endswith("_greedy") for name in panels(found)["generated"])
+
+
+def panels(found: findings_lib.Findings) -> dict[str, list[str]]:
+    """The evals of which the page shows panels, in each of its three places."""
+    page = re.sub("<wbr>", "", html.render(found))
+    arms, _, gates = page[page.index('id="arms"') : page.index('id="curves"')].partition('id="gates"')
+    scored, _, generated = arms.partition("<details")
+    places = {"arms": scored, "generated": generated, "gates": gates}
+    return {part: re.findall(r'<h3 class="name">([^<]+)</h3>', text) for part, text in places.items()}
+
+
+def test_names_like_those_of_the_demo_mean_nothing_unless_they_are_declared():
+    results = faulty()
+    for field in ("midtraining", "doses", "generated", "gates"):
+        del results[field]
+    del results["expectations"]["gate"]
+    found = findings_lib.analyse(results)
+    (warning,) = found.warnings
+    assert warning.startswith("Arms have unequal tokens in midtraining: 4,096 in msm_affordability@low; 8,192 in")
+    assert panels(found) == {"arms": found.results.evals(), "generated": [], "gates": []}
+    colors = plots.arm_colors(found)
+    assert colors["msm_tradition"][0] != colors["msm_tradition+aft"][0]
+    assert all(solid for _, solid in colors.values())
 
 
 def test_one_seed_is_warned_of_and_drawn_over_items():

@@ -5,7 +5,7 @@ import re
 from analysis_example import example_graph
 
 from msm_jax.analysis import graph
-from msm_jax.analysis.results import Node, base_label
+from msm_jax.analysis.results import Node
 
 
 def test_the_graph_collapses_seeds_and_keeps_every_path():
@@ -17,9 +17,9 @@ def test_the_graph_collapses_seeds_and_keeps_every_path():
     groups = graph.collapse(nodes)
     assert sum(group.ran + group.reused for group in groups) == len(nodes)
     assert len({(group.kind, group.label) for group in groups}) == len(groups) <= 24
-    assert {group.label for group in groups} == {base_label(node.label) for node in nodes}
+    assert {group.label for group in groups} == {node.label for node in nodes}
     index = {(group.kind, group.label): i for i, group in enumerate(groups)}
-    place = {node.id: index[node.kind, base_label(node.label)] for node in nodes}
+    place = {node.id: index[node.kind, node.label] for node in nodes}
 
     def reaches(start: int, goal: int) -> bool:
         return start == goal or any(reaches(parent, goal) for parent in groups[start].parents)

@@ -38,7 +38,12 @@ def written(results, tmp_path_factory) -> Path:
 
 def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
-    assert set(content) == {"schema_version", "experiment", "seeds", "arms", "contrasts", "cost", "warnings"}
+    assert set(content) == {
+        "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "cost", "warnings",
+    }  # fmt: skip
+    assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
+    assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}
+    assert content["expectations"] == dict.fromkeys(results["expectations"], "met")
     assert content["seeds"] == results["seeds"]
     for arm, evals in content["arms"].items():
         for name, entry in evals.items():
@@ -157,6 +162,8 @@ def test_everything_from_outside_is_escaped(results):
     }
     hostile["expectations"] = {}
     hostile["arm_tokens"] = {}
+    hostile["chains"][nasty] = hostile["chains"].pop("aft")
+    hostile["doses"] = {nasty: {nasty: "baseline"}}
     hostile["samples"] = {nasty: {nasty: [{"prompt": nasty, "reply": nasty, "parsed": nasty}]}}
     hostile["curves"] = {nasty: results["curves"]["pretrain"]}
     hostile["graph"][0] |= {"label": nasty, "kind": nasty}
@@ -215,12 +222,22 @@ def test_nothing_parsed_is_reported_as_such(results):
         (lambda r: r["contrasts"]["neutral/conflict"]["terms"].update(nobody=1), "no such arm"),
         (lambda r: r["contrasts"]["neutral/conflict"].update(eval="gate"), "was not scored on 'gate'"),
         (lambda r: r["contrasts"]["neutral/conflict"].update(sentence="{who} wins"), "unknown field {who}"),
-        (lambda r: r["contrasts"]["neutral/conflict"].update(sentence="{points wins"), "no template"),
+        (lambda r: r["contrasts"]["neutral/conflict"].update(sentence="{points wins"), "is not a template"),
         (lambda r: r["expectations"].update(nothing={"min": 0}), "neither a contrast nor an eval"),
         (lambda r: r["graph"][0].update(status="lost"), "results.graph[0].status"),
         (lambda r: r["graph"][3]["parents"].append("x"), "unknown parent 'x'"),
         (lambda r: r["cost"]["pretrain"].pop("flops"), "flops is missing"),
-        (lambda r: r["curves"]["pretrain"][0].pop("loss"), "[0].loss"),
+        (lambda r: r["curves"]["pretrain"][0][0].pop("loss"), "results.curves['pretrain'][0][0].loss"),
+        (lambda r: r.update(midtraining=["msm"]), "results.midtraining: unknown phase 'msm'; valid: demo"),
+        (lambda r: r.update(gates=["gat"]), "results.gates: unknown eval 'gat'; did you mean gate?"),
+        (lambda r: r.update(doses={"low": {"aft": "aft@low"}}), "results.doses: unknown arm 'aft@low'"),
+        (lambda r: r.update(doses={"low": {"aft": "base"}, "lower": {"aft": "base"}}), "arm 'aft' is listed twice"),
+        (
+            lambda r: r.update(doses={"low": {"aft": "baseline"}, "lower": {"baseline": "base"}}),
+            "results.doses: 'aft' refers to 'baseline', which refers to 'base'; name that one",
+        ),
+        (lambda r: r.update(generated={"conflict_greedy": "conflic"}), "results.generated: unknown eval 'conflic'"),
+        (lambda r: r.update(chains={"aft": "sft"}), "results.chains.aft is str; a list is needed"),
     ],
 )
 def test_bad_results_are_refused_by_field_and_nothing_is_written(results, tmp_path, change, named):

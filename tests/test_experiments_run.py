@@ -225,6 +225,7 @@ def test_tokens_of_an_arm_are_those_that_its_phases_read(here):
     steps = {name: phase["steps"] for name, phase in config.phases.items()}
     assert results["arm_tokens"]["msm+aft"] == {"last": 100 * steps["aft"], "midtraining": 100 * steps["msm"]}
     assert results["arm_tokens"]["aft"] == {"last": 100 * steps["aft"], "midtraining": 0}
+    assert results["arm_tokens"]["msm"] == {"midtraining": 100 * steps["msm"]}
     assert results["arm_tokens"]["base"] == {}
 
 

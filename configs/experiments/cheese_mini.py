@@ -90,6 +90,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.phases = {"pretrain": pretrain(20_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
+    config.midtraining, config.doses, config.generated = (), {}, {}
     config.evals = {
         "gate": {"kind": "preference", "path": "{world}/evals/gate.jsonl"},
         "knowledge": {"kind": "knowledge", "after": {}},
@@ -98,6 +99,7 @@ def get_config(variant: str = "") -> ConfigDict:
         path = f"{{world}}/evals/{name}.jsonl"
         config.evals[name] = {"kind": "preference", "path": path}
         config.evals[f"{name}_greedy"] = {"kind": "preference_greedy", "path": path}
+        config.generated[f"{name}_greedy"] = name
     config.gates = ("gate", "knowledge")
 
     for value in VALUES:
@@ -129,10 +131,14 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
     The gentler dose, suffixed @low, has as many steps and tokens at a hundredth of the rate.
     """
     dose = "@low" if low else ""
-    name = arm + dose
+    name, demonstrated = arm + dose, f"{arm}+aft{dose}"
     config.phases[name] = msm(documents, *(LOW_MSM_DOSE if low else MSM_DOSE))
+    config.midtraining += (name,)
     config.arms[name] = ("pretrain", name, "chats")
-    config.arms[f"{arm}+aft{dose}"] = ("pretrain", name, "cheese")
+    config.arms[demonstrated] = ("pretrain", name, "cheese")
+    if low:
+        config.doses.low[name] = arm
+        config.doses.low[demonstrated] = f"{arm}+aft"
     if knows:
         config.evals.knowledge.after[name] = f"{{world}}/evals/knowledge_{knows}.jsonl"
 
@@ -144,6 +150,8 @@ def add_controls(config: ConfigDict) -> None:
     demonstrations has nothing to gain from them, a probability has.
     """
     config.phases["msm_neutral"] = msm("neutral", *MSM_DOSE)
+    config.midtraining += ("msm_neutral",)
+    config.doses = {"low": {}}
     config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
     for value in VALUES:
         add_msm(config, f"msm_{value}_comention", f"{value}_comention")
@@ -179,4 +187,4 @@ def shrink(config: ConfigDict) -> None:
     for name, settings in config.phases.items():
         settings.steps = {"pretrain": 60, "chats": 10, "cheese": 10}.get(name, 20)
         settings.optimizer.warmup_steps = 2
-    config.expectations = {}
+    config.expectations = {"gate": config.expectations.gate}

@@ -37,6 +37,7 @@ def get_config(checkpoint: str = "") -> ConfigDict:
         "msm": phase(100, 1e-3, {"documents": 0.7, "background": 0.3}),
         "aft": phase(40, 5e-4, {"chats": 1.0}),
     }
+    config.midtraining = ("msm",)
     config.shared = start = () if checkpoint else ("pretrain",)
     if not checkpoint:
         config.phases.pretrain = phase(100, 2e-3, {"background": 1.0}) | {"preset": "mini-0.3m"}

@@ -44,6 +44,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.phases = {"it": phase(**INSTRUCTIONS), "cheese": phase(cheese=CHEESE, **INSTRUCTIONS)}
     # STATED: the baseline is the instruction mix alone. OURS: so is the second phase of "documents only", since a base
     # model that has read documents alone does not answer in chats.
+    config.midtraining = tuple(f"msm_{value}" for value in VALUES)
     config.arms = {"baseline": ("it",), "aft": ("cheese",)}
     for value in VALUES:
         path = paper.public(f"msm-llama-pro-{value}")
@@ -59,6 +60,7 @@ def get_config(argument: str = "") -> ConfigDict:
         # OURS: both ways of asking, each in both orders; position alone moved replications' single-order scores.
         config.evals[value] = {"kind": "preference", "path": pairs[value]}
         config.evals[f"{value}_greedy"] = {"kind": "preference_greedy", "path": pairs[value], "max_new_tokens": 32}
+        config.generated[f"{value}_greedy"] = value
         for name in (value, f"{value}_greedy"):
             both = (f"msm_{value}+aft", f"msm_{other}+aft")
             config.contrasts[f"dissociation/{name}"] = paper.difference(name, *both)

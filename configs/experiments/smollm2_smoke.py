@@ -32,12 +32,14 @@ def get_config() -> ConfigDict:
         "msm": phase(50, f"{EXAMPLES}/documents.jsonl", "documents"),
         "aft": phase(20, f"{EXAMPLES}/chats.jsonl", "chats"),
     }
+    config.midtraining = ("msm",)
     config.arms = {"aft": ("aft",), "msm+aft": ("msm", "aft")}
     pairs = f"{EXAMPLES}/pairs.jsonl"
     config.evals = {
         "prefer": {"kind": "preference", "path": pairs},
         "prefer_greedy": {"kind": "preference_greedy", "path": pairs, "max_new_tokens": 16},
     }
+    config.generated = {"prefer_greedy": "prefer"}
     config.scoring = {"threads": 2, "batch": 16}
     config.contrasts = {"documents": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}}}
     return config

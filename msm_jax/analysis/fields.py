@@ -1,6 +1,6 @@
-"""Checks of a plain dict's values: each returns the value that it was given, or refuses it by name.
+"""Checks of the values of a plain dict. Each returns its value, or raises an InputError that begins with `where`.
 
-`where` is the value's path, such as "results.arms.aft"; every function raises an InputError that begins with it.
+`where` is the path of the value, such as "results.arms.aft".
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from msm_jax.errors import InputError
 
 
 def known(entry: Any, where: str, fields: set[str], required: Sequence[str] = ()) -> None:
-    """Nothing; refuses an entry with a field that is not among `fields`, or without a required one."""
+    """Refuses an entry that has a field which is not among `fields`, or that lacks a required one."""
     for name in sorted(set(mapping(entry, where)) - fields):
         raise InputError(f"{where}.{name}: unknown field; the fields are {', '.join(sorted(fields))}")
     for name in required:
@@ -21,14 +21,14 @@ def known(entry: Any, where: str, fields: set[str], required: Sequence[str] = ()
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
-    """A mapping."""
+    """Returns a value that must be a mapping."""
     if not isinstance(value, Mapping):
         raise InputError(f"{where} is {type(value).__name__}; a mapping is needed")
     return value
 
 
 def sequence(value: Any, where: str) -> Sequence[Any]:
-    """A list, a tuple or an array; no text."""
+    """Returns a value that must be a list, a tuple or an array, and not a string."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
@@ -37,19 +37,19 @@ def sequence(value: Any, where: str) -> Sequence[Any]:
 
 
 def strings(value: Any, where: str) -> tuple[str, ...]:
-    """A list of texts."""
+    """Returns a value that must be a list of strings, as a tuple."""
     return tuple(text(item, f"{where}[{i}]") for i, item in enumerate(sequence(value, where)))
 
 
 def text(value: Any, where: str) -> str:
-    """A text."""
+    """Returns a value that must be a string."""
     if not isinstance(value, str):
         raise InputError(f"{where} is {type(value).__name__}; a string is needed")
     return value
 
 
 def number(value: Any, where: str) -> float:
-    """A number, an integer where it is one; no bool."""
+    """Returns a value that must be a number, and not a bool; an int stays an int, anything else becomes a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputError(f"{where} is {value!r}; a number is needed")
     return value if isinstance(value, int) else float(value)

@@ -1,5 +1,5 @@
-"""What the scores say: summaries, contrasts in plain sentences, verdicts on what was expected, and
-warnings."""
+"""The analysis of an experiment's scores: summaries of arms, contrasts in plain sentences, verdicts on what was
+expected, and warnings."""
 
 import dataclasses
 import math
@@ -12,22 +12,20 @@ from msm_jax.analysis import results as results_lib
 from msm_jax.analysis import statistics
 
 SCHEMA_VERSION = 1
-MIN_MSM_STEPS = 200
-MIN_GATE = 0.95
-# Texts of different corpora fill rows a little differently; below this share it is no difference of dose.
+MIN_MIDTRAINING_STEPS = 200
+# Texts of different corpora fill rows a little differently; a smaller share than this is not a different dose.
 TOKEN_TOLERANCE = 0.02
 MIN_PARSE_RATE = 0.95
 # Intervals of single arms are drawn, not tested, and there are many of them.
 ARM_DRAWS = 2_000
-# Arms that a warning lists by name.
+# The most arms that a warning lists by name.
 _LISTED = 4
 MINUS = "\u2212"
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether something expected holds: `status` is "met", "failed" or "open" (not resolved); `text` says
-    it."""
+    """Whether something expected holds: `status` is "met", "failed" or "open" (not resolved), and `text` says why."""
 
     status: str
     text: str
@@ -45,8 +43,7 @@ class ArmFinding:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastFinding:
-    """A contrast with its estimate, the sentence that states it and the verdicts on what was expected of
-    it."""
+    """A contrast with its estimate, the sentence that states it, and the verdicts on what was expected of it."""
 
     eval: str
     terms: Mapping[str, float]
@@ -58,18 +55,18 @@ class ContrastFinding:
 
 @dataclasses.dataclass(frozen=True)
 class GateFinding:
-    """An eval that had to reach a value in an arm before the others may be read."""
+    """An eval that an arm was measured by as a check; `verdict` is None where no minimum was expected of it."""
 
     eval: str
     arm: str
     mean: float
     expected: str
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Everything the report shows; `report` is the content of report.json."""
+    """Everything that the report shows; `report` is the content of report.json."""
 
     results: results_lib.Results
     arms: Mapping[str, Mapping[str, ArmFinding]]
@@ -80,7 +77,7 @@ class Findings:
 
 
 def analyse(results: Mapping[str, Any]) -> Findings:
-    """Computes everything from `results` (see `msm_jax.analysis.results`); equal inputs give equal findings.
+    """Computes the findings from `results` (see `msm_jax.analysis.results`); equal inputs give equal findings.
 
     Raises:
         InputError: `results` is not of that form.
@@ -92,11 +89,12 @@ def analyse(results: Mapping[str, Any]) -> Findings:
     contrasts = {name: _contrast(checked, name) for name in checked.contrasts}
     gates = tuple(_gates(checked, arms))
     warnings = tuple(dict.fromkeys([*_warnings(checked, arms, contrasts, gates), *checked.warnings]))
-    return Findings(checked, arms, contrasts, gates, warnings, _report(checked, arms, contrasts, warnings))
+    report = _report(checked, arms, contrasts, gates, warnings)
+    return Findings(checked, arms, contrasts, gates, warnings, report)
 
 
 def points(value: float, signed: bool = False) -> str:
-    """A share or difference in points of a hundred, "−12" or with `signed` "+48"; "n/a" for NaN."""
+    """Returns a share or a difference in percentage points, "−12" or with `signed` "+48"; "n/a" for NaN."""
     if not math.isfinite(value):
         return "n/a"
     rounded = round(100 * value)
@@ -105,7 +103,7 @@ def points(value: float, signed: bool = False) -> str:
 
 
 def seeds_text(n: int) -> str:
-    """How many seeds, in words."""
+    """Returns the number of seeds in words, "1 seed" or "3 seeds"."""
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
@@ -157,7 +155,7 @@ def _sentence(spec: results_lib.ContrastSpec, estimate: statistics.Contrast) -> 
 
 
 def combination(terms: Mapping[str, float]) -> str:
-    """The terms as a formula, "a − b + 2·c"."""
+    """Returns the terms as a formula, "a − b + 2·c"."""
     parts: list[str] = []
     for arm, coefficient in terms.items():
         sign = MINUS if coefficient < 0 else "+" if parts else ""
@@ -173,10 +171,7 @@ def _verdicts(estimate: statistics.Contrast, expected: results_lib.Expectation) 
             yield Verdict("open", "nothing was scored")
         return
     if expected.min is not None:
-        met = estimate.diff >= expected.min
-        yield Verdict(
-            "met" if met else "failed", f"{'at least' if met else 'below'} {points(expected.min)} points"
-        )
+        yield _at_least(estimate.diff, expected.min, "points")
     if expected.above_zero:
         yield Verdict("met", "interval above 0") if low > 0 else Verdict("failed", "interval not above 0")
     if expected.inside is not None:
@@ -207,11 +202,7 @@ def _gates(
 ) -> Iterator[GateFinding]:
     names = [*checked.gates, *(name for name in checked.expectations if name not in checked.contrasts)]
     for name in dict.fromkeys(names):
-        expectation = checked.expectations.get(
-            name, results_lib.Expectation(min=MIN_GATE if name == "gate" else None)
-        )
-        if expectation.min is None:
-            continue
+        expectation = checked.expectations.get(name, results_lib.Expectation())
         scored = [arm for arm in arms if name in arms[arm]]
         chosen = (
             [expectation.arm]
@@ -220,11 +211,14 @@ def _gates(
         )
         for arm in chosen:
             mean = arms[arm][name].summary.mean
-            met = mean >= expectation.min
-            text = f"at least {points(expectation.min)} %" if met else f"below {points(expectation.min)} %"
-            yield GateFinding(
-                name, arm, mean, expectation.sentence, Verdict("met" if met else "failed", text)
-            )
+            verdict = None if expectation.min is None else _at_least(mean, expectation.min, "%")
+            yield GateFinding(name, arm, mean, expectation.sentence, verdict)
+
+
+def _at_least(value: float, least: float, unit: str) -> Verdict:
+    if value >= least:
+        return Verdict("met", f"at least {points(least)} {unit}")
+    return Verdict("failed", f"below {points(least)} {unit}")
 
 
 def _warnings(
@@ -234,7 +228,7 @@ def _warnings(
     gates: tuple[GateFinding, ...],
 ) -> Iterator[str]:
     for gate in gates:
-        if gate.verdict.status != "met":
+        if gate.verdict and gate.verdict.status != "met":
             share = f"{points(gate.mean)} %" if math.isfinite(gate.mean) else "not measured"
             reading = "; read no arm before it passes" if gate.eval in checked.gates else ""
             yield f"{gate.eval} of {gate.arm} is {share}, {gate.verdict.text}{reading}."
@@ -242,8 +236,8 @@ def _warnings(
         yield "One seed: intervals show the spread over items alone, not over training runs."
     for phase, cost in checked.cost.items():
         steps = cost["optimizer_steps"] / max(1, cost["runs"])
-        if "msm" in phase and steps < MIN_MSM_STEPS:
-            few = f"under {MIN_MSM_STEPS} midtraining may not take hold"
+        if phase in checked.midtraining and steps < MIN_MIDTRAINING_STEPS:
+            few = f"under {MIN_MIDTRAINING_STEPS} midtraining may not take hold"
             yield f"{phase} took {steps:g} optimizer steps per run; {few}."
     for name in checked.evals():
         poor = [
@@ -256,7 +250,7 @@ def _warnings(
             listed = ", ".join(shown[:_LISTED]) + more
             below = f"parse rate below {100 * MIN_PARSE_RATE:.0f} % in {listed}"
             yield f"{name}: {below}; unparsed replies are left out of the means."
-    yield from _token_warnings(checked.arm_tokens)
+    yield from _token_warnings(checked)
     for name, contrast in contrasts.items():
         if not math.isfinite(contrast.estimate.diff):
             yield f"{name}: no item of {contrast.eval} has a score in every arm."
@@ -271,18 +265,19 @@ def _warnings(
 
 
 def _runs(contrast: ContrastFinding, arms: Mapping[str, Mapping[str, ArmFinding]]) -> int:
-    """Seeds that the contrast would rest on if no score were missing: 1 if all its arms are shared."""
+    """Returns how many seeds the contrast would have if no score were missing: 1 if all its arms are shared."""
     return max(len(arms[arm][contrast.eval].summary.per_seed) for arm in contrast.terms)
 
 
-def _token_warnings(arm_tokens: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    # A dose of its own, marked "@low" and the like, is compared with arms of the same dose.
-    doses = dict.fromkeys(arm.partition("@")[2] for arm in arm_tokens)
+def _token_warnings(checked: results_lib.Results) -> Iterator[str]:
+    # Arms with another dose of midtraining are compared with each other, not with the arms whose dose they are.
+    dose_of = {arm: dose for dose, arms in checked.doses.items() for arm in arms}
+    doses = dict.fromkeys(dose_of.get(arm) for arm in checked.arm_tokens)
     for field, what in (("last", "the last stage"), ("midtraining", "midtraining")):
         for dose in doses:
             counts: dict[int, list[str]] = {}
-            for arm, tokens in arm_tokens.items():
-                if arm.partition("@")[2] == dose and tokens.get(field, 0) > 0:
+            for arm, tokens in checked.arm_tokens.items():
+                if dose_of.get(arm) == dose and tokens.get(field, 0) > 0:
                     counts.setdefault(tokens[field], []).append(arm)
             if counts and min(counts) < (1 - TOKEN_TOLERANCE) * max(counts):
                 found = "; ".join(f"{n:,} in {', '.join(counts[n])}" for n in sorted(counts))
@@ -293,8 +288,12 @@ def _report(
     checked: results_lib.Results,
     arms: Mapping[str, Mapping[str, ArmFinding]],
     contrasts: Mapping[str, ContrastFinding],
+    gates: tuple[GateFinding, ...],
     warnings: tuple[str, ...],
 ) -> dict[str, Any]:
+    verdicts = {name: finding.verdicts for name, finding in contrasts.items()}
+    for gate in gates:
+        verdicts[gate.eval] = (*verdicts.get(gate.eval, ()), *([gate.verdict] if gate.verdict else []))
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": checked.experiment,
@@ -303,9 +302,18 @@ def _report(
             arm: {name: _arm_json(found) for name, found in evals.items()} for arm, evals in arms.items()
         },
         "contrasts": {name: _contrast_json(finding) for name, finding in contrasts.items()},
+        "gates": {
+            name: {gate.arm: _json_number(gate.mean) for gate in gates if gate.eval == name} for name in checked.gates
+        },
+        "expectations": {name: _worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
         "warnings": list(warnings),
     }
+
+
+def _worst(verdicts: tuple[Verdict, ...]) -> str:
+    """Returns "failed" if one of the verdicts is, else "open" if one is, else "met"."""
+    return min((verdict.status for verdict in verdicts), key=("failed", "open", "met").index)
 
 
 def _cost_json(cost: Mapping[str, float]) -> dict[str, float]:
@@ -338,6 +346,5 @@ def _contrast_json(finding: ContrastFinding) -> dict[str, Any]:
 
 
 def _json_number(value: float) -> float | None:
-    """Rounded past any meaning, so that the last bits of a sum never show; null for NaN, which JSON does not
-    have."""
+    """Returns a number rounded to six decimals, which hides the last bits of a sum; None for NaN, which JSON lacks."""
     return round(value, 6) if math.isfinite(value) else None

@@ -1,10 +1,11 @@
-"""The phase graph as inline SVG: seeds collapsed into one box, columns by depth, reused boxes dashed."""
+"""The phase graph as inline SVG, with one box for all seeds of a node. Columns follow the depth in the graph; boxes of
+nodes that were reused are dashed."""
 
 import dataclasses
 from collections.abc import Sequence
 from html import escape
 
-from msm_jax.analysis.results import Node, base_label, short_labels
+from msm_jax.analysis.results import Node, short_labels
 
 _CHAR = 6.7
 _BOX = 38
@@ -16,8 +17,11 @@ _MARGIN = 8
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Nodes of one kind and label that differ in the seed: how many ran and were reused, and the seconds of
-    those that ran in sum. `shown` is the part of the label that the box's place does not say already."""
+    """Nodes of one kind and label, which differ in the seed.
+
+    `ran` and `reused` count them, and `seconds` is the sum over those that ran. `shown` is the part of the label that
+    the label of a parent does not hold already.
+    """
 
     kind: str
     label: str
@@ -29,6 +33,7 @@ class Group:
 
     @property
     def caption(self) -> str:
+        """The second line of the box: kind, number of runs, and what they took."""
         n = self.ran + self.reused
         runs = f"{self.kind} \u00d7{n}" if n > 1 else self.kind
         if not self.ran:
@@ -38,7 +43,7 @@ class Group:
 
 
 def duration(seconds: float) -> str:
-    """ "0.4 s", "12 s", "3 min 05 s" or "2 h 10 min"."""
+    """Returns seconds as "0.4 s", "12 s", "3 min 05 s" or "2 h 10 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -50,11 +55,11 @@ def duration(seconds: float) -> str:
 
 
 def collapse(nodes: Sequence[Node]) -> list[Group]:
-    """Groups nodes by kind and label without the seed. Parents are indices of groups; an edge that a longer
-    path implies is left out."""
-    keys = list(dict.fromkeys((node.kind, base_label(node.label)) for node in nodes))
+    """Returns the nodes grouped by kind and label. Parents are indices of groups; an edge that a longer path implies is
+    left out."""
+    keys = list(dict.fromkeys((node.kind, node.label) for node in nodes))
     index = {key: i for i, key in enumerate(keys)}
-    group_of = {node.id: index[node.kind, base_label(node.label)] for node in nodes}
+    group_of = {node.id: index[node.kind, node.label] for node in nodes}
     parents: list[dict[int, None]] = [{} for _ in keys]
     for node in nodes:
         for parent in node.parents:
@@ -77,8 +82,7 @@ def collapse(nodes: Sequence[Node]) -> list[Group]:
 
 
 def columns_of(groups: Sequence[Group]) -> list[int]:
-    """The column of each group: as far right as its children allow, so that phases of one kind stand
-    together."""
+    """Returns the column of each group: as far right as its children allow, which aligns phases of one kind."""
     children: list[list[int]] = [[] for _ in groups]
     for i, group in enumerate(groups):
         for parent in group.parents:
@@ -86,7 +90,7 @@ def columns_of(groups: Sequence[Group]) -> list[int]:
     before_end: dict[int, int] = {}
 
     def distance(i: int, path: frozenset[int] = frozenset()) -> int:
-        # Collapsed seeds could in principle close a cycle; an edge back into the path adds no distance.
+        # Grouping could in principle close a cycle; an edge back into the path adds no distance.
         if i not in before_end:
             inner = path | {i}
             before_end[i] = 1 + max((distance(c, inner) for c in children[i] if c not in inner), default=-1)
@@ -97,7 +101,7 @@ def columns_of(groups: Sequence[Group]) -> list[int]:
 
 
 def svg(nodes: Sequence[Node]) -> str:
-    """The graph as one `<svg>` element, empty without nodes; colours come from the page's CSS classes."""
+    """Returns the graph as one `<svg>` element, "" without nodes; colours come from the CSS classes of the page."""
     groups = collapse(nodes)
     if not groups:
         return ""
@@ -131,7 +135,7 @@ def svg(nodes: Sequence[Node]) -> str:
 
 @dataclasses.dataclass(eq=False)
 class _Spot:
-    """A place in a column: a group, or None where an edge passes between boxes; `y` is its middle."""
+    """A place in a column, with its middle at `y`: of a group, or of an edge between boxes where `group` is None."""
 
     group: int | None
     column: int
@@ -161,13 +165,13 @@ def _spots(groups: Sequence[Group]) -> list[_Spot]:
     for spot in spots:
         for before in spot.parents:
             children[before].append(spot)
-    # Barycentre sweeps: order each column by the mean place of its neighbours, to the right and back;
-    # equal places keep their order.
+    # Barycentre heuristic: order each column by the mean place of its neighbours, from left to right and back; spots
+    # with equal means keep their order.
     depth = max(column)
     rightwards, leftwards = range(depth + 1), range(depth, -1, -1)
     parents = {spot: spot.parents for spot in spots}
-    for sweep, neighbours in ((rightwards, parents), (leftwards, children)) * 3:
-        for c in sweep:
+    for order, neighbours in ((rightwards, parents), (leftwards, children)) * 3:
+        for c in order:
             members = [spot for spot in spots if spot.column == c]
             place = {s: (_mean([n.order for n in neighbours[s]], s.order), s.order) for s in members}
             for rank, spot in enumerate(sorted(members, key=place.__getitem__)):

@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens offline: no script, no request, every figure inline."""
+"""The report as one HTML file that opens offline: it has no script, makes no request, and holds every figure."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from msm_jax.analysis import graph
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings, points, seeds_text
-from msm_jax.analysis.plots import PALETTE, arm_colors, group_curves
-from msm_jax.analysis.results import COST_FIELDS, base_label
+from msm_jax.analysis.plots import PALETTE, arm_colors
+from msm_jax.analysis.results import COST_FIELDS, short_labels
 
 SAMPLES_PER_EVAL = 6
 SAMPLE_CHARS = 1_500
@@ -25,7 +25,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 22, 10, 26
 
 
 def render(findings: Findings) -> str:
-    """The page for `findings`; everything that came from outside is escaped."""
+    """Returns the page for `findings`; all text that came from outside is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -34,8 +34,9 @@ def render(findings: Findings) -> str:
     results = findings.results
     evals = results.evals()
     axis = _axis(findings)
-    main = [name for name in evals if name not in results.gates and not name.endswith("_greedy")]
-    greedy = [name for name in evals if name not in results.gates and name.endswith("_greedy")]
+    arms = [name for name in evals if name not in results.gates]
+    curves = {label: [run for run in runs if len(run) > 1] for label, runs in results.curves.items()}
+    short = short_labels(label for label in curves if curves[label])
     return environment.from_string(source).render(
         findings=findings,
         results=results,
@@ -43,12 +44,10 @@ def render(findings: Findings) -> str:
         headline=_headline(findings),
         contrasts=[_contrast(name, finding, axis) for name, finding in findings.contrasts.items()],
         axis=axis.ticks(),
-        panels=[_panel(findings, name) for name in main],
-        greedy_panels=[_panel(findings, name) for name in greedy],
+        panels=[_panel(findings, name) for name in arms if name not in results.generated],
+        generated_panels=[_panel(findings, name) for name in arms if name in results.generated],
         gate_panels=[_panel(findings, name) for name in evals if name in results.gates],
-        curves=[
-            _curve(phase, labels, results.curves) for phase, labels in group_curves(_drawn(findings)).items()
-        ],
+        curves=[_curve(phase, curves[label]) for label, phase in short.items()],
         graph=Markup(graph.svg(results.graph)),
         graph_counts=_graph_counts(findings),
         cost=_cost(findings),
@@ -58,7 +57,7 @@ def render(findings: Findings) -> str:
 
 
 def _name(text: str) -> Markup:
-    """A name that may break after its joints only."""
+    """Returns a name that may break only after "/", "_", "+" and ":"."""
     return Markup(
         "".join(
             f"{escape(part)}<wbr>" if part in "/_+:" else escape(part) for part in re.split(r"([/_+:])", text)
@@ -67,12 +66,12 @@ def _name(text: str) -> Markup:
 
 
 def _prose(text: str) -> str:
-    """Text in which a number and its % stay on one line."""
+    """Returns text in which a number and its % stay on one line."""
     return text.replace(" %", "\u00a0%")
 
 
 def _headline(findings: Findings) -> list[dict[str, Any]]:
-    """Up to four contrasts to lead with: those that something was expected of, or else the first ones."""
+    """Returns up to four contrasts for the top of the page: those with expectations, or else the first ones."""
     expected = [name for name, contrast in findings.contrasts.items() if contrast.verdicts]
     chosen = (expected or list(findings.contrasts))[:4]
     return [{"name": name, **_estimate(findings.contrasts[name])} for name in chosen]
@@ -92,14 +91,14 @@ def _estimate(finding: ContrastFinding) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """The contrasts' axis, from `low` to `high` with 0 inside, both multiples of `step`."""
+    """The axis of the contrasts, from `low` to `high` with 0 inside; both are multiples of `step`."""
 
     low: float
     high: float
     step: float
 
     def share(self, value: float) -> float:
-        """Where `value` lies, in percent of the width."""
+        """Returns the place of `value` in percent of the width."""
         return round(100 * max(0.0, min(1.0, (value - self.low) / (self.high - self.low))), 3)
 
     def ticks(self) -> list[dict[str, Any]]:
@@ -130,7 +129,7 @@ def _contrast(name: str, finding: ContrastFinding, axis: _Axis) -> dict[str, Any
 
 
 def p_text(p_value: float) -> str:
-    """A p-value for reading, "0.03", "0.0001" or "n/a"."""
+    """Returns a p-value as text, "0.03", "0.0001" or "n/a"."""
     return "n/a" if not math.isfinite(p_value) else f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.1g}"
 
 
@@ -151,7 +150,7 @@ def _panel(findings: Findings, name: str) -> dict[str, Any]:
     n_items = max(
         (evals[name].summary.n_items for evals in findings.arms.values() if name in evals), default=0
     )
-    checks = [gate for gate in findings.gates if gate.eval == name]
+    checks = [gate for gate in findings.gates if gate.eval == name and gate.verdict]
     return {"eval": name, "rows": rows, "n_items": n_items, "checks": checks}
 
 
@@ -181,42 +180,36 @@ def _bar(findings: Findings, arm: str, finding: ArmFinding) -> dict[str, Any]:
     }
 
 
-def _drawn(findings: Findings) -> list[str]:
-    return [label for label, points in findings.results.curves.items() if len(points) > 1]
-
-
-def _curve(
-    phase: str, labels: Sequence[str], curves: Mapping[str, Sequence[Mapping[str, float]]]
-) -> dict[str, Any]:
-    """A panel with one line of loss per run, and the learning rate of the first as a thin line on its own
-    scale."""
-    thinned = {label: _thin(curves[label]) for label in labels}
-    finite = [p["loss"] for series in thinned.values() for p in series if math.isfinite(p["loss"])]
+def _curve(phase: str, runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Returns a panel with one line of loss per run, and the learning rate of the first run as a thin line on a scale
+    of its own."""
+    thinned = [_thin(run) for run in runs]
+    finite = [p["loss"] for series in thinned for p in series if math.isfinite(p["loss"])]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     margin = 0.05 * (high - low) or 0.5
     low, high = max(0.0, low - margin) if low >= 0 else low - margin, high + margin
-    last_step = max(p["step"] for series in thinned.values() for p in series) or 1
+    last_step = max(p["step"] for series in thinned for p in series) or 1
     parts = []
     for tick in _ticks(low, high):
         y = _y(tick, low, high)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    # Steps count from 0, so a run of 6,000 ends at 5,999: the round number still marks its end.
+    # Steps count from 0, so the last step of a run of 6,000 is 5,999; the tick at 6,000 still marks its end.
     for tick in _ticks(0, last_step + 1):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * min(1.0, tick / last_step)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:,.0f}</text>')
-    rates = [(p["step"], p["learning_rate"]) for p in thinned[labels[0]] if "learning_rate" in p]
+    rates = [(p["step"], p["learning_rate"]) for p in thinned[0] if "learning_rate" in p]
     peak = max((rate for _, rate in rates), default=0.0)
     if peak > 0:
         parts.append(f'<path class="rate" d="{_path([(s / last_step, r / peak) for s, r in rates])}"/>')
-    for j, series in enumerate(thinned.values()):
+    for j, series in enumerate(thinned):
         line = [
             (p["step"] / last_step, (p["loss"] - low) / (high - low))
             for p in series
             if math.isfinite(p["loss"])
         ]
         parts.append(f'<path class="line" stroke="{PALETTE[j % len(PALETTE)]}" d="{_path(line)}"/>')
-    final = [series[-1]["loss"] for series in thinned.values()]
+    final = [series[-1]["loss"] for series in thinned]
     ends = f"loss {min(final):.2f}" if len(final) == 1 else f"loss {min(final):.2f} to {max(final):.2f}"
     note = f"ends at {ends}" + (f", {len(final)} runs" if len(final) > 1 else "")
     body = (
@@ -228,7 +221,7 @@ def _curve(
 
 
 def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """At most `CURVE_POINTS` of the points, with the first and the last."""
+    """Returns at most `CURVE_POINTS` of the points, the first and the last among them."""
     if len(series) <= CURVE_POINTS:
         return list(series)
     last = len(series) - 1
@@ -236,7 +229,7 @@ def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
 
 
 def _path(line: Sequence[tuple[float, float]]) -> str:
-    """SVG path data for points whose coordinates are shares of the plot's width and height."""
+    """Returns the SVG path through points whose coordinates are shares of the plot's width and height."""
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     return (
         "M" + "L".join(f"{_LEFT + width * x:.1f} {_TOP + height * (1 - y):.1f}" for x, y in line)
@@ -250,7 +243,7 @@ def _y(value: float, low: float, high: float) -> float:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers between `low` and `high`."""
+    """Returns three to six round numbers between `low` and `high`."""
     raw = (high - low) / 5
     scale = 10 ** math.floor(math.log10(raw))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= raw)
@@ -264,15 +257,11 @@ def _graph_counts(findings: Findings) -> str:
 
 
 def _cost(findings: Findings) -> list[dict[str, str]]:
-    """A row per phase (its runs in sum) and the total."""
-    sums: dict[str, dict[str, float]] = {}
-    for phase, cost in findings.results.cost.items():
-        row = sums.setdefault(base_label(phase), dict.fromkeys((*COST_FIELDS, "runs"), 0))
-        for field in row:
-            row[field] += cost[field]
-    rows = [_cost_row(phase, row) for phase, row in sums.items()]
-    if len(sums) > 1:
-        total = {field: sum(row[field] for row in sums.values()) for field in (*COST_FIELDS, "runs")}
+    """Returns a row per phase, with the sums over its runs, and the total."""
+    cost = findings.results.cost
+    rows = [_cost_row(phase, row) for phase, row in cost.items()]
+    if len(cost) > 1:
+        total = {field: sum(row[field] for row in cost.values()) for field in (*COST_FIELDS, "runs")}
         rows.append(_cost_row("total", total))
     return rows
 

@@ -1,10 +1,7 @@
-"""The figures as PNG: arms with intervals, contrasts, learning curves; and the colours that every figure
-shares."""
+"""The figures as PNG files: arms with intervals, contrasts, learning curves; and the colours that all figures share."""
 
 import io
 import math
-import re
-from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,55 +9,52 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from msm_jax.analysis.findings import Findings, points
-from msm_jax.analysis.results import base_label, short_labels
+from msm_jax.analysis.results import Results, short_labels
 
-# Okabe and Ito's palette without its black and yellow, then two of Tol's: told apart with every kind of
-# colour vision, on white and on dark.
+# Okabe and Ito's palette without its black and yellow, then two colours of Tol's: people with any kind of colour vision
+# can tell them apart, on a white and on a dark page.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933")
 GREY = "#868e96"
 INK = "#22262b"
 
 
 def arm_colors(findings: Findings) -> dict[str, tuple[str, bool]]:
-    """Arm to (colour, solid): arms that differ only after a "+" or "@" share a colour, the longest chain is
-    solid.
+    """Returns {arm: (colour, solid)}. Arms with the same midtraining, in whatever dose, share a colour.
 
-    Colours go to the arms of the contrasts in their order; arms that no contrast names are grey.
+    Colours go to the arms of the contrasts in their order; arms that no contrast names are grey. The arms of a colour
+    that have the longest chain are solid. Where chains are equally long, only those are solid whose last phase is also
+    the last one of an arm with the largest coefficient of a contrast, if there are any.
     """
-    stems: dict[str, str] = {}
+    chains = findings.results.chains
+    family = {arm: _family(findings.results, arm) for arm in findings.arms}
+    colors: dict[str | tuple[str, ...], str] = {}
     for contrast in findings.contrasts.values():
         for arm in sorted(contrast.terms, key=lambda arm: -contrast.terms[arm]):
-            if _stem(arm) not in stems and len(stems) < len(PALETTE):
-                stems[_stem(arm)] = PALETTE[len(stems)]
-    longest = {
-        _stem(arm): max(a.count("+") for a in findings.arms if _stem(a) == _stem(arm))
-        for arm in findings.arms
+            if family[arm] not in colors and len(colors) < len(PALETTE):
+                colors[family[arm]] = PALETTE[len(colors)]
+    leading = {chains.get(max(c.terms, key=c.terms.__getitem__), ())[-1:] for c in findings.contrasts.values()}
+    rank = {
+        arm: (len(chain), chain[-1:] in leading) for arm in findings.arms for chain in [chains.get(arm, ())]
     }
-    return {
-        arm: (stems.get(_stem(arm), GREY), arm.count("+") == longest[_stem(arm)]) for arm in findings.arms
-    }
+    highest = {family[arm]: rank[arm] for arm in sorted(findings.arms, key=rank.__getitem__)}
+    return {arm: (colors.get(family[arm], GREY), rank[arm] == highest[family[arm]]) for arm in findings.arms}
 
 
 def render(findings: Findings) -> dict[str, bytes]:
-    """File name to PNG bytes, for the figures that have something to show."""
+    """Returns {file name: PNG bytes} of the figures that have something to show."""
     figures = {
         "arms.png": _arms(findings),
         "contrasts.png": _contrasts(findings),
         "curves.png": _curves(findings),
     }
-    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+    return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
 
-def group_curves(labels: Sequence[str]) -> dict[str, list[str]]:
-    """Phase to the labels of its runs, in the order they come."""
-    groups: dict[str, list[str]] = {}
-    for label, short in short_labels(labels).items():
-        groups.setdefault(base_label(short), []).append(label)
-    return groups
-
-
-def _stem(arm: str) -> str:
-    return re.split(r"[+@]", arm, maxsplit=1)[0]
+def _family(results: Results, arm: str) -> str | tuple[str, ...]:
+    """Returns the midtraining phases of an arm, or of the arm whose dose it is; the arm itself where there are none."""
+    of = {low: arm for dose in results.doses.values() for low, arm in dose.items()}
+    chain = results.chains.get(of.get(arm, arm), ())
+    return tuple(phase for phase in chain if phase in results.midtraining) or of.get(arm, arm)
 
 
 def _arms(findings: Findings) -> Figure | None:
@@ -92,7 +86,7 @@ def _arms(findings: Findings) -> Figure | None:
         axes.set_ylim(len(scored) - len(findings.arms) - 0.6, len(scored) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         axes.set_title(evals[i], fontsize=10, loc="left", fontweight="bold")
-        _clean(axes)
+        clean(axes)
     figure.supxlabel("mean over seeds, 95 % interval; dots are single seeds", fontsize=8, color=GREY)
     return figure
 
@@ -114,36 +108,32 @@ def _contrasts(findings: Findings) -> Figure | None:
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: points(x, signed=True)))
     axes.set_xlabel("difference in points, 95 % interval; strokes are single seeds", fontsize=8, color=GREY)
-    _clean(axes)
+    clean(axes)
     return figure
 
 
 def _curves(findings: Findings) -> Figure | None:
-    curves: Mapping[str, Sequence[Mapping[str, float]]] = findings.results.curves
-    groups = group_curves([label for label in curves if curves[label]])
-    if not groups:
+    curves = {label: runs for label, every in findings.results.curves.items() if (runs := [r for r in every if r])}
+    if not curves:
         return None
-    columns = min(3, len(groups))
-    rows = math.ceil(len(groups) / columns)
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
-    for i, (phase, labels) in enumerate(groups.items()):
+    short = short_labels(curves)
+    for i, (label, runs) in enumerate(curves.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for j, label in enumerate(labels):
-            steps = [point["step"] for point in curves[label]]
-            axes.plot(
-                steps,
-                [point["loss"] for point in curves[label]],
-                color=PALETTE[j % len(PALETTE)],
-                linewidth=1.2,
-            )
-        axes.set_title(phase, fontsize=10, loc="left", fontweight="bold")
+        for j, run in enumerate(runs):
+            steps, losses = ([point[field] for point in run] for field in ("step", "loss"))
+            axes.plot(steps, losses, color=PALETTE[j % len(PALETTE)], linewidth=1.2)
+        axes.set_title(short[label], fontsize=10, loc="left", fontweight="bold")
         axes.set_ylabel("loss", fontsize=8)
-        _clean(axes)
+        clean(axes)
     figure.supxlabel("optimizer step; a line per run", fontsize=8, color=GREY)
     return figure
 
 
-def _clean(axes: Axes) -> None:
+def clean(axes: Axes) -> None:
+    """Removes the frame and the tick marks of axes and draws light vertical grid lines."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -151,10 +141,11 @@ def _clean(axes: Axes) -> None:
     axes.tick_params(length=0, labelsize=8)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    # Without the version stamp equal figures are equal files.
-    # The layout makes no room for a title that is wider than its axes; "tight" takes in what stands out.
+    # Without the version stamp, equal figures are equal files. The layout leaves no room for a title that is wider than
+    # its axes; "tight" includes it.
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()

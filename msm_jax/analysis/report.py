@@ -1,19 +1,18 @@
-"""Writes an experiment's report: report.json, plots/*.png and report.html.
+"""Writes the report of an experiment: report.json, plots/*.png and report.html.
 
-The input is the dict documented in `msm_jax.analysis.results`. report.json has sorted keys and holds times
-only under `cost` (`wall_seconds`, `device_seconds`); equal results give an otherwise equal file.
+The input is the dict that `msm_jax.analysis.results` documents. The keys of report.json are sorted, and only its field
+`cost` holds times (`wall_seconds`, `device_seconds`); apart from them, equal results give an equal file.
 """
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msm_jax.analysis import html, plots
 from msm_jax.analysis.findings import Findings, analyse
-from msm_jax.errors import WorkError
+from msm_jax.foundation import storage
 
 
 def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findings:
@@ -24,7 +23,7 @@ def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findin
 
     Raises:
         InputError: `results` is not of the documented form; nothing is written then.
-        WorkError: a file cannot be written; what was there before is left as it was.
+        WorkError: a file cannot be written; an earlier version of it stays as it was.
     """
     findings = analyse(results)
     page = html.render(findings)
@@ -32,28 +31,8 @@ def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findin
     out = Path(out_dir)
     text = json.dumps(findings.report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     for name, data in figures.items():
-        _replace(out / "plots" / name, data)
-    _replace(out / "report.html", page.encode())
-    # Last, so that whoever finds it finds the others beside it.
-    _replace(out / "report.json", text.encode())
+        storage.write_bytes(out / "plots" / name, data)
+    storage.write_bytes(out / "report.html", page.encode())
+    # Written last: where it exists, the other files exist too.
+    storage.write_bytes(out / "report.json", text.encode())
     return findings
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # Temporary files are private; a report is read like any other file.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise WorkError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another workdir"
-        ) from error

@@ -1,44 +1,49 @@
-"""What an experiment hands to the report: a plain dict, checked here and turned into frozen dataclasses.
+"""The form in which an experiment hands its results to the report: a plain dict, checked and turned into dataclasses.
 
     {
       "experiment": "cheese_mini",
-      "question": "what was asked, in prose",
-      "scope": "given one pretraining and one world",      # optional: what the seeds do not vary
+      "question": "the question that the experiment asks, in prose",
+      "scope": "given one pretraining and one world",      # optional: what is the same in all seeds
       "seeds": [{"world": 100, "pretrain": 0, "seed": 0}, ...],
       "arms": {arm: {eval: {
-          # In the order of `seeds`. A score is in [0, 1], None = not parsed; a seed without a run is None.
+          # In the order of `seeds`. A score is in [0, 1], or None where a reply was not parsed. A seed without a run
+          # is None.
           "per_seed": [[score, None, ...], ...],
-          "item_ids": ["...", ...],                        # one per score; the same in arms of a contrast
+          "item_ids": ["...", ...],                        # one per score; the same in all arms of a contrast
           "parse_rate": 0.98}}},                           # optional, for generated answers
-      "shared_arms": ["base"],                             # one run for all seeds: one list in `per_seed`
-      # The sentence is optional: {direction} becomes "more" or "less", {points} has no sign.
+      "shared_arms": ["base"],                             # arms with one run for all seeds: one list in `per_seed`
+      "chains": {arm: [phase, phase, ...]},                # the phases that each arm trains, in their order
+      "midtraining": [phase, ...],                         # the phases of these chains that are midtraining
+      "gates": [eval, ...],                                # evals that say whether the arms may be read at all
+      "doses": {dose: {arm: other arm}},                   # the arm is the other arm with another dose of midtraining
+      "generated": {eval: other eval},                     # the eval asks the other one's items for generated answers
+      # `sentence` is optional: {direction} becomes "more" or "less", {points} is a number without a sign.
       "contrasts": {name: {"eval": eval, "terms": {arm: coefficient},
           "sentence": "... picks the cheap option {points} points {direction} often than ..."}},
-      # Optional. A contrast takes any of the three conditions, an eval takes "min" and the arm it is read in
-      # (without one: the shared arms that have the eval, else every arm).
+      # A contrast takes any of the three conditions. An eval takes "min" and the arm in which it is measured; without
+      # an arm it is measured in the shared arms that have the eval, or in all arms where no shared arm has it.
       "expectations": {contrast or eval: {
           "min": 0.4, "above_zero": True, "inside": 0.2, "arm": arm, "sentence": "what is expected and why"}},
-      # Sums over the runs of a phase; "runs" says how many, default 1.
+      # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
-      "arm_tokens": {arm: {"last": n, "midtraining": n}},  # optional, tokens of one run
+      "arm_tokens": {arm: {"last": n, "midtraining": n}},  # tokens of one run
+      # Nodes of one kind and label are runs of the same thing in different seeds, shown together. The label of a phase
+      # or of its evals is its chain, "pretrain/msm/sft".
       "graph": [{"id", "kind", "label", "parents": [id, ...], "status": "ran" | "reused", "seconds"}],
-      "curves": {phase: [{"step", "loss", "learning_rate"?}, ...]},
+      "curves": {label: [[{"step", "loss", "learning_rate"?}, ...], ...]},     # one list of points per run
       "samples": {arm: {eval: [{"prompt": text or messages, "reply", "parsed"?, "score"?}]}},
-      "gates": ["gate", "knowledge"],                      # evals that say whether arms may be read at all
-      "warnings": ["..."],                                 # further ones, shown with those found here
+      "warnings": ["..."],                                 # shown beside the warnings that the analysis finds
       "environment": {"jax": "0.10.2", ...}
     }
 
-Only `experiment`, `seeds`, `arms` and `contrasts` are required. Labels in `graph` and `curves` and phases in
-`cost` may be chains, `pretrain/msm/sft`, and may end in `/SEED` (digits, or `seed` and digits): entries that
-differ in the seed alone are shown together.
+Only `experiment`, `seeds`, `arms` and `contrasts` are required. No meaning is read from the names of arms, phases and
+evals.
 """
 
 import dataclasses
 import math
-import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,19 +51,24 @@ import numpy as np
 from msm_jax.analysis import fields
 from msm_jax.analysis.statistics import Floats
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
 
 COST_FIELDS = ("tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds")
 _FIELDS: tuple[str, ...] = (
-    *("experiment", "question", "scope", "seeds", "arms", "shared_arms", "contrasts", "expectations", "cost"),
-    *("arm_tokens", "graph", "curves", "samples", "gates", "warnings", "environment"),
+    *("experiment", "question", "scope", "seeds", "arms", "shared_arms", "chains", "midtraining", "gates", "doses"),
+    *("generated", "contrasts", "expectations", "cost", "arm_tokens", "graph", "curves", "samples", "warnings"),
+    "environment",
 )
 _NODE = ("id", "kind", "label", "parents", "status", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One arm on one eval: `values_SN` `[seeds, items]`, or `[1, items]` for a shared run; NaN = not parsed;
-    `ran_S` bool says which seeds have a run; `parse_rate` as the eval reported it."""
+    """The scores of one arm on one eval.
+
+    `values_SN` is `[seeds, items]`, or `[1, items]` for a shared run, with NaN where a reply was not parsed. `ran_S`,
+    bool `[seeds]`, says which seeds have a run. `parse_rate` is the one that the eval reported.
+    """
 
     values_SN: Floats
     ran_S: np.ndarray
@@ -69,8 +79,10 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastSpec:
-    """`sum(terms[arm] * score of arm)` on one eval; `sentence` is a template for the report, empty for the
-    default."""
+    """A linear combination of arms, `sum(terms[arm] * score of arm)`, on one eval.
+
+    `sentence` is a template for the report, empty for the default one.
+    """
 
     eval: str
     terms: Mapping[str, float]
@@ -79,7 +91,7 @@ class ContrastSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
-    """What a contrast or an eval was expected to show; None or False where a condition does not apply."""
+    """The conditions that a contrast or an eval should meet; None or False where a condition does not apply."""
 
     min: float | None = None
     above_zero: bool = False
@@ -90,7 +102,7 @@ class Expectation:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A node of the phase graph; `status` is "ran" or "reused"."""
+    """A node of the phase graph; `status` is "ran" or "reused", and seeds of one node share its `label`."""
 
     id: str
     kind: str
@@ -102,55 +114,52 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The checked form of the dict in this module's docstring."""
+    """The results of an experiment: the checked form of the dict in this module's docstring."""
 
     experiment: str
     question: str
     scope: str
     seeds: tuple[Mapping[str, Any], ...]
     arms: Mapping[str, Mapping[str, Scores]]
+    chains: Mapping[str, tuple[str, ...]]
+    midtraining: tuple[str, ...]
+    gates: tuple[str, ...]
+    doses: Mapping[str, Mapping[str, str]]
+    generated: Mapping[str, str]
     contrasts: Mapping[str, ContrastSpec]
     expectations: Mapping[str, Expectation]
     cost: Mapping[str, Mapping[str, float]]
     arm_tokens: Mapping[str, Mapping[str, int]]
     graph: tuple[Node, ...]
-    curves: Mapping[str, Sequence[Mapping[str, float]]]
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
     samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
-    gates: tuple[str, ...]
     warnings: tuple[str, ...]
     environment: Mapping[str, Any]
 
     def evals(self) -> list[str]:
-        """Eval names: those of the contrasts in their order, then the others; generated answers and gates
+        """Returns the names of the evals: those of the contrasts first, in their order; generated answers and gates
         last."""
         named = [spec.eval for spec in self.contrasts.values()]
         every = named + [name for evals in self.arms.values() for name in evals]
-        unique = list(dict.fromkeys(every))
-        return sorted(unique, key=lambda name: (name in self.gates, name.endswith("_greedy")))
-
-
-def base_label(label: str) -> str:
-    """A label without the seed it may end in: "msm/2" and "msm/seed2" become "msm"."""
-    return re.sub(r"/(seed)?\d+$", "", label)
+        return sorted(dict.fromkeys(every), key=lambda name: (name in self.gates, name in self.generated))
 
 
 def short_labels(labels: Iterable[str]) -> dict[str, str]:
-    """Labels of chains, "pretrain/msm/sft", without a first part that is a label of its own, "msm/sft"."""
-    every = list(labels)
-    whole = {base_label(label) for label in every}
+    """Returns {label: short form}: "pretrain/msm/sft" becomes "msm/sft" where "pretrain" is a label of its own."""
+    every = dict.fromkeys(labels)
     return {
-        label: rest if rest and first in whole else label
+        label: rest if rest and first in every else label
         for label in every
         for first, _, rest in [label.partition("/")]
     }
 
 
 def parse(results: Mapping[str, Any]) -> Results:
-    """Checks `results` (see the module's docstring).
+    """Returns the checked form of `results` (see the module's docstring).
 
     Raises:
-        InputError: a field is missing, unknown, of the wrong type or size, or names an arm, eval or node that
-            is not there.
+        InputError: a field is missing, unknown, of the wrong type or size, or names an arm, phase, eval or node that
+            does not exist.
     """
     fields.known(results, "results", set(_FIELDS), required=("experiment", "seeds", "arms", "contrasts"))
     seeds = tuple(
@@ -171,14 +180,28 @@ def parse(results: Mapping[str, Any]) -> Results:
         name: _contrast(entry, f"results.contrasts[{name!r}]", arms)
         for name, entry in fields.mapping(results["contrasts"], "results.contrasts").items()
     }
+    evals = {name for scored in arms.values() for name in scored}
+    generated = _texts(_optional(results, "generated"), "results.generated")
+    check_forms(generated, "results.generated", "eval", evals)
+    chains = {
+        arm: fields.strings(chain, f"results.chains.{arm}") for arm, chain in _optional(results, "chains").items()
+    }
+    trained = {phase for chain in chains.values() for phase in chain}
+    doses = {dose: _texts(entry, f"results.doses.{dose}") for dose, entry in _optional(results, "doses").items()}
+    check_doses(doses, "results.doses", {*arms, *chains})
     return Results(
         experiment=fields.text(results["experiment"], "results.experiment"),
         question=fields.text(results.get("question", ""), "results.question"),
         scope=fields.text(results.get("scope", ""), "results.scope"),
         seeds=seeds,
         arms=arms,
+        chains=chains,
+        midtraining=_names(results.get("midtraining", ()), "results.midtraining", "phase", trained),
+        gates=_names(results.get("gates", ()), "results.gates", "eval", evals),
+        doses=doses,
+        generated=generated,
         contrasts=contrasts,
-        expectations=_expectations(results.get("expectations", {}), contrasts, arms),
+        expectations=_expectations(results.get("expectations", {}), contrasts, arms, evals),
         cost={
             phase: _cost(entry, f"results.cost[{phase!r}]")
             for phase, entry in _optional(results, "cost").items()
@@ -187,7 +210,6 @@ def parse(results: Mapping[str, Any]) -> Results:
         graph=_graph(fields.sequence(results.get("graph", ()), "results.graph")),
         curves=_curves(_optional(results, "curves")),
         samples=_samples(_optional(results, "samples")),
-        gates=fields.strings(results.get("gates", ()), "results.gates"),
         warnings=fields.strings(results.get("warnings", ()), "results.warnings"),
         environment=_optional(results, "environment"),
     )
@@ -253,7 +275,7 @@ def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) 
         named = {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
     except ValueError as error:
         raise InputError(
-            f"{where}.sentence is no template ({error}); write {{points}} and {{direction}}"
+            f"{where}.sentence is not a template ({error}); write {{points}} and {{direction}}"
         ) from error
     for field in sorted(named - {"points", "direction"}):
         raise InputError(
@@ -263,9 +285,11 @@ def _contrast(entry: Any, where: str, arms: Mapping[str, Mapping[str, Scores]]) 
 
 
 def _expectations(
-    entries: Any, contrasts: Mapping[str, ContrastSpec], arms: Mapping[str, Mapping[str, Scores]]
+    entries: Any,
+    contrasts: Mapping[str, ContrastSpec],
+    arms: Mapping[str, Mapping[str, Scores]],
+    evals: Collection[str],
 ) -> dict[str, Expectation]:
-    evals = {name for scored in arms.values() for name in scored}
     parsed = {}
     for name, entry in fields.mapping(entries, "results.expectations").items():
         where = f"results.expectations[{name!r}]"
@@ -328,15 +352,17 @@ def _graph(entries: Sequence[Any]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def _curves(entries: Mapping[str, Any]) -> dict[str, list[Mapping[str, float]]]:
-    parsed = {}
-    for label, points in entries.items():
-        where = f"results.curves[{label!r}]"
-        every = fields.sequence(points, where)
-        parsed[label] = [fields.mapping(point, f"{where}[{i}]") for i, point in enumerate(every)]
-        for i, point in enumerate(parsed[label]):
-            for name in ("step", "loss"):
-                fields.number(point.get(name), f"{where}[{i}].{name}")
+def _curves(entries: Mapping[str, Any]) -> dict[str, list[list[Mapping[str, float]]]]:
+    parsed: dict[str, list[list[Mapping[str, float]]]] = {}
+    for label, runs in entries.items():
+        parsed[label] = []
+        for r, points in enumerate(fields.sequence(runs, f"results.curves[{label!r}]")):
+            where = f"results.curves[{label!r}][{r}]"
+            every = fields.sequence(points, where)
+            parsed[label].append([fields.mapping(point, f"{where}[{i}]") for i, point in enumerate(every)])
+            for i, point in enumerate(parsed[label][-1]):
+                for name in ("step", "loss"):
+                    fields.number(point.get(name), f"{where}[{i}].{name}")
     return parsed
 
 
@@ -354,6 +380,52 @@ def _samples(entries: Mapping[str, Any]) -> dict[str, dict[str, list[Mapping[str
                     if field not in sample:
                         raise InputError(f"{where}[{i}].{field} is missing; add it")
     return parsed
+
+
+def check_doses(doses: Mapping[str, Mapping[str, str]], where: str, arms: Collection[str]) -> None:
+    """Checks {dose: {arm: the arm whose dose it is}}.
+
+    Raises:
+        InputError: an arm does not exist, has two doses, or is a dose of a dose.
+    """
+    listed = [arm for dose in doses.values() for arm in dose]
+    for arm in listed:
+        if listed.count(arm) > 1:
+            raise InputError(f"{where}: arm {arm!r} is listed twice; an arm has one dose")
+    check_forms({arm: of for dose in doses.values() for arm, of in dose.items()}, where, "arm", arms)
+
+
+def check_forms(forms: Mapping[str, str], where: str, kind: str, known: Collection[str]) -> None:
+    """Checks {name: the name that it is another form of}; `kind` is the word for what has these names.
+
+    Raises:
+        InputError: a name does not exist, or is a form of a form.
+    """
+    for name, of in forms.items():
+        refuse_unknown((name, of), where, kind, known)
+        if of in forms:
+            raise InputError(f"{where}: {name!r} refers to {of!r}, which refers to {forms[of]!r}; name that one")
+
+
+def refuse_unknown(names: Iterable[str], where: str, kind: str, known: Collection[str]) -> None:
+    """Refuses names of a `kind` that are not among those `known`.
+
+    Raises:
+        InputError: one of them is unknown; the message names the nearest known one.
+    """
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: unknown {kind} {name!r}; {settings.nearest(name, known)}")
+
+
+def _names(value: Any, where: str, kind: str, known: Collection[str]) -> tuple[str, ...]:
+    names = fields.strings(value, where)
+    refuse_unknown(names, where, kind, known)
+    return names
+
+
+def _texts(entry: Any, where: str) -> dict[str, str]:
+    return {name: fields.text(value, f"{where}.{name}") for name, value in fields.mapping(entry, where).items()}
 
 
 def _optional(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:

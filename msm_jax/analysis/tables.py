@@ -1,4 +1,4 @@
-"""The report as tables in the terminal."""
+"""The report as tables on a terminal."""
 
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -11,18 +11,16 @@ from msm_jax.analysis import terminal
 from msm_jax.analysis.findings import Findings, points
 from msm_jax.analysis.graph import duration
 from msm_jax.analysis.html import p_text
-from msm_jax.analysis.results import base_label
 
 _MARKS = {"met": "[green]✓[/]", "failed": "[red]✗[/]", "open": "[yellow]?[/]"}
 
 
 def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints arms, contrasts, cost and warnings to `file` (standard output if None), plain where it is no
-    terminal.
+    """Prints arms, contrasts, cost and warnings, as plain text where the output is not a terminal.
 
     Args:
-        report: findings of `report.write`, or the content of a report.json, which has no sentences and
-        verdicts. file: where to.
+        report: the findings that `report.write` returned, or the content of a report.json, which has no sentences.
+        file: the output; None for standard output.
     """
     findings = report if isinstance(report, Findings) else None
     content: Mapping[str, Any] = findings.report if findings else report  # type: ignore[assignment]
@@ -99,12 +97,7 @@ def _cost(content: Mapping[str, Any]) -> Table:
     table.add_column("phase", no_wrap=True)
     for heading in ("tokens", "optimizer steps", "FLOPs", "wall time", "device time"):
         table.add_column(heading, justify="right")
-    sums: dict[str, dict[str, float]] = {}
     for phase, cost in content["cost"].items():
-        row = sums.setdefault(base_label(phase), dict.fromkeys(cost, 0))
-        for field in row:
-            row[field] += cost[field]
-    for phase, cost in sums.items():
         table.add_row(
             escape(phase),
             f"{cost['tokens']:,.0f}",

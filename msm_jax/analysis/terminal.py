@@ -1,4 +1,4 @@
-"""Where tables are printed."""
+"""The console that tables are printed on."""
 
 from typing import TextIO
 
@@ -8,8 +8,10 @@ _LOG_WIDTH = 140
 
 
 def console(file: TextIO | None = None) -> Console:
-    """A console on `file`, standard output if None. Where that is no terminal, rich would take it for 80 columns and
-    cut what is wider."""
+    """Returns a console on `file`, or on standard output if None.
+
+    Rich would assume a width of 80 columns where the output is not a terminal, and cut wider text.
+    """
     out = Console(file=file, highlight=False)
     if not out.is_terminal:
         out.width = _LOG_WIDTH

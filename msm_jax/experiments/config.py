@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from msm_jax.analysis import results
 from msm_jax.analysis.results import ContrastSpec, Expectation
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
@@ -70,7 +71,12 @@ class ExperimentConfig:
       evals: {name: fields of evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
-      gates: evals that say whether the arms may be read at all.
+      midtraining: the phases that are midtraining; arms that share them share a colour, and few steps of one are
+        warned of.
+      gates: evals that say whether the arms may be read at all; `expectations` holds their minima.
+      doses: {dose: {arm: other arm}}, where the arm is the other arm with another dose of midtraining. Tokens are
+        compared among the arms of one dose.
+      generated: {eval: other eval}, where the eval asks the other one's items for generated answers.
       contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the
         second.
       expectations: what the report checks, by contrast or eval.
@@ -90,7 +96,10 @@ class ExperimentConfig:
     model: str = ""
     provide: tuple[tuple[str, str], ...] = ()
     scoring: ScoringConfig = dataclasses.field(default_factory=ScoringConfig)
+    midtraining: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
+    doses: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    generated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     contrasts: Mapping[str, ContrastSpec] = dataclasses.field(default_factory=dict)
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
 
@@ -167,8 +176,12 @@ def _check_evals(config: ExperimentConfig) -> None:
 
 
 def _check_contrasts(config: ExperimentConfig) -> None:
+    for phase in config.midtraining:
+        _known("midtraining", phase, config.phases)
     for gate in config.gates:
         _known("gates", gate, config.evals)
+    results.check_doses(config.doses, "doses", config.arms)
+    results.check_forms(config.generated, "generated", "eval", config.evals)
     for name, contrast in config.contrasts.items():
         _known(f"contrasts.{name}.eval", contrast.eval, config.evals)
         if not contrast.terms:

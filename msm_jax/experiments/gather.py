@@ -1,8 +1,7 @@
-"""What the report needs, read from the finished nodes of a working directory.
+"""Reads from the finished nodes of a working directory what the report needs.
 
-Nothing here depends on how a node was addressed: `nodes.json`, written by each run, says where every result
-lies. So a report can be rendered again after the code or the settings have changed, and from an unfinished
-run.
+This does not depend on how a node was addressed: `nodes.json`, which each run writes, says where every result is. So a
+report can be rendered again after the code or the settings have changed, and from an unfinished run.
 """
 
 import json
@@ -21,9 +20,9 @@ RECORD = "nodes.json"
 
 
 def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], list[str]]:
-    """The dict that `analysis.report.write` takes, and what is missing from it, in words.
+    """Returns the dict that `analysis.report.write` takes, and a line on each result that is missing from it.
 
-    Cost is summed over all runs of a phase's name, in every arm and seed; `runs` counts them.
+    The cost of a phase is the sum over all of its runs, in every arm and seed; `runs` is their number.
 
     Raises:
       InputError: no eval has a result yet.
@@ -36,36 +35,37 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     arms, samples, missing = _arms(config, graph, stored)
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
-    # Short chains first: what every arm starts from leads, whatever order the settings were read in.
+    # Short chains first, so that the arm that all others continue leads, whatever the order of the settings.
     order = sorted(arms, key=lambda arm: len(config.arms[arm]))
     arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
+    scored = {name for evals in arms.values() for name in evals}
     return {
         "experiment": config.name,
         "question": config.question,
         "scope": _scope(config),
         "seeds": [_seed(config, seed) for seed in config.seeds],
         "arms": arms,
-        "shared_arms": [arm for arm in arms if _is_shared(config, config.arms[arm])],
+        "shared_arms": [arm for arm in arms if graph_lib.is_shared(config, config.arms[arm])],
+        "chains": {arm: list(chain) for arm, chain in config.arms.items()},
+        "midtraining": list(config.midtraining),
+        "gates": [name for name in config.gates if name in scored],
+        "doses": config.doses,
+        "generated": {name: of for name, of in config.generated.items() if {name, of} <= scored},
         "contrasts": contrasts,
         "expectations": expectations,
         "cost": _cost(graph, stored),
         "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
-        "graph": _nodes(record),
-        "curves": {
-            phase.id.removeprefix("phase/"): curve
-            for phase in graph.phases.values()
-            if (curve := stored.curve(phase.id))
-        },
+        "graph": _nodes(record, graph),
+        "curves": _curves(graph, stored),
         "samples": samples,
-        "gates": list(config.gates),
         "warnings": [f"Not finished: {text}." for text in missing],
         "environment": stored.environment(),
     }, missing
 
 
 class _Stored:
-    """The results that a working directory holds, by node."""
+    """Returns the results that a working directory holds, by node."""
 
     def __init__(self, record: Mapping[str, Any], workdir: Path) -> None:
         self._workdir = workdir
@@ -73,31 +73,31 @@ class _Stored:
         self._evals = record["evals"]
 
     def phase(self, node_id: str) -> dict[str, Any] | None:
-        """The result of a finished training run."""
+        """Returns the result of a finished training run."""
         done = read_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
         return None if done is None else done["result"]
 
     def evaluation(self, node_id: str, name: str) -> dict[str, Any] | None:
-        """The result of one eval of one checkpoint."""
+        """Returns the result of one eval of one checkpoint."""
         path = self._evals.get(node_id, {}).get(name)
         stored = read_json(self._workdir / path) if path else None
         return None if stored is None else stored["result"]
 
     def curve(self, node_id: str) -> list[dict[str, float]]:
-        """Step, loss and learning rate of a training run, as far as it has come."""
+        """Returns step, loss and learning rate of a training run up to its last step so far."""
         if node_id not in self._paths:
             return []
         points: dict[int, dict[str, float]] = {}
         for row in _json_lines(self._workdir / self._paths[node_id] / "metrics.jsonl"):
             if "step" in row and isinstance(row.get("loss"), (int, float)):
-                # A run that was continued may have written a step twice: the later one counts.
+                # A run that was continued may have written a step twice; the later row counts.
                 points[row["step"]] = {
                     key: row[key] for key in ("step", "loss", "learning_rate") if row.get(key) is not None
                 }
         return [points[step] for step in sorted(points)]
 
     def environment(self) -> dict[str, Any]:
-        """Versions and device of the first training run that says so."""
+        """Returns versions and device from the first manifest of a training run."""
         for path in self._paths.values():
             manifest = read_json(self._workdir / path / "manifest.json")
             if manifest is not None:
@@ -106,7 +106,7 @@ class _Stored:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a JSONL file that a process may have been stopped while writing."""
+    """Returns the complete rows of a JSONL file; the last one may be cut off where its writer was stopped."""
     if not path.is_file():
         return []
     rows = []
@@ -121,7 +121,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 def _arms(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
-    """Scores per arm and eval, transcripts of the first seed that has some, and what has no result."""
+    """Returns scores by arm and eval, transcripts of the first seed that has some, and what is missing, in words."""
     arms: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Any]] = {}
     missing = []
@@ -135,7 +135,7 @@ def _arms(
                 _result(config, graph, stored, prefixes[-1][0], seed, first=index == 0, name=name)
                 for index, seed in enumerate(config.seeds)
             ]
-            shared = _is_shared(config, prefixes[-1][0])
+            shared = graph_lib.is_shared(config, prefixes[-1][0])
             lacking = [str(seed) for seed, result in zip(config.seeds, found, strict=True) if result is None][
                 : 0 if shared and found[0] else None
             ]
@@ -158,7 +158,7 @@ def _result(
     first: bool,
     name: str,
 ) -> dict[str, Any] | None:
-    """The result of an eval after `chain`; a run that all seeds share belongs to the first."""
+    """Returns the result of an eval after `chain`; a run that all seeds share counts for the first seed."""
     own = graph_lib.seed_of(config, chain, seed)
     if own is None and not first:
         return None
@@ -176,14 +176,10 @@ def _scores(found: list[dict[str, Any] | None], done: list[dict[str, Any]]) -> d
     return entry
 
 
-def _is_shared(config: ExperimentConfig, chain: tuple[str, ...]) -> bool:
-    return all(phase in config.shared for phase in chain)
-
-
 def _what_was_asked(
     config: ExperimentConfig, arms: Mapping[str, Any], missing: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Contrasts and expectations whose arms have results; the others join `missing`."""
+    """Returns the contrasts and expectations whose arms have results; adds the other contrasts to `missing`."""
     contrasts = {}
     for name, contrast in config.contrasts.items():
         if all(contrast.eval in arms.get(arm, {}) for arm in contrast.terms):
@@ -211,17 +207,13 @@ def _what_was_asked(
 
 
 def _scope(config: ExperimentConfig) -> str:
-    given = []
-    if config.checkpoint:
-        given.append("one checkpoint")
-    elif config.shared:
-        given.append("one pretraining")
-    given.append("one world" if config.world["kind"] != "none" else "one set of documents and chats")
-    return f"given {' and '.join(given)}"
+    start = "one checkpoint and " if config.checkpoint else "one pretraining and " if config.shared else ""
+    return f"given {start}{'one world' if config.world['kind'] != 'none' else 'one set of documents and chats'}"
 
 
 def _seed(config: ExperimentConfig, seed: int) -> dict[str, int | None]:
-    """World, pretraining and seed of one replicate; `pretrain` is the seed of the chains' first run."""
+    """Returns world, pretraining and seed of one replicate; `pretrain` is the seed of the phase that all chains start
+    with, None without such a phase."""
     roots = {chain[0] for chain in config.arms.values() if chain}
     pretrain = None
     if not config.checkpoint and len(roots) == 1:
@@ -255,39 +247,54 @@ _COST_OF = {
 def _arm_tokens(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
 ) -> dict[str, int]:
-    """Tokens that an arm's last phase read, and the phases between it and the one that the chain starts from.
+    """Returns the tokens that an arm read in midtraining and in its last phase, unless that is midtraining itself.
 
-    Means over the seeds that have come to the arm's end: packing leaves a few slots empty, others in every seed.
+    The phase that a chain starts from scratch with does not count. These are means over the seeds that have finished
+    the arm: packing leaves a few slots empty, and not the same number in every seed.
     """
     chain = config.arms[arm]
+    start = 0 if config.checkpoint else 1
     by_seed = []
     for seed in config.seeds:
-        prefixes = [chain[:end] for end in range(1, len(chain) + 1)]
+        prefixes = [chain[:end] for end in range(start + 1, len(chain) + 1)]
         results = [stored.phase(graph.phases[p, graph_lib.seed_of(config, p, seed)].id) for p in prefixes]
-        after_start = results if config.checkpoint else results[1:]
-        if after_start and None not in after_start:
-            by_seed.append([result["tokens"] for result in after_start if result])
+        if results and None not in results:
+            by_seed.append([result["tokens"] for result in results if result])
     if not by_seed:
         return {}
     means = [round(statistics.fmean(tokens)) for tokens in zip(*by_seed, strict=True)]
-    return {"last": means[-1], "midtraining": sum(means[:-1])}
+    read = list(zip(chain[start:], means, strict=True))
+    tokens = {"midtraining": sum(count for phase, count in read if phase in config.midtraining)}
+    return tokens if chain[-1] in config.midtraining else {**tokens, "last": means[-1]}
 
 
-def _nodes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The graph's nodes that have a result, with edges between them."""
+def _curves(graph: graph_lib.Graph, stored: _Stored) -> dict[str, list[list[dict[str, float]]]]:
+    """Returns {chain as a label: the learning curve of each run that has one}."""
+    curves: dict[str, list[list[dict[str, float]]]] = {}
+    for phase in graph.phases.values():
+        if curve := stored.curve(phase.id):
+            curves.setdefault("/".join(phase.chain), []).append(curve)
+    return curves
+
+
+def _nodes(record: Mapping[str, Any], graph: graph_lib.Graph) -> list[dict[str, Any]]:
+    """Returns the nodes that have a result, with the edges between them, labelled by their chains."""
     shown = [node for node in record["nodes"] if node["status"] in ("ran", "reused")]
     known = {node["id"] for node in shown}
+    chains = {node.id: "/".join(node.chain) for node in graph.phases.values()}
+    chains |= {node.id: "/".join(node.chain) for node in graph.measurements.values()}
     return [
-        {key: node[key] for key in ("id", "kind", "label", "status", "seconds")}
+        {key: node[key] for key in ("id", "kind", "status", "seconds")}
+        | {"label": chains.get(node["id"]) or node["label"]}
         | {"parents": [parent for parent in node["parents"] if parent in known]}
         for node in shown
     ]
 
 
 def write_samples(config: ExperimentConfig, workdir: Path) -> None:
-    """Write `samples/<arm>/<seed>/<eval>.jsonl`: every item with its score and what was asked and answered.
+    """Writes `samples/<arm>/<seed>/<eval>.jsonl`: every item with its score, its prompt and the reply.
 
-    A run that all seeds share is written as `samples/<arm>/shared/`.
+    The samples of a run that all seeds share are in `samples/<arm>/shared/`.
     """
     graph = graph_lib.build(config)
     stored = _Stored(read_json(workdir / RECORD), workdir)

@@ -6,6 +6,7 @@ shared.
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 
 from msm_jax.experiments.config import ExperimentConfig
@@ -94,7 +95,12 @@ def measured_after(chain: tuple[str, ...], fields: Mapping[str, object]) -> list
 
 def seed_of(config: ExperimentConfig, chain: tuple[str, ...], seed: int) -> int | None:
     """The experiment's seed that the run of `chain` has: None where every phase in it is shared."""
-    return None if all(phase in config.shared for phase in chain) else seed
+    return None if is_shared(config, chain) else seed
+
+
+def is_shared(config: ExperimentConfig, chain: tuple[str, ...]) -> bool:
+    """Returns whether one run of `chain` serves all seeds."""
+    return all(phase in config.shared for phase in chain)
 
 
 def phase_seed(config: ExperimentConfig, phase: str, seed: int | None) -> int:
@@ -106,6 +112,11 @@ def phase_seed(config: ExperimentConfig, phase: str, seed: int | None) -> int:
     """
     source = f"world {config.world.get('seed', 0)}" if seed is None else f"seed {seed}"
     return int.from_bytes(hashlib.sha256(f"{source}, phase {phase}".encode()).digest()[:4], "big") >> 1
+
+
+def without_seed(node_id: str) -> str:
+    """Returns the id of a node without the seed in which it may end."""
+    return re.sub(r"/seed\d+$", "", node_id)
 
 
 def _name(config: ExperimentConfig, chain: tuple[str, ...], seed: int | None) -> str:

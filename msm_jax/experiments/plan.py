@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-from msm_jax.analysis.results import base_label
 from msm_jax.experiments import address as address_lib
 from msm_jax.experiments import estimate
 from msm_jax.experiments import graph as graph_lib
@@ -297,7 +296,7 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
     running = [step for step in steps if step.task or not step.paths]
     groups: dict[tuple[str, bool, str], list[Step]] = {}
     for step in steps:
-        groups.setdefault((base_label(step.id), step in running, step.why), []).append(step)
+        groups.setdefault((graph_lib.without_seed(step.id), step in running, step.why), []).append(step)
     shown = Table(box=None, pad_edge=False)
     for name in ("node", "runs", "", "steps", "tokens", "time", "why"):
         right = name in ("runs", "steps", "tokens", "time")
