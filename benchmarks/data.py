@@ -113,7 +113,7 @@ def feed(directory: Path, variant: str, batches: int, steps: int, repeats: int) 
         nonlocal now
         began, tokens = time.perf_counter(), []
         for batch in itertools.islice(itertools.cycle(few), steps):
-            now, metrics = train_step(now, batch)
+            now, metrics = train_step(now, batch, None)
             tokens.append(metrics["tokens"])
         return sum(map(int, jax.device_get(tokens))) / (time.perf_counter() - began)
 

@@ -158,7 +158,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         for _ in range(settings["steps"] + 2):
             began = time.perf_counter()
-            now, found = train_step(now, batch, *frozen)
+            now, found = train_step(now, batch, frozen)
             losses.append(float(found["loss"]))
             jax.block_until_ready(now)
             seconds.append(time.perf_counter() - began)
@@ -189,19 +189,20 @@ def fitting(shape: TrainProgram, rows: list[int], mesh: Any) -> tuple[TrainProgr
     raise WorkError("even with everything recomputed it does not fit in the memory of this device")
 
 
-def start(shape: TrainProgram, mesh: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A state of random weights, and what is frozen."""
+def start(shape: TrainProgram, mesh: Any) -> tuple[Any, Any]:
+    """Returns a state of random weights, and the frozen weights or None."""
     key, model = jax.random.key(0), shape.model
     now = state.create(model, shape.adamw, mesh, key, shape.adapter)
-    if shape.adapter is None:
-        return now, ()
-    like = program.abstract_frozen(shape, mesh)[0].params
+    frozen = program.abstract_frozen(shape, mesh)
+    if frozen is None:
+        return now, None
+    like = frozen.params
 
     def base(key: jax.Array) -> Any:
         return jax.tree.map(lambda leaf, to: leaf.astype(to.dtype), transformer.init_params(model, key), like)
 
     made = jax.jit(base, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))(key)
-    return now, (state.freeze(made, (), 0, mesh),)
+    return now, state.freeze(made, (), 0, mesh)
 
 
 def rows_of(shape: TrainProgram) -> dict[str, np.ndarray]:

@@ -229,7 +229,7 @@ def work(directory: Path, devices: int) -> None:
         nonlocal current
         for _ in range(steps):
             number = next(taken)
-            current, metrics = train_step(current, batches[number % len(batches)])
+            current, metrics = train_step(current, batches[number % len(batches)], None)
             if number < settings["checked"]:
                 losses.append(float(metrics["loss"]))
         jax.block_until_ready(current)

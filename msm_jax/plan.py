@@ -30,8 +30,12 @@ from msm_jax.foundation import hashing, settings, storage
 from msm_jax.planning import phases, report, topology
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning.compiler import Compiler
-from msm_jax.planning.phases import Planned, Start
+from msm_jax.planning.phases import Planned
+from msm_jax.training import chat
+from msm_jax.training import start as start_lib
 from msm_jax.training.config import PhaseConfig
+from msm_jax.training.parent import Parent
+from msm_jax.training.start import Start
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -61,7 +65,7 @@ def main() -> None:
         cli.prepare_backend(max(phase.config.mesh.size for phase in planned), 0)
     devices = found.chips if found else jax.device_count()
     console = Console(highlight=False, soft_wrap=True)
-    slots = _DECODE_SLOTS.value or min(8192, *(phase.start.model.max_position_embeddings for phase in planned))
+    slots = _DECODE_SLOTS.value or min(8192, *(phase.model.max_position_embeddings for phase in planned))
     decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
     jobs = plan_lib.jobs(planned, found, devices, decode)
     with compiler_for(tpu=found is not None) as compiler, _progress(console) as say:
@@ -84,25 +88,35 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
     """
     if "phases" not in fields:
         phase = settings.build(PhaseConfig, fields)
-        return phase.name, [Planned(phase, phases.start_of(phase, model))]
+        return phase.name, [Planned(phase, _decided(phase, phases.parent_of(phase, model)))]
     config = settings.build(ExperimentConfig, fields)
     graph = graph_lib.build(config)
     inputs = Inputs("{world}", config.tokenizer.path or "tokenizer")
     model = model or config.model
-    starts: dict[tuple[tuple[str, ...], int | None], Start] = {}
+    written: dict[tuple[tuple[str, ...], int | None], Parent] = {}
     runs: dict[tuple[str, ...], Planned] = {}
     for (chain, seed), node in graph.phases.items():
         begin = config.checkpoint if not node.parent else "before"
         built = address.phase_config(config, node, inputs, begin, Path())
         if node.parent:
             own = None if seed is None else graph_lib.seed_of(config, node.parent, seed)
-            start = phases.follow(built, starts[node.parent, own])
+            parent = written[node.parent, own]
         else:
-            start = phases.start_of(built, model, config.tokenizer.vocab_size)
-        starts[chain, seed] = phases.after(built, start)
+            parent = phases.parent_of(built, model, config.tokenizer.vocab_size)
+        start = _decided(built, parent)
+        written[chain, seed] = start.checkpoint(f"the checkpoint of {built.name}", built.steps)
         before = runs.get(chain)
         runs[chain] = Planned(built, start, 1 + (before.runs if before else 0), chain)
     return config.name, list(runs.values())
+
+
+def _decided(config: PhaseConfig, parent: Parent) -> Start:
+    """How a phase starts; a template file is read where it exists, since plans come before data."""
+    found = Path(config.chat_template).is_file()
+    try:
+        return start_lib.decide(config, parent, chat.read(config.chat_template) if found else None)
+    except InputError as error:
+        raise InputError(f"{config.name}: {error}") from error
 
 
 @contextlib.contextmanager

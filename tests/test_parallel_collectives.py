@@ -40,9 +40,8 @@ def collectives(shape, adapter=None, remat="full"):
         name: jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.bool_ if name == "loss_mask" else jnp.int32, sharding=rows)
         for name in ("tokens", "targets", "segment_ids", "positions", "loss_mask")
     }
-    rest = () if frozen is None else (frozen,)
     with jax.set_mesh(mesh):
-        text = train_step.lower(state.abstract(model, adamw, mesh, adapter), batch, *rest).compile().as_text()
+        text = train_step.lower(state.abstract(model, adamw, mesh, adapter), batch, frozen).compile().as_text()
     return [
         (op, kind, tuple(map(int, filter(None, dims.split(",")))))
         for types, op in COLLECTIVE.findall(text)

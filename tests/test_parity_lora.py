@@ -149,16 +149,16 @@ def take_steps(config, params, adapter, weights, rows, settings, steps):
     """Losses and weights of our steps, of an adapter or of all weights."""
     constant = OptimizerConfig(schedule="constant", **settings)
     tx, schedule = optimizer.make_optimizer(constant, steps), optimizer.schedule(constant, steps)
-    target = () if adapter is None else (state.abstract_frozen(config, MESH, "float32", ()),)
-    frozen = () if adapter is None else (state.freeze(params, (), 0, MESH),)
+    target = None if adapter is None else state.abstract_frozen(config, MESH, "float32", ())
+    frozen = None if adapter is None else state.freeze(params, (), 0, MESH)
     trained = params if adapter is None else weights
     with jax.set_mesh(MESH):
         now = state.from_params(jax.tree.map(jnp.copy, trained), config, tx, MESH, adapter)
-        take = step.make_train_step(config, tx, schedule, MESH, 1, adapter, *target)
+        take = step.make_train_step(config, tx, schedule, MESH, 1, adapter, target)
         losses = []
         for number in range(steps):
             batch = {name: np.split(value, steps)[number] for name, value in rows.items()}
-            now, found = take(now, batch, *frozen)
+            now, found = take(now, batch, frozen)
             losses.append(float(found["loss"]))
     return losses, jax.device_get(now.params)
 

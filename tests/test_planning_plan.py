@@ -11,9 +11,11 @@ from msm_jax.models.presets import preset
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.planning import advice, compiler, memory, phases, programs, roofline, topology
 from msm_jax.planning.memory import Memory
-from msm_jax.planning.phases import Planned, Start
+from msm_jax.planning.phases import Planned
 from msm_jax.planning.programs import DecodeProgram, Job
+from msm_jax.training import start as start_lib
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
+from msm_jax.training.parent import Parent
 from msm_jax.training.program import TrainProgram
 
 MODEL = preset("qwen3-0.6b", num_layers=2, hidden_size=256, vocab_size=2048, num_heads=8, num_kv_heads=4)
@@ -135,39 +137,44 @@ def test_changes_keep_to_what_the_model_and_the_batch_divide():
         phases.check_mesh("one", job.program, job.mesh)
 
 
+def planned(**fields):
+    config = phase(**fields)
+    return Planned(config, start_lib.decide(config, Parent("base", MODEL, ())))
+
+
 def test_phases_in_a_chain_hand_their_adapters_on():
     first = LoraConfig(8, 16.0)
-    begin = Start(MODEL)
-    one = Planned(phase(lora={"rank": 8, "alpha": 16.0}), begin, runs=3)
+    lora = {"rank": 8, "alpha": 16.0}
+    one = dataclasses.replace(planned(lora=lora), runs=3)
     assert (one.program.adapter, one.program.beside, one.steps, one.tokens) == (first, (), 30, 3 * 10 * 8 * 512)
-    then = phases.after(one.config, one.start)
+    written = one.start.checkpoint("one", 10)
     for how, beside in (("continue", ()), ("stack", (first,)), ("merge", ())):
-        two = Planned(phase(lora={"rank": 8, "alpha": 16.0}, adapter=how), then)
+        config = phase(lora=lora, adapter=how)
+        two = Planned(config, start_lib.decide(config, written))
         assert (two.program.adapter, two.program.beside) == (first, beside)
-    third = phases.after(two.config, two.start)
-    assert [layer.merged for layer in third.layers] == [True, False]
-    whole = Planned(phase(adapter="merge"), third)
-    assert whole.program.adapter is None and phases.after(whole.config, whole.start).layers == ()
+    assert [layer.merged for layer in two.start.layers] == [True, False]
+    config = phase(adapter="merge")
+    whole = Planned(config, start_lib.decide(config, two.start.checkpoint("two", 10)))
+    assert whole.program.adapter is None and whole.start.layers == ()
 
 
 def test_a_phase_may_change_how_the_model_is_run_and_nothing_else():
     changes = {"remat": "offload", "attention": "reference"}
-    changed = phase(model_overrides=changes)
-    assert phases.follow(changed, Start(MODEL)).model == dataclasses.replace(MODEL, **changes)
+    assert planned(model_overrides=changes).model == dataclasses.replace(MODEL, **changes)
     with pytest.raises(InputError, match=r"model_overrides.hidden_size .* only how the model is run"):
         phase(model_overrides={"hidden_size": 8})
 
 
-def test_a_checkpoint_that_is_not_there_needs_its_model_named():
+def test_a_checkpoint_that_does_not_exist_needs_its_model_named():
     with pytest.raises(InputError, match=r"--model, one of mini-0\.3m"):
-        phases.start_of(phase(), "")
-    assert phases.start_of(phase(), "qwen3-8b").model == preset("qwen3-8b")
+        phases.parent_of(phase(), "")
+    assert phases.parent_of(phase(), "qwen3-8b").model == preset("qwen3-8b")
 
 
 @pytest.mark.parametrize(
     ("fields", "devices", "message"),
     [
-        ({}, 8, "is of 4 and v5e:2x4 has 8; the nearest mesh that fits: .*fsdp=8"),
+        ({}, 8, "has 4 devices, but v5e:2x4 has 8; the nearest mesh that fits: .*fsdp=8"),
         ({"mesh": {"tensor": 3}, "batch_rows": 6}, 3, "does not divide .* the nearest mesh: data=3"),
         ({"mesh": {"fsdp": 8}, "micro_batches": 2, "batch_rows": 16}, 8, None),
         ({"mesh": {"tensor": 8}}, 8, "tensor of 8 does not divide kv_heads = 4.*the nearest mesh: .*fsdp=2, tensor=4"),
@@ -175,12 +182,15 @@ def test_a_checkpoint_that_is_not_there_needs_its_model_named():
     ],
 )
 def test_what_cannot_be_built_is_refused_with_what_can(fields, devices, message):
-    planned = Planned(phase(**fields), Start(MODEL))
+    def check():
+        found = planned(**fields)
+        phases.check(found.config, found.program, devices, "v5e:2x4")
+
     if message is None:
-        phases.check(planned.config, planned.program, devices, "v5e:2x4")
+        check()
         return
     with pytest.raises(InputError, match=message):
-        phases.check(planned.config, planned.program, devices, "v5e:2x4")
+        check()
 
 
 def test_meshes_divide_what_they_split():

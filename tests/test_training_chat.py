@@ -12,7 +12,7 @@ from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.sampling.engine import Sampler
-from msm_jax.training import chat, loop, origin
+from msm_jax.training import loop, origin
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
 
 MODEL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "intermediate_size": 16}
@@ -139,21 +139,26 @@ def test_a_model_without_a_template(files, tmp_path):
 
 
 def test_template_of_a_phase_from_scratch(files, tiny_tokenizer, tmp_path):
-    def source(tokenizer, directory, file=""):
-        found = chat.from_scratch(file, {}, str(directory), tokenizer)
-        return found and found.source
+    def source(directory, file=""):
+        found = origin.find(scratch(files, tokenizer=str(directory), chat_template=str(file)), tmp_path / "none")
+        return found.template and found.template.source
 
-    model = Tokenizer.load(files / "model")
-    assert source(model, files / "model") == QWEN25
-    assert source(model, files / "model", str(files / "qwen3.jinja")) == QWEN3
-    assert source(tiny_tokenizer, tmp_path) == DEFAULT_TEMPLATE
-    assert source(model, tmp_path) is None
-    (tmp_path / "additional_chat_templates").mkdir()
-    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("x")
+    for name, given in (("ours", tiny_tokenizer.files()), ("bare", Tokenizer.load(files / "model").files())):
+        (tmp_path / name).mkdir()
+        for file, content in given.items():
+            (tmp_path / name / file).write_bytes(content)
+    assert source(files / "model") == QWEN25
+    assert source(files / "model", files / "qwen3.jinja") == QWEN3
+    assert source(tmp_path / "ours") == DEFAULT_TEMPLATE
+    assert source(tmp_path / "bare") is None
+    named = tmp_path / "bare" / "additional_chat_templates"
+    named.mkdir()
+    (named / "rag.jinja").write_text("x")
     with pytest.raises(InputError, match=r"additional_chat_templates: none .* is named default \(there are rag\)"):
-        source(model, tmp_path)
+        source(tmp_path / "bare")
+    assert source(tmp_path / "bare", files / "qwen3.jinja") == QWEN3
     with pytest.raises(InputError, match="cannot be read"):
-        source(model, tmp_path, str(tmp_path / "missing.jinja"))
+        source(tmp_path / "bare", tmp_path / "missing.jinja")
 
 
 def test_replace_needs_something_to_replace(files):

@@ -107,7 +107,7 @@ def test_the_base_costs_no_gradient_and_no_optimizer_state():
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(frozen.params))
     batch = make_batch(rows=1)
     with jax.set_mesh(mesh):
-        full = step.make_train_step(model, tx, schedule, mesh).lower(state.abstract(model, tx, mesh), batch)
+        full = step.make_train_step(model, tx, schedule, mesh).lower(state.abstract(model, tx, mesh), batch, None)
         thin = step.make_train_step(model, tx, schedule, mesh, 1, small, frozen).lower(
             state.abstract(model, tx, mesh, small), batch, frozen
         )

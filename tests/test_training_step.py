@@ -58,7 +58,7 @@ def losses(mesh_config, steps, micro_batches=1):
     out = []
     with jax.set_mesh(mesh):
         for number in range(steps):
-            current, metrics = train_step(current, make_batch(number))
+            current, metrics = train_step(current, make_batch(number), None)
             out.append({name: float(value) for name, value in metrics.items()})
     return out, jax.device_get(current.params)
 
@@ -154,7 +154,7 @@ def test_a_batch_without_loss_tokens_changes_nothing_but_decay():
     mesh, current, train_step = build(MeshConfig())
     batch = make_batch() | {"loss_mask": np.zeros((ROWS, LENGTH), bool)}
     with jax.set_mesh(mesh):
-        after, metrics = train_step(current, batch)
+        after, metrics = train_step(current, batch, None)
     assert float(metrics["loss"]) == 0.0
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after.params))
 

@@ -83,24 +83,19 @@ def data(args: Mapping[str, Any], report: Report) -> None:
     Raises:
       InputError: a file cannot be used: bad JSON, a chat longer than a row, and so on.
     """
-    from msm_jax.checkpoints import store
     from msm_jax.data.loader import Loader
-    from msm_jax.data.tokenizers import Tokenizer
-    from msm_jax.training import chat
+    from msm_jax.training import chat, parent
     from msm_jax.training.config import PhaseConfig
 
     config = settings.build(PhaseConfig, args["config"], "phase")
     if args["checkpoint"]:
-        path = store.resolve(args["checkpoint"])
-        info, assets = store.read_info(path), store.read_assets(path)
-        tokenizer = Tokenizer.from_files(assets)
-        template = chat.from_checkpoint(config, path, info, assets, resumes=False).template
+        start = parent.read_checkpoint(args["checkpoint"])
     else:
-        tokenizer = Tokenizer.load(args["tokenizer"])
-        template = chat.from_scratch(
-            args["chat_template"], config.data.chat.variables, args["tokenizer"], tokenizer
-        )
-    Loader(config.data, tokenizer, template, config.batch_rows, config.seed, config.data.cache_dir)
+        config = dataclasses.replace(config, chat_template=args["chat_template"])
+        start = parent.read_tokenizer(args["tokenizer"], config.chat_template)
+    found = chat.decide(config, start.chat, start.name, chat.read(config.chat_template), resumes=False)
+    assert start.tokenizer is not None and found is not None
+    Loader(config.data, start.tokenizer, found.template, config.batch_rows, config.seed, config.data.cache_dir)
 
 
 def phase(args: Mapping[str, Any], report: Report) -> None:

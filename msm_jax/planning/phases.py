@@ -1,4 +1,4 @@
-"""From phases to programs: what a phase compiles, known from its settings before its checkpoint is there."""
+"""From phases to programs: what a phase compiles, which follows from its settings before its checkpoint exists."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msm_jax.checkpoints import adapters, compose, store
-from msm_jax.checkpoints.adapters import Layer
-from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.presets import PRESETS, preset
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
+from msm_jax.training import parent
 from msm_jax.training import program as program_lib
 from msm_jax.training.config import PhaseConfig
+from msm_jax.training.parent import Parent
 from msm_jax.training.program import TrainProgram
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a phase starts from, as far as it decides the program: the model, and adapters on it, bottom first."""
-
-    model: ModelConfig
-    layers: tuple[Layer, ...] = ()
+from msm_jax.training.start import Start
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A phase in its place in an experiment, and how often it runs there (once per seed).
+    """A phase in its place in an experiment.
 
-    `chain` has the phases from the first to this one; it is empty where there is no experiment.
+    Attributes:
+        config: the phase.
+        start: how it starts.
+        runs: how often it runs, once per seed.
+        chain: the phases from the first to this one; empty outside an experiment.
     """
 
     config: PhaseConfig
@@ -44,109 +40,90 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """Of the phase, after those that come before it."""
+        """The names of the phases of the chain, joined by slashes."""
         return "/".join(self.chain) or self.config.name
 
     @property
+    def model(self) -> ModelConfig:
+        """The model, which is always known in a plan."""
+        assert self.start.model is not None
+        return self.start.model
+
+    @property
     def program(self) -> TrainProgram:
-        """Its train step."""
-        config, layers = self.config, after(self.config, self.start).layers
-        own = layers[-1].config if config.lora is not None else None
-        beside = tuple(layer.config for layer in layers[:-1] if not layer.merged) if own is not None else ()
-        return program_lib.of_phase(config, self.start.model, own, beside)
+        """The train step of the phase."""
+        return program_lib.of_phase(self.config, self.model, self.start.adapter, self.start.beside)
 
     @property
     def tokens(self) -> int:
-        """Slots of all its runs, padding included."""
+        """The number of slots of all runs, padding included."""
         return self.runs * self.config.steps * self.config.batch_rows * self.config.data.seq_len
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all its runs."""
+        """The number of optimizer steps of all runs."""
         return self.runs * self.config.steps
 
 
-def start_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Start:
-    """What a phase starts from.
+def parent_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Parent:
+    """Returns what a phase without a phase before it starts from, as far as it exists.
 
     Args:
-        config: the phase. model: the preset of a checkpoint that is not here; empty where it is.
-        vocabulary: of a tokenizer that is not here, for a phase from scratch; 0 for the preset's own.
+        config: the phase.
+        model: the preset of a checkpoint that does not exist yet, which is taken to hold a model's own weights; not
+            used where the checkpoint exists.
+        vocabulary: the number of ids of a tokenizer that does not exist yet, for a phase from scratch; 0 for the
+            preset's own.
 
     Raises:
-        InputError: the checkpoint is not here and no model was named, or there is no such preset.
+        InputError: the checkpoint does not exist and no model is named, or no preset has that name.
     """
     if config.init.mode == "scratch":
-        sizes = {"vocab_size": vocabulary} if vocabulary else {}
         if Path(config.tokenizer).is_dir():
-            sizes = {"vocab_size": Tokenizer.load(config.tokenizer).vocab_size}
-        return Start(preset(config.preset, **{**sizes, **config.model_overrides}))
-    path = Path(config.init.checkpoint)
-    if path.exists():
-        checkpoint = store.resolve(path)
-        info = store.read_info(checkpoint)
-        stack = adapters.read(info, checkpoint)
-        found = compose.model_config(info, checkpoint)
-        return Start(found.overridden(config.model_overrides), () if stack is None else stack.layers)
+            return parent.read(config)
+        return Parent(config.tokenizer, layers=(), vocab_size=vocabulary or None)
+    if Path(config.init.checkpoint).exists():
+        return parent.read(config)
     if not model:
         raise InputError(
-            f"init.checkpoint = {config.init.checkpoint!r} is not there, so that the model is not known; "
+            f"init.checkpoint = {config.init.checkpoint!r} does not exist, so the model is not known; "
             f"name its preset with --model, one of {', '.join(PRESETS)}"
         )
-    return Start(preset(model).overridden(config.model_overrides))
-
-
-def follow(config: PhaseConfig, start: Start) -> Start:
-    """What a phase starts from whose parent ended with `start`."""
-    return dataclasses.replace(start, model=start.model.overridden(config.model_overrides))
-
-
-def after(config: PhaseConfig, start: Start) -> Start:
-    """What the next phase starts from; as `training.origin` decides it, without the checkpoint."""
-    if config.lora is None:
-        return Start(start.model)
-    own = Layer(config.lora)
-    if not start.layers or config.adapter == "continue":
-        return Start(start.model, (*start.layers[:-1], own))
-    merged = config.adapter == "merge"
-    below = tuple(dataclasses.replace(layer, merged=merged or layer.merged) for layer in start.layers)
-    return Start(start.model, (*below, own))
+    return Parent(config.init.checkpoint, preset(model), ())
 
 
 def check(config: PhaseConfig, program: TrainProgram, devices: int, where: str) -> None:
     """Refuses what cannot be built, before anything is compiled.
 
     Args:
-        config: of the phase. program: its train step. devices: that there are. where: what has them, for the message.
+        config: the phase.
+        program: its train step.
+        devices: the number of devices that exist.
+        where: the machine or slice that has them, for the message.
 
     Raises:
-        InputError: the rows are too long for the model, the mesh does not take all devices, or it does not divide the
-            batch or a dimension of a parameter; with the nearest choice that does.
+        InputError: the mesh does not use all devices, or does not divide the batch or a dimension of a parameter; the
+            message names the nearest choice that does.
     """
     model, mesh = program.model, config.mesh
-    if program.seq_len > model.max_position_embeddings:
-        raise InputError(
-            f"{config.name}: data.seq_len = {program.seq_len} is above the model's max_position_embeddings = "
-            f"{model.max_position_embeddings}; lower it to at most that"
-        )
     if mesh.size != devices:
         near = nearest_mesh(mesh, devices, model, program.rows // program.micro_batches)
         raise InputError(
-            f"{config.name}: mesh {describe(mesh)} is of {mesh.size} and {where} has {devices}; "
+            f"{config.name}: mesh {describe(mesh)} has {mesh.size} devices, but {where} has {devices}; "
             f"the nearest mesh that fits: {describe(near)}{_rows(near, program)}"
         )
     check_mesh(config.name, program, mesh)
 
 
 def check_mesh(name: str, program: TrainProgram, mesh: MeshConfig) -> None:
-    """Refuses a mesh that does not divide the rows of a micro-batch or a dimension of a parameter."""
+    """Refuses a mesh that does not divide the rows of a micro-batch or a dimension of a parameter; see `check`."""
     rows, ways = program.rows // program.micro_batches, mesh.data * mesh.fsdp
     if rows % ways:
         raise InputError(
-            f"{name}: {rows} rows of a micro-batch do not divide over data × fsdp = {ways}; the nearest batch_rows: "
+            f"{name}: {rows} rows of a micro-batch cannot be split over data × fsdp = {ways}; the nearest batch_rows: "
             f"{_nearest_rows(mesh, program)}"
         )
-    # Shapes do not depend on how a model is run, but what cannot run here would be said.
+    # Shapes do not depend on remat and attention, but values that cannot run on this machine would be refused.
     tree = transformer.abstract_params(dataclasses.replace(program.model, remat="none", attention="reference"))
     trees = [(tree, transformer.logical_axes(tree))]
     for adapter in (*program.beside, *([program.adapter] if program.adapter else [])):
@@ -168,7 +145,7 @@ def _check_tree(axes: Any, tree: Any, mesh: MeshConfig) -> None:
 
 
 def meshes(devices: int, model: ModelConfig, rows: int) -> list[MeshConfig]:
-    """The meshes of so many devices that divide the model and a micro-batch of so many rows."""
+    """Returns the meshes of `devices` devices that divide the model and a micro-batch of `rows` rows."""
     common = math.gcd(model.num_heads, model.num_kv_heads, model.intermediate_size, model.vocab_size)
     found = []
     for tensor in (n for n in range(1, devices + 1) if devices % n == 0 and common % n == 0):
@@ -180,7 +157,7 @@ def meshes(devices: int, model: ModelConfig, rows: int) -> list[MeshConfig]:
 
 
 def nearest_mesh(mesh: MeshConfig, devices: int, model: ModelConfig, rows: int) -> MeshConfig:
-    """The mesh of so many devices that divides model and rows and is most like `mesh`; by fsdp alone where none is."""
+    """Returns the mesh most like `mesh` that divides model and rows; one along fsdp alone where none does."""
 
     def distance(other: MeshConfig) -> float:
         return sum(abs(math.log(a / b)) for a, b in zip(mesh.shape, other.shape, strict=True))
@@ -189,12 +166,12 @@ def nearest_mesh(mesh: MeshConfig, devices: int, model: ModelConfig, rows: int) 
 
 
 def describe(mesh: MeshConfig) -> str:
-    """The mesh in the words of a config's `mesh`."""
+    """Returns the mesh as a config's `mesh` names it: "data=1, fsdp=4, tensor=1"."""
     return ", ".join(f"{name}={ways}" for name, ways in dataclasses.asdict(mesh).items())
 
 
 def _nearest_rows(mesh: MeshConfig, program: TrainProgram) -> int:
-    """The batch_rows next to a program's whose micro-batches a mesh divides."""
+    """Returns the batch_rows nearest to a program's for which the mesh divides a micro-batch."""
     step = mesh.data * mesh.fsdp * program.micro_batches
     return max(1, round(program.rows / step)) * step
 

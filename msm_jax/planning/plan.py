@@ -142,14 +142,14 @@ def _chip(topology: Topology | None, figures: Mapping[str, Any]) -> Chip | None:
 
 
 def _decode_job(phase: Planned, topology: Topology | None, devices: int, rows: int, slots: int) -> Job:
-    start = phases.after(phase.config, phase.start)
-    if slots > start.model.max_position_embeddings:
+    model = phase.model
+    if slots > model.max_position_embeddings:
         raise InputError(
             f"{phase.config.name}: --decode_slots={slots} is above the model's max_position_embeddings = "
-            f"{start.model.max_position_embeddings}; lower it to at most that"
+            f"{model.max_position_embeddings}; lower it to at most that"
         )
-    beside = tuple(layer.config for layer in start.layers if not layer.merged)
-    program = DecodeProgram(dataclasses.replace(start.model, remat="none"), rows, slots, beside)
+    beside = tuple(layer.config for layer in phase.start.layers if not layer.merged)
+    program = DecodeProgram(dataclasses.replace(model, remat="none"), rows, slots, beside)
     return Job(program, advice.decode_mesh(program, devices), topology.name if topology else "")
 
 

@@ -129,7 +129,7 @@ def held(found: Program, mesh: Mesh) -> dict[str, float]:
     if isinstance(found, DecodeProgram):
         unstacked, _, progress = _decode_arguments(found, mesh)
         return {"weights": _bytes(unstacked), "caches": _bytes(progress.caches)}
-    state, batch, *frozen = program.arguments(found, mesh)
+    state, batch, frozen = program.arguments(found, mesh)
     return {
         "weights": _bytes((state.params, frozen)), "optimizer": _bytes(state.opt_state), "batch": _bytes(batch),
     }
@@ -146,15 +146,15 @@ def _bytes(tree: Any) -> float:
 
 def kept(found: TrainProgram, mesh: Mesh) -> float:
     """Bytes per device that the layers keep from the forward pass for the backward pass of one micro-batch."""
-    state, batch, *frozen = program.arguments(found, mesh)
+    state, batch, frozen = program.arguments(found, mesh)
     rows = found.rows // found.micro_batches
     part = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}
 
-    def pull(params: Any, part: Any, *frozen: Any) -> Any:
-        return jax.vjp(lambda params: step.loss_sum(params, found.model, part, found.adapter, *frozen)[0], params)[1]
+    def pull(params: Any, part: Any, frozen: Any) -> Any:
+        return jax.vjp(lambda params: step.loss_sum(params, found.model, part, found.adapter, frozen)[0], params)[1]
 
     with jax.set_mesh(mesh):
-        residuals = jax.tree.leaves(jax.eval_shape(pull, state.params, part, *frozen))
+        residuals = jax.tree.leaves(jax.eval_shape(pull, state.params, part, frozen))
     model = found.model
     split = {model.num_heads, model.num_heads * model.head_dim, model.num_kv_heads,
              model.num_kv_heads * model.head_dim, model.intermediate_size}

@@ -1,7 +1,7 @@
-"""The chat template that a phase trains with: the checkpoint's own, unless the phase says that it replaces it.
+"""The decision which chat template a phase trains with: the checkpoint's own, unless the phase asks to replace it.
 
 A model that was trained under one template and is sampled under another answers worse without any error, so a change
-is refused unless it is asked for, said at the start of the phase, and recorded.
+is refused unless the phase asks for it; then it is said at the start of the phase and recorded.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from msm_jax.data import templates
-from msm_jax.data.templates import DEFAULT_TEMPLATE, GENERATION_FILE, TEMPLATE_FILE, ChatTemplate
-from msm_jax.data.tokenizers import CHAT_MARKERS, FILES, Tokenizer
+from msm_jax.data.templates import TEMPLATE_FILE, ChatTemplate
+from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.training.config import PhaseConfig
 
 
 @dataclass(frozen=True)
 class PhaseTemplate:
-    """What a phase writes chats with.
+    """The chat template that a phase trains with, or that a checkpoint was trained with.
 
     Attributes:
-      template: None where the checkpoint has none and the phase names none, so that it can read no chats.
-      replaced_sha256: of the checkpoint's template where the phase replaces it, else "".
-      notices: what the user has to know, one line each.
+        template: None where there is none, so that no chats can be read.
+        replaced_sha256: the hash of the template that the phase replaced, "" where it replaced none.
+        notices: what the user has to know, one line each.
     """
 
     template: ChatTemplate | None
@@ -35,88 +34,79 @@ class PhaseTemplate:
     notices: tuple[str, ...] = ()
 
 
-def from_scratch(
-    chat_template: str, variables: Mapping[str, Any], directory: str, tokenizer: Tokenizer
-) -> ChatTemplate | None:
-    """The template of a phase from scratch: the file that it names, or the tokenizer directory's, or the built-in one.
+def decide(
+    config: PhaseConfig, found: PhaseTemplate | None, name: str, source: str | None, *, resumes: bool
+) -> PhaseTemplate | None:
+    """Decides the template of a phase.
 
-    The built-in one needs its markers in the tokenizer; without them there is None.
+    Args:
+        config: the phase.
+        found: the template of the checkpoint, or of the tokenizer directory; None where it is not known.
+        name: the name of the checkpoint in messages.
+        source: the text of the file `config.chat_template`; None where it is not known.
+        resumes: whether the phase goes on from a checkpoint of its own.
 
-    Raises:
-      InputError: a file cannot be read or is no template.
-    """
-    variables = _plain(variables)
-    if chat_template:
-        return ChatTemplate(_read(chat_template), variables, chat_template)
-    found = templates.find_source_in(Path(directory), tokenizer_files(directory))
-    if found is None and set(CHAT_MARKERS) <= tokenizer.specials.keys():
-        found = DEFAULT_TEMPLATE
-    return None if found is None else ChatTemplate(found, variables)
-
-
-def from_checkpoint(
-    config: PhaseConfig, path: Path, info: Mapping[str, Any], assets: Mapping[str, bytes], *, resumes: bool
-) -> PhaseTemplate:
-    """The template of a phase that starts from the checkpoint at `path`, or goes on from its own (`resumes`).
+    Returns:
+        The template, or None where it does not follow from what is known. Where `found` is not known, neither is
+        whether the phase replaces a template.
 
     Raises:
-      InputError: the phase names another template and does not say that it replaces the checkpoint's; or a file
-        cannot be read or is no template.
+        InputError: the phase names another template than the checkpoint's and does not say that it replaces it, or
+            the template does not compile.
     """
-    theirs = templates.of_checkpoint(info, assets, f"{path}/")
-    recorded = dict(theirs.variables) if theirs is not None else {}
-    variables = {**recorded, **_plain(config.data.chat.variables)}
+    theirs = None if found is None else found.template
+    recorded = {} if theirs is None else dict(theirs.variables)
+    # JSON turns tuples into lists, as the info of a checkpoint has them.
+    variables = {**recorded, **json.loads(json.dumps(dict(config.data.chat.variables)))}
     notices = [
-        f"data.chat.variables.{name} = {variables[name]!r}, but the checkpoint was trained with {value!r}"
-        for name, value in recorded.items()
-        if variables[name] != value
+        f"data.chat.variables.{key} = {variables[key]!r}, but the checkpoint was trained with {value!r}"
+        for key, value in recorded.items()
+        if variables[key] != value
     ]
-    if not config.chat_template:
-        template = None if theirs is None else dataclasses.replace(theirs, variables=variables)
+    if config.chat_template and source is not None:
+        template: ChatTemplate | None = ChatTemplate(source, variables, config.chat_template)
+    elif config.chat_template or found is None:
+        return None
     else:
-        template = ChatTemplate(_read(config.chat_template), variables, config.chat_template)
+        template = None if theirs is None else dataclasses.replace(theirs, variables=variables)
     if resumes:
-        if config.chat_template and (theirs is None or template != theirs):
+        if config.chat_template and template != theirs:
             raise InputError(
-                f"chat_template {config.chat_template} does not match {path}; use the one the run began with, or "
+                f"chat_template {config.chat_template} does not match {name}; use the one the run began with, or "
                 "another workdir"
             )
-        return PhaseTemplate(template, info.get("replaced_template_sha256", ""), tuple(notices))
-    if theirs is None or template is None or template.source == theirs.source:
+        return PhaseTemplate(template, found.replaced_sha256 if found else "", tuple(notices))
+    same = theirs is None or template is None or template.source == theirs.source
+    if same or config.init.mode == "scratch":
         return PhaseTemplate(template, "", tuple(notices))
+    assert theirs is not None and template is not None
     if not config.replace_chat_template:
         raise InputError(
-            f"chat_template {config.chat_template} ({template.sha256[:12]}) is not the one that {path} was trained "
-            f"with ({theirs.sha256[:12]}); leave it empty to go on with that one, or set replace_chat_template"
+            f"chat_template {config.chat_template} ({template.sha256[:12]}) is not the one that {name} was trained "
+            f"with ({theirs.sha256[:12]}); leave it empty to keep that one, or set replace_chat_template"
         )
     notices.append(
-        f"the CHAT TEMPLATE CHANGES from {theirs.sha256[:12]} ({path}) to {template.sha256[:12]} "
+        f"the CHAT TEMPLATE CHANGES from {theirs.sha256[:12]} ({name}) to {template.sha256[:12]} "
         f"({config.chat_template}): what the model learnt under the old one may not show under the new one"
     )
     return PhaseTemplate(template, theirs.sha256, tuple(notices))
 
 
-def assets(
-    given: Mapping[str, bytes], tokenizer: Tokenizer, template: ChatTemplate | None
-) -> dict[str, bytes]:
-    """The tokenizer and template files of a checkpoint, with what else is `given`."""
-    kept = {name: content for name, content in given.items() if name != TEMPLATE_FILE}
-    return {**kept, **tokenizer.files(), **templates.files(template)}
+def read(path: str) -> str | None:
+    """Returns the text of a template file, None for an empty path.
 
-
-def tokenizer_files(directory: str) -> dict[str, bytes]:
-    """The files of a tokenizer directory that a checkpoint carries."""
-    names = (*FILES, TEMPLATE_FILE, GENERATION_FILE)
-    return {name: (Path(directory) / name).read_bytes() for name in names if (Path(directory) / name).is_file()}
-
-
-def _plain(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables as a checkpoint's info gives them back."""
-    return json.loads(json.dumps(dict(variables)))
-
-
-def _read(path: str) -> str:
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not path:
+        return None
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"chat_template {path}: cannot be read: {error}") from error
+
+
+def assets(given: Mapping[str, bytes], tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, bytes]:
+    """Returns the tokenizer and template files that a checkpoint carries, and the other files that are `given`."""
+    kept = {name: content for name, content in given.items() if name != TEMPLATE_FILE}
+    return {**kept, **tokenizer.files(), **templates.files(template)}

@@ -131,7 +131,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            state, step_metrics = train_step(state, placement.place(batch, mesh), *frozen)
+            state, step_metrics = train_step(state, placement.place(batch, mesh), frozen)
             check()
             recorder.pend(finished, step_metrics, batch, waited)
 
@@ -170,14 +170,14 @@ def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> Work
 def _held_out_loss(
     eval_step: Callable[..., tuple[jax.Array, jax.Array]],
     state: TrainState,
-    frozen: tuple[Frozen, ...],
+    frozen: Frozen | None,
     holdout: Mapping[str, list[Batch]],
     mesh: Mesh,
 ) -> dict[str, float | None]:
     """Mean loss per loss token of each source's held-out batches; None where it is not a finite number."""
     losses: dict[str, float | None] = {}
     for name, batches in holdout.items():
-        sums = [eval_step(state.params, placement.place_whole(batch, mesh), *frozen) for batch in batches]
+        sums = [eval_step(state.params, placement.place_whole(batch, mesh), frozen) for batch in batches]
         total, count = np.sum(jax.device_get(sums), axis=0)
         losses[name] = float(total / count) if count and math.isfinite(total) else None
     return losses
@@ -194,7 +194,7 @@ def _programs(
     """
     frozen = program_lib.abstract_frozen(program, mesh)
     compiled = program_lib.trace(program, mesh).lower().compile()
-    return program.adamw, compiled, step.make_eval_step(program.model, mesh, program.adapter, *frozen)
+    return program.adamw, compiled, step.make_eval_step(program.model, mesh, program.adapter, frozen)
 
 
 @jax.jit

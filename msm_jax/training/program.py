@@ -1,4 +1,4 @@
-"""The train step of a phase as a program: built from shapes alone, for devices that need not be here."""
+"""The train step of a phase as a program, which is built from shapes alone, also for devices that do not exist."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from msm_jax.training.state import Frozen, TrainState
 
 @dataclass(frozen=True)
 class TrainProgram:
-    """All that decides the compiled train step but the mesh.
+    """Everything that decides the compiled train step, except the mesh.
 
     Attributes:
-        model: its shape and how it is run. optimizer: with `steps` the schedule, which is compiled in.
-        rows: of a batch, in `micro_batches` parts. seq_len: slots of a row.
-        adapter: what is trained in place of all weights. beside: frozen adapters under it.
-        base_dtype: of the frozen weights. z_loss: see `training.loss`.
+        model: the shape of the model, and how it is run.
+        optimizer, steps: they decide the schedule, which is compiled in.
+        rows: the rows of a batch, which is cut into `micro_batches` parts.
+        seq_len: the slots of a row.
+        adapter: the adapter that is trained; None where all weights are.
+        beside: the frozen adapters that are applied beside the base.
+        base_dtype: the dtype of the frozen weights.
+        z_loss: the weight of log² Z; see `training.loss`.
     """
 
     model: ModelConfig
@@ -42,31 +46,31 @@ class TrainProgram:
 
     @property
     def adamw(self) -> optax.GradientTransformation:
-        """The optimizer."""
+        """The optimizer with its schedule."""
         return optimizer.make_optimizer(self.optimizer, self.steps)
 
 
 def of_phase(
     config: PhaseConfig, model: ModelConfig, adapter: LoraConfig | None, beside: tuple[LoraConfig, ...]
 ) -> TrainProgram:
-    """The train step of a phase on a model, with the adapter that it trains and those that are frozen under it."""
+    """Returns the train step of a phase on a model, with the adapter that it trains and the frozen ones beside it."""
     return TrainProgram(
         model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches, adapter,
         beside, config.base_dtype, config.z_loss,
     )
 
 
-def abstract_frozen(program: TrainProgram, mesh: Mesh) -> tuple[Frozen, ...]:
-    """What is frozen beside an adapter as ShapeDtypeStructs with shardings; nothing where all weights are trained."""
+def abstract_frozen(program: TrainProgram, mesh: Mesh) -> Frozen | None:
+    """Returns the frozen weights as ShapeDtypeStructs with shardings, None where all weights are trained."""
     if program.adapter is None:
-        return ()
-    return (state.abstract_frozen(program.model, mesh, program.base_dtype, program.beside),)
+        return None
+    return state.abstract_frozen(program.model, mesh, program.base_dtype, program.beside)
 
 
 def arguments(
     program: TrainProgram, mesh: Mesh
-) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], *tuple[Frozen, ...]]:
-    """What the train step takes, as ShapeDtypeStructs with shardings: state, batch, and what is frozen.
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], Frozen | None]:
+    """Returns the arguments of the train step (state, batch, frozen weights) as ShapeDtypeStructs with shardings.
 
     Raises:
         InputError: the mesh does not divide a dimension of a parameter.
@@ -78,19 +82,19 @@ def arguments(
         for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
     }
     first = state.abstract(program.model, program.adamw, mesh, program.adapter)
-    return first, batch, *abstract_frozen(program, mesh)
+    return first, batch, abstract_frozen(program, mesh)
 
 
 def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
-    """The train step, ready to be lowered and compiled for the devices of `mesh`.
+    """Traces the train step, to be lowered and compiled for the devices of `mesh`.
 
-    Where those are not here, no mesh may be set: what is computed beside the step would be placed on them.
+    If these devices do not exist, no mesh may be set, or JAX would place other computations on them.
     """
-    first, batch, *frozen = arguments(program, mesh)
+    first, batch, frozen = arguments(program, mesh)
     schedule = optimizer.schedule(program.optimizer, program.steps)
     train_step: Any = step.make_train_step(
         program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter,
-        frozen[0] if frozen else None, program.z_loss,
+        frozen, program.z_loss,
     )
     with jax.set_mesh(mesh):
-        return train_step.trace(first, batch, *frozen)
+        return train_step.trace(first, batch, frozen)

@@ -1,4 +1,4 @@
-"""The train step and the evaluation step: pure functions of (state, batch), compiled once."""
+"""The train step and the evaluation step: pure functions of state, batch and frozen weights, compiled once."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def loss_sum(
     frozen: Frozen | None = None,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed loss in nats and number of loss tokens of one batch.
+    """Returns the summed loss in nats and the number of loss tokens of one batch.
 
-    With `adapter`, `params` are its weights and `frozen` holds the base; a batch that has "dropout_keys" (see
-    `lora.row_keys`) drops the adapter's inputs. `z_loss` as in `loss.cross_entropy`.
+    With `adapter`, `params` are its weights and `frozen` holds the base. If the batch has "dropout_keys" (see
+    `lora.row_keys`), dropout is applied to the adapter's inputs. `z_loss` as in `loss.cross_entropy`.
     """
     active = None
     if adapter is not None and frozen is not None:
@@ -53,7 +53,7 @@ def gradients(
     frozen: Frozen | None = None,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, transformer.Params]:
-    """Loss sum, loss tokens, and the gradient of the loss *sum* by `params`, accumulated over equal parts of the batch.
+    """Returns loss sum, loss tokens and the gradient of the loss *sum* by `params`, accumulated over micro-batches.
 
     Sums and counts are kept apart, so that the result does not depend on how the rows are cut.
     """
@@ -83,25 +83,23 @@ def make_train_step(
     frozen: Frozen | None = None,
     z_loss: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Compiles one optimizer step (state, batch) -> (state, metrics); the state is donated.
+    """Returns a jitted optimizer step (state, batch, frozen) -> (state, metrics); the state is donated.
 
     The batch holds int32 `tokens`, `targets`, `positions`, `segment_ids` and bool `loss_mask`, all [rows, seq_len];
     rows must be a multiple of `micro_batches` times the mesh's data × fsdp devices. Metrics are float32/int32
     scalars on device: loss (mean nats per loss token), loss_tokens, tokens (padding excluded), grad_norm (before
     clipping), learning_rate.
 
-    With `adapter`, the state is that of the adapter, and the step takes as its third argument what is frozen, of which
-    `frozen` gives shapes and shardings. Dropout follows from its seed, the step and the row alone. `z_loss` as in
-    `loss.cross_entropy`; the metric leaves it out.
+    With `adapter`, the state is that of the adapter, and the third argument of the step holds the frozen weights, whose
+    shapes and shardings are given by `frozen`; without `adapter` it is None. Dropout depends on the seed in the frozen
+    weights, the step and the row alone. `z_loss` as in `loss.cross_entropy`; the metric leaves it out.
     """
 
-    def train_step(old: TrainState, batch: Batch, *base: Frozen) -> tuple[TrainState, Metrics]:
+    def train_step(old: TrainState, batch: Batch, base: Frozen | None) -> tuple[TrainState, Metrics]:
         rows = dict(batch)
-        if adapter is not None and adapter.dropout:
-            rows["dropout_keys"] = lora.row_keys(base[0].seed, old.step, batch["tokens"].shape[0])
-        total, count, grads = gradients(
-            old.params, model, rows, micro_batches, adapter, base[0] if base else None, z_loss
-        )
+        if base is not None and adapter is not None and adapter.dropout:
+            rows["dropout_keys"] = lora.row_keys(base.seed, old.step, batch["tokens"].shape[0])
+        total, count, grads = gradients(old.params, model, rows, micro_batches, adapter, base, z_loss)
         # A batch without loss tokens has zero gradient; the maximum keeps it from becoming NaN.
         scale = 1.0 / jnp.maximum(count, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda g: g * scale, grads)
@@ -119,7 +117,7 @@ def make_train_step(
     where = state.shardings(model, optimizer, mesh, adapter)
     return jax.jit(
         train_step,
-        in_shardings=(where, sharding.batch_sharding(mesh), *_frozen_shardings(frozen)),
+        in_shardings=(where, sharding.batch_sharding(mesh), _shardings_of(frozen)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
     )
@@ -128,17 +126,16 @@ def make_train_step(
 def make_eval_step(
     model: ModelConfig, mesh: Mesh, adapter: LoraConfig | None = None, frozen: Frozen | None = None
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Compiles (params, batch) to (loss sum, loss tokens), nothing donated; with `adapter`, a third argument as in
-    `make_train_step`."""
+    """Returns a jitted (params, batch, frozen) -> (loss sum, loss tokens), which donates nothing."""
     params = transformer.abstract_params(model) if adapter is None else lora.abstract_weights(adapter, model)
     axes = transformer.logical_axes(params) if adapter is None else lora.logical_axes(params)
     where = sharding.tree_shardings(mesh, axes, params)
     return jax.jit(
-        lambda params, batch, *base: loss_sum(params, model, batch, adapter, *base),
-        in_shardings=(where, sharding.batch_sharding(mesh), *_frozen_shardings(frozen)),
+        lambda params, batch, base: loss_sum(params, model, batch, adapter, base),
+        in_shardings=(where, sharding.batch_sharding(mesh), _shardings_of(frozen)),
         out_shardings=sharding.replicated(mesh),
     )
 
 
-def _frozen_shardings(frozen: Frozen | None) -> tuple[Any, ...]:
-    return () if frozen is None else (jax.tree.map(lambda leaf: leaf.sharding, frozen),)
+def _shardings_of(frozen: Frozen | None) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, frozen)

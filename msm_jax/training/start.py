@@ -1,0 +1,173 @@
+"""The decision how a phase starts, from its settings and from what its parent checkpoint says of itself.
+
+`decide` is a pure function, so that training, planning, the checks before an experiment and the check of a phase's data
+decide alike, whether the checkpoint exists or will be written by a phase before this one. A chain of phases is decided
+ahead of time by giving each phase what the one before it will write:
+
+    found = parent.read(configs[0])     # or parent.of_new_tokenizer(vocab_size), or a `Parent` of what is known
+    for config in configs:
+        start = decide(config, found, chat.read(config.chat_template))
+        found = start.checkpoint(name, config.steps)
+
+`chain` does that for files that exist. What is not known is None, in a `Parent` and in a `Start`; only what is known to
+be wrong is refused. Every refusal begins with the name of a field of the phase's settings or with a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from msm_jax.checkpoints.adapters import Layer
+from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.errors import InputError
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
+from msm_jax.models.presets import preset
+from msm_jax.training import chat
+from msm_jax.training.chat import PhaseTemplate
+from msm_jax.training.config import PhaseConfig
+from msm_jax.training.parent import Parent
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a phase starts. A field is None where it does not follow from what is known.
+
+    Attributes:
+        model: the shape of the model, and how it is run.
+        layers: the adapters of the checkpoints that the phase writes, bottom first, the last one trained; () where it
+            trains all weights. Adapters below those of a parent that is not known are missing.
+        tokenizer: the tokenizer.
+        chat: the chat template, the hash of the one that it replaces, and notices for the user.
+        base_dtype: the dtype of the frozen weights, "" where the phase trains all weights.
+        assets: the files that the phase's checkpoints carry; empty where the tokenizer or the template is not known.
+    """
+
+    model: ModelConfig | None
+    layers: tuple[Layer, ...]
+    tokenizer: Tokenizer | None
+    chat: PhaseTemplate | None
+    base_dtype: str
+    assets: Mapping[str, bytes]
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter that the phase trains, None where it trains all weights."""
+        return self.layers[-1].config if self.layers else None
+
+    @property
+    def beside(self) -> tuple[LoraConfig, ...]:
+        """The frozen adapters that are applied beside the base, bottom first."""
+        return tuple(layer.config for layer in self.layers[:-1] if not layer.merged)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user has to know, one line each."""
+        return () if self.chat is None else self.chat.notices
+
+    def checkpoint(self, name: str, step: int) -> Parent:
+        """Returns what the checkpoint that the phase writes after `step` steps will say of itself."""
+        kept = None if self.chat is None else dataclasses.replace(self.chat, notices=())
+        return Parent(name, self.model, self.layers, self.tokenizer, kept, step, self.assets)
+
+
+def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, resumes: bool = False) -> Start:
+    """Decides how a phase starts; reads no file.
+
+    Args:
+        config: the phase.
+        parent: its parent checkpoint, or for a phase from scratch its tokenizer directory.
+        template: the text of the file `config.chat_template`; None where there is none or it is not known.
+        resumes: whether `parent` is a checkpoint of this phase itself, from which it goes on.
+
+    Raises:
+        InputError: the settings do not fit what is known of the parent.
+    """
+    found = chat.decide(config, parent.chat, parent.name, template, resumes=resumes)
+    layers = (parent.layers or ()) if resumes else _layers(config, parent)
+    if config.init.mode == "scratch" and not resumes:
+        ids = parent.vocab_size if parent.tokenizer is None else parent.tokenizer.vocab_size
+        sizes = {} if ids is None else {"vocab_size": ids}
+        model: ModelConfig | None = preset(config.preset, **{**sizes, **config.model_overrides})
+    else:
+        model = None if parent.model is None else parent.model.overridden(config.model_overrides)
+    if model is not None:
+        _check_model(config, model, parent.tokenizer)
+    if config.init.mode == "state" and not resumes and parent.step is not None:
+        _check_steps(config, parent.name, parent.step)
+    assets: Mapping[str, bytes] = {}
+    if parent.tokenizer is not None and found is not None:
+        assets = chat.assets(parent.assets, parent.tokenizer, found.template)
+    return Start(model, layers, parent.tokenizer, found, config.base_dtype if layers else "", assets)
+
+
+def chain(configs: Sequence[PhaseConfig], parent: Parent) -> Start:
+    """Decides how the last phase of a chain starts, before the phases ahead of it are trained.
+
+    Args:
+        configs: the phases from the first to the one asked for.
+        parent: what the first one starts from.
+
+    Raises:
+        InputError: as `decide`, or a template file cannot be read.
+    """
+    for config in configs[:-1]:
+        start = decide(config, parent, chat.read(config.chat_template))
+        parent = start.checkpoint(f"the checkpoint of {config.name}", config.steps)
+    return decide(configs[-1], parent, chat.read(configs[-1].chat_template))
+
+
+def _layers(config: PhaseConfig, parent: Parent) -> tuple[Layer, ...]:
+    """The adapters of the phase, from those of its parent."""
+    found = parent.layers
+    if found == () and config.init.base:
+        raise InputError(f"init.base is set, but {parent.name} holds no adapter; leave it empty")
+    if config.lora is None:
+        if found and config.adapter != "merge":
+            raise InputError(
+                f"lora is not set, but {parent.name} holds an adapter; set lora to train one, or "
+                'adapter = "merge" to train all weights'
+            )
+        return ()
+    own = Layer(config.lora)
+    if not found:
+        if found == () and config.init.mode == "state":
+            raise InputError(
+                f'init.mode = "state", but {parent.name} holds no adapter whose state could be continued; set '
+                'init.mode = "params"'
+            )
+        return (own,)
+    if config.adapter == "continue":
+        for name in ("rank", "alpha", "targets"):
+            asked, has = getattr(config.lora, name), getattr(found[-1].config, name)
+            if asked != has:
+                raise InputError(
+                    f"lora.{name} = {asked!r}, but the adapter in {parent.name} has {has!r}; "
+                    'set it to that, or adapter = "stack" or "merge" for a fresh one'
+                )
+        return (*found[:-1], own)
+    merged = config.adapter == "merge"
+    return (*(Layer(layer.config, merged or layer.merged) for layer in found), own)
+
+
+def _check_model(config: PhaseConfig, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None and model.vocab_size < tokenizer.vocab_size:
+        raise InputError(
+            f"tokenizer: it has {tokenizer.vocab_size} ids, but the model's vocab_size is {model.vocab_size}; the "
+            "tokenizer does not match the model"
+        )
+    if config.data.seq_len > model.max_position_embeddings:
+        raise InputError(
+            f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings = "
+            f"{model.max_position_embeddings}; lower it to at most that"
+        )
+
+
+def _check_steps(config: PhaseConfig, name: str, done: int) -> None:
+    if done >= config.steps:
+        raise InputError(
+            f"steps = {config.steps}, but {name} has already done {done}; with "
+            'init.mode = "state" steps counts on from there'
+        )
