@@ -69,7 +69,7 @@ def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, lis
         writer, marks = store.Writer(directory / "run", keep=1), [time.perf_counter()]
         writer.save(turn, tree, {}, {})
         marks.append(time.perf_counter())
-        writer.close()
+        writer.wait()
         marks.append(time.perf_counter())
         plain = directory / "plain"
         write(plain, tree)

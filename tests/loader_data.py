@@ -48,10 +48,10 @@ class Data:
         """ "file:line" -> ids and loss mask, tokenised here."""
         t = self.tokenizer
         out = {}
-        for d in sources.read_documents(self.sources["docs"].path):
+        for d in sources.iter_documents(self.sources["docs"].path):
             ids = [t.bos_id, *t.encode(d.text), t.eos_id]
             out[d.where] = (ids, [True] * len(ids))
-        for c in sources.read_chats(self.sources["chats"].path):
+        for c in sources.iter_chats(self.sources["chats"].path):
             out[c.where] = encode_chat(t, TEMPLATE, c.messages)
         return out
 

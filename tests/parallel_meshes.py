@@ -121,7 +121,7 @@ def save(tree: dict[str, Any], run: Path) -> Path:
     """A checkpoint of `state_on`."""
     writer = store.Writer(run, 1)
     writer.save(1, tree, {}, {})
-    writer.close()
+    writer.wait()
     found = store.latest(run)
     assert found is not None
     return found

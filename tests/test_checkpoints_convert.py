@@ -74,7 +74,7 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
     info = store.read_info(tmp_path / "run")
     writer = store.Writer(tmp_path / "next")
     writer.save(7, {"params": params, "opt_state": {"m": params}, "step": jnp.int32(7)}, info, assets)
-    writer.close()
+    writer.wait()
     parent = manifest.parent_of(store.resolve(tmp_path / "run"))
     manifest.write(tmp_path / "next", manifest.Manifest("sft", parent, {}, "", "", "", {}, {}, 5, "cpu", 1))
     exports.write(tmp_path / "next", tmp_path / "out", BFLOAT16)

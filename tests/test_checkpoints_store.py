@@ -59,7 +59,7 @@ def assert_same(got, want):
 def save(run, tree, step=1, keep=2):
     writer = store.Writer(run, keep)
     writer.save(step, tree, INFO, ASSETS)
-    writer.close()
+    writer.wait()
     return store.latest(run)
 
 
@@ -91,7 +91,7 @@ def test_keeps_the_newest_and_skips_a_step_that_is_there(tmp_path):
     assert store.all_steps(tmp_path) == [10, 9000]
     before = os.stat(tmp_path / "checkpoints" / "9000").st_mtime_ns
     writer.save(9000, tree, {}, {})
-    writer.close()
+    writer.wait()
     assert os.stat(tmp_path / "checkpoints" / "9000").st_mtime_ns == before
     assert store.latest(tmp_path).name == "9000"
 
@@ -105,7 +105,7 @@ def test_a_background_save_does_not_see_later_donated_updates(tmp_path):
     writer.save(1, state, {}, {})
     for _ in range(20):
         state = update(state)
-    writer.close()
+    writer.wait()
     np.testing.assert_array_equal(store.load(tmp_path, shapes)["params"]["w"], want)
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert_same(store.load(tmp_path, abstract(tree)), tree)
     writer.save(2, tree, INFO, ASSETS)
-    writer.close()
+    writer.wait()
     assert store.all_steps(tmp_path) == [1, 2]
 
 

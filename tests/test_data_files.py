@@ -53,10 +53,10 @@ def bucket() -> Iterator[fsspec.AbstractFileSystem]:
 
 
 def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
-    for name, records, read in (("d", DOCUMENTS, sources.read_documents), ("c", CHATS, sources.read_chats)):
+    for name, records, read in (("d", DOCUMENTS, sources.iter_documents), ("c", CHATS, sources.iter_chats)):
         (tmp_path / f"{name}.jsonl").write_bytes(lines(records))
-        by_line = read(str(tmp_path / f"{name}.jsonl"))
-        by_row = read(write_parquet(tmp_path / f"{name}.parquet", records))
+        by_line = list(read(str(tmp_path / f"{name}.jsonl")))
+        by_row = list(read(write_parquet(tmp_path / f"{name}.parquet", records)))
         assert [(r.meta, r.where.rpartition(":")[2]) for r in by_row] == [
             (r.meta, r.where.rpartition(":")[2]) for r in by_line
         ]
@@ -71,7 +71,7 @@ def test_keys_that_only_other_rows_have_are_absent_not_null(tmp_path: Path) -> N
     file = write_parquet(tmp_path / "a.parquet", [{"messages": m, "meta": None} for m in messages])
     ((_, row),) = parquet.rows(file)
     assert row["messages"] == [{"role": "user", "content": "q", "name": "Ann"}, {"role": "assistant", "content": "a"}]
-    assert len(sources.read_chats(file)) == 1
+    assert len(list(sources.iter_chats(file))) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_keys_that_only_other_rows_have_are_absent_not_null(tmp_path: Path) -> N
     ],
 )
 def test_a_bad_row_is_named_by_file_row_and_field(tmp_path: Path, kind: str, record: dict, message: str) -> None:
-    good, read = (DOCUMENTS, sources.read_documents) if kind == "documents" else (CHATS, sources.read_chats)
+    good, read = (DOCUMENTS, sources.iter_documents) if kind == "documents" else (CHATS, sources.iter_chats)
     file = write_parquet(tmp_path / "a.parquet", [*good, {**good[0], **record}, *good])
     with pytest.raises(InputError) as error:
-        read(file)
+        list(read(file))
     assert str(error.value).startswith(f"{file}:{len(good) + 1}: ")
     assert message in str(error.value)
 
@@ -95,7 +95,7 @@ def test_a_bad_row_is_named_by_file_row_and_field(tmp_path: Path, kind: str, rec
 def test_another_column_is_a_missing_field(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", [{"body": "x"}])
     with pytest.raises(InputError, match=re.escape(f'{file}:1: field "text" is missing')):
-        sources.read_documents(file)
+        list(sources.iter_documents(file))
 
 
 def test_damaged_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -106,18 +106,18 @@ def test_damaged_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
     for content in (b"", b"version https://git-lfs.github.com/spec/v1\n", whole[: len(whole) // 2], damaged):
         file.write_bytes(content)
         with pytest.raises(InputError) as error:
-            sources.read_documents(str(file))
+            list(sources.iter_documents(str(file)))
         assert str(error.value).startswith(str(file))
         assert "\n" not in str(error.value)
         assert "fetch it again" in str(error.value)
     file.write_bytes(whole)
-    assert len(sources.read_documents(str(file))) == len(DOCUMENTS)
+    assert len(list(sources.iter_documents(str(file)))) == len(DOCUMENTS)
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="the file is empty"):
-        sources.read_documents(str(tmp_path / "a.parquet"))
+        list(sources.iter_documents(str(tmp_path / "a.parquet")))
 
 
 _PEAK = """
@@ -160,8 +160,8 @@ def test_a_bucket_holds_what_a_directory_does(bucket: fsspec.AbstractFileSystem,
         bucket.pipe_file(f"/bucket/docs/{name}", content)
         (tmp_path / name).write_bytes(content)
         remote, local = f"memory://bucket/docs/{name}", str(tmp_path / name)
-        assert [(d.text, d.meta) for d in sources.read_documents(remote)] == [
-            (d.text, d.meta) for d in sources.read_documents(local)
+        assert [(d.text, d.meta) for d in sources.iter_documents(remote)] == [
+            (d.text, d.meta) for d in sources.iter_documents(local)
         ]
         assert hashing.file_sha256(remote) == hashing.file_sha256(local)
     found = files.resolve("memory://bucket/docs/*.jsonl*, memory://bucket/docs/d.parquet")
@@ -236,8 +236,9 @@ def test_a_public_data_set_is_read_where_the_hub_client_puts_it(
     for i in range(2):
         write_parquet(repository / "snapshots" / COMMIT / "data" / f"train-{i}.parquet", DOCUMENTS)
     for url in ("hf://datasets/someone/some-docs/dataset.jsonl", f"hf://datasets/someone/some-docs@{COMMIT}/dataset.jsonl"):
-        assert len(sources.read_documents(url)) == len(DOCUMENTS)
-    assert len(sources.read_documents("hf://datasets/someone/some-docs/data/train-*.parquet")) == 2 * len(DOCUMENTS)
+        assert len(list(sources.iter_documents(url))) == len(DOCUMENTS)
+    both = sources.iter_documents("hf://datasets/someone/some-docs/data/train-*.parquet")
+    assert len(list(both)) == 2 * len(DOCUMENTS)
     for url in (
         "hf://datasets/someone/other/dataset.jsonl",
         "hf://datasets/someone/some-docs/other.jsonl",

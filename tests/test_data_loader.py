@@ -130,7 +130,7 @@ def test_any_thread_count_and_any_restart_give_the_same_batches(data: Data, thre
     config = data.config(stages=STAGES)
     # A restart asks for later steps first, and has nothing in memory.
     expected = [data.loader(config).batch(step) for step in range(start, start + 20)]
-    found = list(itertools.islice(data.loader(config).iterate(start, threads, prefetch=3), 20))
+    found = list(itertools.islice(data.loader(config).iterate(start, threads), 20))
     assert all(map(same, found, expected))
     host = list(itertools.islice(data.loader(config).iterate(start, threads, host=1, num_hosts=2), 5))
     assert all(same(a, Batch(*(x[4:] for x in b))) for a, b in zip(host, expected, strict=False))

@@ -17,7 +17,7 @@ def read(tmp_path):
     def read(**record):
         file = tmp_path / "chats.jsonl"
         file.write_text(json.dumps(record))
-        return sources.read_chats(str(file))[0]
+        return next(sources.iter_chats(str(file)))
 
     return read
 

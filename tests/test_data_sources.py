@@ -70,12 +70,12 @@ def test_bad_line_is_refused_by_file_line_and_field(
     tmp_path: Path, kind: str, line: bytes, message: str
 ) -> None:
     good = GOOD_DOCUMENT if kind == "documents" else GOOD_CHAT
-    read = sources.read_documents if kind == "documents" else sources.read_chats
+    read = sources.iter_documents if kind == "documents" else sources.iter_chats
     file = tmp_path / "data.jsonl"
     # The blank line counts as a line.
     file.write_bytes(json.dumps(good).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(InputError) as error:
-        read(str(file))
+        list(read(str(file)))
     text = str(error.value)
     assert text.startswith(f"{file}:3: ")
     assert message in text
@@ -87,7 +87,7 @@ def test_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "data.jsonl"
     file.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{file}:1: the file is empty")):
-        sources.read_documents(str(file))
+        list(sources.iter_documents(str(file)))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_bad_path_is_refused(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "data.txt").write_text("x")
     with pytest.raises(InputError, match="^" + re.escape(message.format(dir=tmp_path))):
-        sources.read_documents(path.format(dir=tmp_path))
+        list(sources.iter_documents(path.format(dir=tmp_path)))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
@@ -116,7 +116,7 @@ def test_damaged_compression_is_refused_by_line(tmp_path: Path, suffix: str, cut
     file = tmp_path / f"data{suffix}"
     file.write_bytes(whole[: len(whole) // 2] if cut else lines)
     with pytest.raises(InputError, match=re.escape(str(file)) + r":\d+: "):
-        sources.read_documents(str(file))
+        list(sources.iter_documents(str(file)))
 
 
 def test_plain_and_compressed_files_read_alike(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_plain_and_compressed_files_read_alike(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(
         zstandard.compress(lines[:half]) + zstandard.compress(lines[half:])
     )
-    plain, gz, zst = (sources.read_documents(str(tmp_path / f"a.jsonl{s}")) for s in ("", ".gz", ".zst"))
+    plain, gz, zst = (list(sources.iter_documents(str(tmp_path / f"a.jsonl{s}"))) for s in ("", ".gz", ".zst"))
     assert [d.text for d in plain] == [f"text {i} é" for i in range(50)]
     assert [d.text for d in gz] == [d.text for d in plain] == [d.text for d in zst]
 
@@ -139,7 +139,7 @@ def test_both_document_shapes_and_meta(tmp_path: Path) -> None:
     rows = [{"text": "a", "meta": {"spec": "x"}}, {"text": "b", "source": "s", "domain": "d"}]
     # A byte order mark at the start of a file, as some editors leave it, is no part of the data.
     file.write_bytes(b"\xef\xbb\xbf" + "".join(json.dumps(r) + "\r\n" for r in rows).encode())
-    assert sources.read_documents(str(file)) == [
+    assert list(sources.iter_documents(str(file))) == [
         sources.Document("a", {"spec": "x"}, f"{file}:1"),
         sources.Document("b", {"source": "s", "domain": "d"}, f"{file}:2"),
     ]
@@ -149,15 +149,29 @@ def test_chats_keep_roles_contents_and_meta(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     messages = [SYSTEM, USER, ASSISTANT, USER]
     file.write_text(json.dumps({"messages": [{**m, "extra": 1} for m in messages], "meta": {"a": 1}}))
-    assert sources.read_chats(str(file)) == [sources.Chat(tuple(messages), {"a": 1}, f"{file}:1")]  # type: ignore[arg-type]
+    assert list(sources.iter_chats(str(file))) == [sources.Chat(tuple(messages), {"a": 1}, f"{file}:1")]  # type: ignore[arg-type]
 
 
 def test_paths_may_be_lists_and_globs_and_are_sorted(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
     by_list = f"{tmp_path}/c.jsonl, {tmp_path}/a.jsonl,{tmp_path}/[ab].jsonl"
-    assert [d.text for d in sources.read_documents(by_list)] == ["a", "b", "c"]
+    assert [d.text for d in sources.iter_documents(by_list)] == ["a", "b", "c"]
     assert files.resolve(by_list) == files.resolve(f"{tmp_path}/*.jsonl")
+
+
+def test_texts_of_documents_and_of_chats(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text, "source": "s"}) + "\n" for text in "xy"))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"messages": [SYSTEM, USER, ASSISTANT], "meta": {}}))
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "z", "messages": []}))
+    assert list(sources.iter_texts(f"{tmp_path}/*.jsonl")) == ["x", "y", "s", "q", "a", "z"]
+    for first, second in ((GOOD_DOCUMENT, GOOD_CHAT), (GOOD_CHAT, GOOD_DOCUMENT)):
+        (tmp_path / "a.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+        with pytest.raises(InputError, match=r"a\.jsonl:2: field .* is missing; this is a "):
+            list(sources.iter_texts(f"{tmp_path}/a.jsonl"))
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r'a\.jsonl:1: field "text" is missing; add it'):
+        list(sources.iter_texts(f"{tmp_path}/a.jsonl"))
 
 
 def test_data_sha256_follows_the_bytes_and_file_borders(tmp_path: Path) -> None:

@@ -72,12 +72,8 @@ def test_special_ids_and_their_decoding(tiny_tokenizer: Tokenizer) -> None:
     assert t.decode(ids, specials=True) == "<s><|user|>Ada<|end|> x"
 
 
-@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_training_is_deterministic(tiny_corpus: list[str], tmp_path: Path, model_type: str) -> None:
-    a, b = (
-        tokenizers.train_sentencepiece(iter(tiny_corpus), tmp_path / name, 384, model_type=model_type)  # type: ignore[arg-type]
-        for name in ("a", "b")
-    )
+def test_training_is_deterministic(tiny_corpus: list[str], tmp_path: Path) -> None:
+    a, b = (tokenizers.train_sentencepiece(iter(tiny_corpus), tmp_path / name, 384) for name in ("a", "b"))
     assert a.files() == b.files()
     assert (
         a.sha256

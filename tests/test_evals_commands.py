@@ -45,7 +45,7 @@ def run(tiny_tokenizer, tmp_path_factory):
     writer = store.Writer(directory)
     assets = {**tiny_tokenizer.files(), "chat_template.jinja": template.source.encode()}
     writer.save(3, {"params": params}, {"model": dataclasses.asdict(config)}, assets)
-    writer.close()
+    writer.wait()
     return directory, Sampler(params, config, tiny_tokenizer, template)
 
 

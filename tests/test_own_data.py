@@ -29,10 +29,10 @@ def test_config_is_short_and_builds(arguments: tuple[str, ...]):
 
 
 def test_example_files_are_read_and_have_the_promised_size():
-    documents = sources.read_documents(str(EXAMPLES / "documents.jsonl"))
-    chats = sources.read_chats(str(EXAMPLES / "chats.jsonl"))
+    documents = list(sources.iter_documents(str(EXAMPLES / "documents.jsonl")))
+    chats = list(sources.iter_chats(str(EXAMPLES / "chats.jsonl")))
     assert (len(documents), len(chats), len(pairs())) == (40, 30, 20)
-    assert sources.read_documents(str(EXAMPLES / "background.jsonl"))
+    assert list(sources.iter_documents(str(EXAMPLES / "background.jsonl")))
     assert len({document.text for document in documents}) == len(documents)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from msm_jax.checkpoints import manifest, store
+from msm_jax.data import files as data_files
 from msm_jax.data import tokenizers
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -143,6 +144,21 @@ def test_an_uninterrupted_run_records_every_step(whole, files):
     info = store.read_info(workdir)
     assert info["model"]["hidden_size"] == 16
     assert set(store.read_assets(workdir)) == {"tokenizer.model", "chat_template.jinja"}
+
+
+def test_the_files_of_a_source_are_listed_once(files, tmp_path, monkeypatch):
+    """On a remote storage each expansion of a path is a listing; an empty and a full token cache alike."""
+    listed = []
+    resolve = data_files.resolve
+    monkeypatch.setattr(data_files, "resolve", lambda path: listed.append(path) or resolve(path))
+    paths = {"web": str(files / "doc*.jsonl"), "talk": str(files / "chats.jsonl")}
+    sources = {name: SourceConfig(paths[name], "chats" if name == "talk" else "documents") for name in paths}
+    data = {"sources": sources, "weights": dict.fromkeys(paths, 0.5), "cache_dir": str(tmp_path / "cache")}
+    for turn in ("empty", "full"):
+        loop.train(phase(files, data=data, steps=2), tmp_path / turn)
+        assert sorted(listed) == sorted(paths.values())
+        listed.clear()
+    assert len(manifest.read(tmp_path / "full").data) == 2
 
 
 def test_a_done_run_returns_at_once(whole, files):

@@ -96,10 +96,6 @@ class Writer:
             for old in all_steps(self._root.parent)[: -self._keep]:
                 _remove(self._root / str(old))
 
-    def close(self) -> None:
-        """Waits for the save under way."""
-        self.wait()
-
     def _failed(self, step: int, error: BaseException) -> WorkError:
         if jax.process_index() == 0:
             _clear(self._root)

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,14 @@ class TokenCache:
         return f"{self.files[self.file[document]]}:{self.line[document]}"
 
 
-def cache_address(
-    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+def _address(
+    config: SourceConfig, data_sha256: str, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
 ) -> str:
-    """The hash of all that the cache of a source is made from (not of where its files lie)."""
+    """Returns the hash of everything that decides the cache of a source; where its files lie is no part of it."""
     made_from: dict[str, Any] = {
         "format": _FORMAT,
         "kind": config.kind,
-        "data": sources.data_sha256(config.path),
+        "data": data_sha256,
         "tokenizer": tokenizer.sha256,
         "template": template.sha256 if config.kind == "chats" and template is not None else "",
     }
@@ -94,12 +94,12 @@ def open_cache(
       InputError: the data is wrong (see `sources`), or there are chats and no template.
       WorkError: the cache cannot be written, or is damaged.
     """
-    address = cache_address(config, tokenizer, template, chat)
+    files = tuple(data_files.resolve(config.path))
+    address = _address(config, sources.data_sha256(files), tokenizer, template, chat)
     directory = Path(cache_dir) / address[:32]
     if not directory.exists():
         with storage.new_directory(directory, shared=True) as temporary:
-            _write(temporary, config, tokenizer, template, chat)
-    files = tuple(data_files.resolve(config.path))
+            _write(temporary, files, config, tokenizer, template, chat)
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
@@ -114,18 +114,23 @@ def _map(file: Path, dtype: type) -> np.ndarray:
 
 
 def _write(
-    directory: Path, config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
+    directory: Path,
+    files: Sequence[str],
+    config: SourceConfig,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    chat: ChatConfig,
 ) -> None:
     if config.kind == "documents":
-        encoded = _documents(config, tokenizer)
+        encoded = _documents(files, tokenizer)
     elif template is None:
         raise InputError(
             f"{config.path}: these are chats, but the checkpoint has no chat template; set chat_template to a "
             "Jinja file"
         )
     else:
-        encoded = _chats(config, tokenizer, template, chat)
-    number = {file: i for i, file in enumerate(data_files.resolve(config.path))}
+        encoded = _chats(files, tokenizer, template, chat)
+    number = {file: i for i, file in enumerate(files)}
     lengths, file, line, content = [], [], [], []
     with (
         (directory / "tokens.bin").open("wb") as tokens_file,
@@ -152,16 +157,16 @@ def _write(
 _Encoded = Iterator[tuple[list[int], list[bool], str, str]]
 
 
-def _documents(config: SourceConfig, tokenizer: Tokenizer) -> _Encoded:
+def _documents(files: Sequence[str], tokenizer: Tokenizer) -> _Encoded:
     """Yields (ids, mask, where, text); the mask of a document is not stored."""
-    documents = sources.iter_documents(config.path)
+    documents = sources.iter_documents(files)
     while batch := list(itertools.islice(documents, _BATCH)):
         for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
             yield tokenizer.document(ids), [], document.where, document.text
 
 
-def _chats(config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate, settings: ChatConfig) -> _Encoded:
-    for chat in sources.iter_chats(config.path):
+def _chats(files: Sequence[str], tokenizer: Tokenizer, template: ChatTemplate, settings: ChatConfig) -> _Encoded:
+    for chat in sources.iter_chats(files):
         try:
             examples = training_examples(tokenizer, template, chat.messages, chat.tools, settings)
         except InputError as e:

@@ -29,6 +29,8 @@ __all__ = ["Batch", "Loader"]
 
 log = logging.getLogger(__name__)
 
+_PREFETCH = 4  # batches
+
 
 class Loader:
     """Batches of a phase.
@@ -36,6 +38,7 @@ class Loader:
     Attributes:
       source_names: the sources in the order of `Batch.source_ids`.
       batch_rows: rows of a global batch.
+      files: the data files of all sources, sorted.
       fingerprint: hash of all that decides the batches; a resumed run must find the same one.
     """
 
@@ -89,6 +92,7 @@ class Loader:
             self._held_out.append(np.flatnonzero(held_out & fits))
             self._read.append(len(read))
             self._rows.append(pack(cache, read, config.seq_len, [seed, *words(name), 0]))
+        self.files = sorted({file for cache in self._caches for file in cache.files})
         self._table = RowTable(self._rows, config.seq_len, tokenizer.pad_id)
         self._mixture = Mixture(self.source_names, config.all_stages(), batch_rows, seed)
         self._order = functools.lru_cache(maxsize=4 * len(self.source_names))(self._order_of_epoch)
@@ -128,12 +132,12 @@ class Loader:
         return self._table.gather(*self._place(step, host * rows, (host + 1) * rows))
 
     def iterate(
-        self, start_step: int = 0, threads: int = 1, prefetch: int = 4, *, host: int = 0, num_hosts: int = 1
+        self, start_step: int = 0, threads: int = 1, *, host: int = 0, num_hosts: int = 1
     ) -> Iterator[Batch]:
-        """Yields `host_batch` from start_step on, for ever; `threads` make up to `prefetch` of them ahead."""
+        """Yields `host_batch` from start_step on, for ever; `threads` make a few of them ahead."""
         steps = grain.MapDataset.source(_Steps(self, start_step, host, num_hosts))
         return iter(
-            steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+            steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCH))
         )
 
     def documents_of(self, step: int) -> list[str]:

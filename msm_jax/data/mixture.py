@@ -7,10 +7,11 @@ stages where it stood.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from msm_jax.foundation import hashing
 
 _PERIOD = 1 << 14
 
@@ -75,7 +76,7 @@ class Mixture:
 
 def words(name: str) -> list[int]:
     """A name as words of a seed: what a source draws depends on its name, not on the other sources."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = bytes.fromhex(hashing.sha256(name.encode()))
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 
 

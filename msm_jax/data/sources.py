@@ -43,65 +43,84 @@ class Chat:
 
 
 def data_sha256(path: str | Sequence[str]) -> str:
-    """sha256 over the bytes, as they lie in storage, of the files that `path` names (or several paths do)."""
-    found = {file for p in ([path] if isinstance(path, str) else path) for file in files.resolve(p)}
-    hashes = (hashing.file_sha256(file) for file in sorted(found, key=PurePosixPath))
+    """Returns the SHA-256 over the bytes, as they lie in storage, of the files at `path`; see `iter_records`."""
+    hashes = (hashing.file_sha256(file) for file in sorted(_files(path), key=PurePosixPath))
     return hashing.sha256(bytes.fromhex("".join(hashes)))
 
 
-def read_documents(path: str) -> list[Document]:
-    """Reads all documents of `path`; see `iter_documents`."""
-    return list(iter_documents(path))
-
-
-def read_chats(path: str) -> list[Chat]:
-    """Reads all chats of `path`; see `iter_chats`."""
-    return list(iter_chats(path))
-
-
-def iter_documents(path: str) -> Iterator[Document]:
-    """Yields the documents of `path` in file and line order.
+def iter_documents(path: str | Sequence[str]) -> Iterator[Document]:
+    """Yields the documents at `path` in file and line order; see `iter_records`.
 
     Fields other than "text" and "meta" ("source", "domain", ...) are added to `meta`.
 
     Raises:
-      InputError: naming file, line and field of the first line that is wrong.
+      InputError: names the file, line and field of the first line that is wrong.
     """
-    for file in files.resolve(path):
-        for line, record in _records(file):
-            where = f"{file}:{line}"
-            if "text" not in record:
-                hint = '; this is a chat, set kind="chats"' if "messages" in record else "; add it"
-                raise InputError(f'{where}: field "text" is missing{hint}')
-            text = messages_lib.checked_text(record["text"], where, "text")
-            yield Document(text, _meta(record, where, "text"), where)
+    for where, record in iter_records(path):
+        yield _document(record, where)
 
 
-def iter_chats(path: str) -> Iterator[Chat]:
-    """Yields the chats of `path` in file and line order.
+def iter_chats(path: str | Sequence[str]) -> Iterator[Chat]:
+    """Yields the chats at `path` in file and line order; see `iter_records`.
 
     Raises:
-      InputError: naming file, line and field of the first line that is wrong.
+      InputError: names the file, line and field of the first line that is wrong.
     """
-    for file in files.resolve(path):
-        for line, record in _records(file):
-            where = f"{file}:{line}"
-            if "messages" not in record:
-                hint = '; this is a document, set kind="documents"' if "text" in record else "; add it"
-                raise InputError(f'{where}: field "messages" is missing{hint}')
-            messages, tools = messages_lib.read(record, where)
-            yield Chat(messages, _meta(record, where, *messages_lib.FIELDS), where, tools)
+    for where, record in iter_records(path):
+        yield _chat(record, where)
 
 
-def iter_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("file:line", object) of the lines or rows of `path`, for files of other shapes.
+def iter_texts(path: str | Sequence[str]) -> Iterator[str]:
+    """Yields the texts of documents and the contents of the messages of chats, in file and line order.
+
+    Each file holds documents or chats; its first record decides which.
 
     Raises:
-      InputError: naming file and line of the first line that is not a JSON object.
+      InputError: names the file, line and field of the first line that is wrong.
     """
-    for file in files.resolve(path):
+    for file in _files(path):
+        chats = None
+        for where, record in iter_records([file]):
+            if chats is None:
+                chats = "messages" in record and "text" not in record
+            if chats:
+                yield from (message["content"] for message in _chat(record, where).messages)
+            else:
+                yield _document(record, where).text
+
+
+def iter_records(path: str | Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("file:line", object) for each line or row, whatever the shape of the object.
+
+    Args:
+      path: a data path, or the files that `files.resolve` found for one.
+
+    Raises:
+      InputError: names the file and line of the first line that is not a JSON object.
+    """
+    for file in _files(path):
         for line, record in _records(file):
             yield f"{file}:{line}", record
+
+
+def _files(path: str | Sequence[str]) -> Sequence[str]:
+    return files.resolve(path) if isinstance(path, str) else path
+
+
+def _document(record: dict[str, Any], where: str) -> Document:
+    if "text" not in record:
+        hint = '; this is a chat, set kind="chats"' if "messages" in record else "; add it"
+        raise InputError(f'{where}: field "text" is missing{hint}')
+    text = messages_lib.checked_text(record["text"], where, "text")
+    return Document(text, _meta(record, where, "text"), where)
+
+
+def _chat(record: dict[str, Any], where: str) -> Chat:
+    if "messages" not in record:
+        hint = '; this is a document, set kind="documents"' if "text" in record else "; add it"
+        raise InputError(f'{where}: field "messages" is missing{hint}')
+    messages, tools = messages_lib.read(record, where)
+    return Chat(messages, _meta(record, where, *messages_lib.FIELDS), where, tools)
 
 
 def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:

@@ -24,7 +24,6 @@ import optax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import manifest, store
-from msm_jax.data import files
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import hashing
@@ -103,7 +102,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         if jax.process_index() == 0:
             run_files.begin(config, workdir, _manifest(config, start, loader, mesh), start)
         writer = store.Writer(workdir, config.keep_checkpoints)
-        stack.callback(writer.close)
+        stack.callback(writer.wait)
         recorder = stack.enter_context(Recorder(config, workdir, start, mesh, began, report))
         batches = loader.iterate(start.start_step, host=host, num_hosts=num_hosts)
         stop = stack.enter_context(StopRequest())
@@ -217,11 +216,10 @@ def _out_of_memory(config: PhaseConfig) -> Iterator[None]:
 
 
 def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: Mesh) -> manifest.Manifest:
-    read = {file for source in config.data.sources.values() for file in files.resolve(source.path)}
     return manifest.Manifest(
         phase=config.name,
         parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
-        data={file: hashing.file_sha256(file) for file in sorted(read)},
+        data={file: hashing.file_sha256(file) for file in loader.files},
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
         template_sha256=start.template.sha256 if start.template else "",

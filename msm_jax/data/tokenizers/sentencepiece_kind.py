@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import sentencepiece
 
@@ -115,14 +114,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._sp.decode([self._byte_x, *ids])[1:] if continues else self._sp.decode(ids)
 
 
-def train_sentencepiece(
-    texts: Iterable[str],
-    out_dir: str | os.PathLike[str],
-    vocab_size: int,
-    *,
-    model_type: Literal["bpe", "unigram"] = "bpe",
-    character_coverage: float = 0.9999,
-) -> Tokenizer:
+def train_sentencepiece(texts: Iterable[str], out_dir: str | os.PathLike[str], vocab_size: int) -> Tokenizer:
     """Trains a tokenizer and writes it to `out_dir/tokenizer.model`.
 
     The same texts in the same order give the same bytes. A corpus too small for `vocab_size` gives fewer ids.
@@ -131,8 +123,6 @@ def train_sentencepiece(
       texts: the corpus, read once.
       out_dir: made if need be.
       vocab_size: at most so many ids, of which 264 are specials and bytes.
-      model_type: "bpe" makes frequent words single pieces sooner than "unigram" does in a small vocabulary.
-      character_coverage: share of the corpus's characters that get a piece; the rest are written as bytes.
 
     Raises:
       InputError: no text, or a vocabulary too small for the characters of the corpus.
@@ -147,8 +137,10 @@ def train_sentencepiece(
             sentence_iterator=iter(sentences),
             model_writer=model,
             vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=character_coverage,
+            # In a small vocabulary, "bpe" makes frequent words single pieces sooner than "unigram" does.
+            model_type="bpe",
+            # The share of the corpus's characters that get a piece; the rest are written as bytes.
+            character_coverage=0.9999,
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
