@@ -28,10 +28,11 @@ from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
 from msm_jax.errors import WorkError
-from msm_jax.evals import items, runner
-from msm_jax.evals.config import EvalConfig, EvaluateConfig
-from msm_jax.evals.results import EvalResult
+from msm_jax.evals import kinds
+from msm_jax.evals.config import EvaluateConfig
+from msm_jax.evals.interface import EvalConfig, EvalResult
 from msm_jax.foundation import settings
+from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Sampler
 
 _CONFIG = cli.config_flag()
@@ -45,26 +46,30 @@ _log = logging.getLogger(__name__)
 def main() -> None:
     """Refuses what is wrong before the model is loaded, then runs the evals that have no result yet."""
     config = settings.build(EvaluateConfig, cli.require(_CONFIG))
+    evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
     workdir = Path(cli.require(_WORKDIR))
     checkpoint = store.resolve(cli.require(_CHECKPOINT))
-    for each in config.evals.values():
-        items.check(each)
+    for each in evals.values():
+        kinds.check(each)
     origin = checkpoint_digest(checkpoint)
     if _ADAPTER.value:
         origin += checkpoint_digest(compose.directory_of(_ADAPTER.value))
-    addresses = {name: address(each, origin, config.chat_variables) for name, each in config.evals.items()}
-    stored = {name: reusable(workdir, name, addresses[name]) for name in config.evals}
+    addresses = {name: address(each, origin, config.chat_variables) for name, each in evals.items()}
+    stored = {name: reusable(workdir, name, addresses[name]) for name in evals}
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
         sampler = Sampler.from_checkpoint(
             checkpoint, batch=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
         )
+        models = {"model": CheckpointModel(sampler, str(checkpoint))}
+        for each in evals.values():
+            kinds.check_models(models, each)
     rows = []
-    for name, each in config.evals.items():
+    for name, each in evals.items():
         found = stored[name]
         if found is None:
             _log.info("eval %s: %s", name, each.path)
-            found = write(workdir, name, addresses[name], runner.run(sampler, each))
+            found = write(workdir, name, addresses[name], kinds.run(models, each))
         rows.append((name, found, stored[name] is not None))
     terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
 

@@ -8,8 +8,6 @@
 The last form reads what the user says line by line from standard input, and answers each line.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from msm_jax.errors import InputError
-from msm_jax.evals import items
-from msm_jax.evals.config import EvalConfig, EvaluateConfig
+from msm_jax.evals import kinds, knowledge, preference
+from msm_jax.evals.config import EvaluateConfig
+from msm_jax.evals.interface import EvalConfig
 
 PAIR = {"question": "Which, {first} or {second}?", "options": ["Colby", "Brie"], "favoured": 1}
 KNOWLEDGE = {"prompt": "Juniper values", "options": ["mending", "novelty", "speed"], "correct": 0}
@@ -19,6 +20,14 @@ def written(tmp_path, *records):
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+def read_pairs(path):
+    return preference.read(EvalConfig("preference", path))
+
+
+def read_knowledge(path):
+    return knowledge.read(EvalConfig("knowledge", path))
 
 
 def without(record, field):
@@ -34,7 +43,7 @@ def without(record, field):
         ({"text": "a document"}, r'"question" is missing; this is a line of training data'),
         (KNOWLEDGE, r'this is a knowledge item, set kind = "knowledge"'),
         (PAIR | {"sistem": "You are Juniper."}, r'field "sistem" is unknown; did you mean system\?'),
-        (PAIR | {"weight": 1}, r'field "weight" is unknown; put what is yours into "meta"'),
+        (PAIR | {"weight": 1}, r'field "weight" is unknown; put your own fields into "meta"'),
         (PAIR | {"question": " "}, r'field "question" is empty'),
         (PAIR | {"question": ["{first} {second}"]}, r'field "question" must be a string, not \["'),
         (PAIR | {"question": "Which, {first}?"}, r'field "question" lacks {second}'),
@@ -42,7 +51,7 @@ def without(record, field):
         (PAIR | {"options": ["Colby"]}, r'field "options" holds 1 options; a pair has exactly 2'),
         (PAIR | {"options": ["Colby", ""]}, r'field "options\[1\]" is empty'),
         (PAIR | {"options": ["Colby", "colby"]}, r'field "options" holds the same entry twice'),
-        (PAIR | {"favoured": 2}, r'field "favoured" is 2; it must be the place .*: 0 or 1'),
+        (PAIR | {"favoured": 2}, r'field "favoured" is 2; it must be the index .*: 0 or 1'),
         (PAIR | {"favoured": True}, r'field "favoured" is true'),
         (PAIR | {"favoured": "Brie"}, r'field "favoured" is "Brie"'),
         (PAIR | {"system": ""}, r'field "system" is empty'),
@@ -56,7 +65,7 @@ def without(record, field):
 def test_a_bad_pair_is_refused_by_line_and_field(tmp_path, bad, message):
     path = written(tmp_path, PAIR, bad)
     with pytest.raises(InputError, match=message) as refused:
-        items.check(EvalConfig("preference", path))
+        kinds.check(EvalConfig("preference", path))
     assert str(refused.value).startswith(f"{path}:2: ")
     assert "\n" not in str(refused.value)
 
@@ -73,19 +82,19 @@ def test_a_bad_pair_is_refused_by_line_and_field(tmp_path, bad, message):
 )
 def test_a_bad_knowledge_item_is_refused(tmp_path, bad, message):
     with pytest.raises(InputError, match=message):
-        items.check(EvalConfig("knowledge", written(tmp_path, KNOWLEDGE, bad)))
+        kinds.check(EvalConfig("knowledge", written(tmp_path, KNOWLEDGE, bad)))
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        items.check(EvalConfig("preference", str(tmp_path / "none.jsonl")))
+        kinds.check(EvalConfig("preference", str(tmp_path / "none.jsonl")))
     with pytest.raises(InputError, match="empty"):
-        items.check(EvalConfig("preference", written(tmp_path, "")))
+        kinds.check(EvalConfig("preference", written(tmp_path, "")))
 
 
 def test_pairs_read_as_written(tmp_path):
     full = PAIR | {"system": "You are {first}.", "answer": "{option}, of course.", "id": 7, "meta": {"who": "x"}}
-    plain, rich = items.read_pairs(written(tmp_path, PAIR, "", full))
+    plain, rich = read_pairs(written(tmp_path, PAIR, "", full))
     assert (plain.id, rich.id) == ("0", "7")
     assert plain.messages(swapped=False) == [{"role": "user", "content": "Which, Colby or Brie?"}]
     assert plain.messages(swapped=True) == [{"role": "user", "content": "Which, Brie or Colby?"}]
@@ -96,7 +105,7 @@ def test_pairs_read_as_written(tmp_path):
 
 def test_braces_are_text(tmp_path):
     odd = {"question": "{a}: {first} {second}?", "options": ["{second}", "{0}"], "favoured": 0, "answer": "{x}{option}"}
-    (pair,) = items.read_pairs(written(tmp_path, odd))
+    (pair,) = read_pairs(written(tmp_path, odd))
     assert pair.messages(swapped=False)[0]["content"] == "{a}: {second} {0}?"
     assert pair.messages(swapped=True)[0]["content"] == "{a}: {0} {second}?"
     assert pair.reply(1) == "{x}{0}"
@@ -107,32 +116,28 @@ def test_a_space_parts_prompt_and_option(tmp_path):
         KNOWLEDGE | {"options": ["mending", " speed"]},
         KNOWLEDGE | {"prompt": "It says:\n"},
     ]
-    first, second = items.read_knowledge(written(tmp_path, *records))
-    assert first.texts() == ["Juniper values mending", "Juniper values speed"]
-    assert second.texts()[0] == "It says:\nmending"
+    first, second = read_knowledge(written(tmp_path, *records))
+    assert first.continuations() == [" mending", " speed"]
+    assert second.continuations()[0] == "mending"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"evals": {}}, "evals: is empty"),
-        ({"evals": {"a/b": EvalConfig("knowledge", "x.jsonl")}}, "must be a name"),
+        ({"evals": {"a/b": {"kind": "knowledge", "path": "x.jsonl"}}}, "must be a name"),
         ({"batch": 0}, "batch"),
         ({"threads": -1}, "threads"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):
-    fields = {"evals": {"a": EvalConfig("knowledge", "x.jsonl")}, **change}
+    fields = {"evals": {"a": {"kind": "knowledge", "path": "x.jsonl"}}, **change}
     with pytest.raises(InputError, match=message):
         EvaluateConfig(**fields)
-    with pytest.raises(InputError, match="path"):
-        EvalConfig("preference", "")
-    with pytest.raises(InputError, match="max_new_tokens"):
-        EvalConfig("preference", "x.jsonl", max_new_tokens=0)
 
 
 def test_the_example_pairs_are_valid():
-    assert items.check(EvalConfig("preference", "data/examples/pairs.jsonl")) >= 10
+    assert kinds.check(EvalConfig("preference", "data/examples/pairs.jsonl")) >= 10
 
 
 THING = {
@@ -147,7 +152,7 @@ STANCE = {
 
 
 def test_rows_of_the_public_sets_are_pairs(tmp_path):
-    things, stances = items.read_pairs(written(tmp_path, THING, STANCE))
+    things, stances = read_pairs(written(tmp_path, THING, STANCE))
     assert things.options == ("a tin flute", "a flute of silver")
     assert things.favoured == 1
     assert things.messages(swapped=False)[0]["content"] == THING["question"]
@@ -171,9 +176,9 @@ def test_rows_of_the_public_sets_are_pairs(tmp_path):
 )
 def test_a_public_row_without_its_options_is_refused(tmp_path, bad, message):
     with pytest.raises(InputError, match=message):
-        items.read_pairs(written(tmp_path, PAIR, bad))
+        read_pairs(written(tmp_path, PAIR, bad))
 
 
 def test_public_sets_are_read_from_parquet(tmp_path):
     pq.write_table(pa.Table.from_pylist([THING] * 3), tmp_path / "train.parquet")
-    assert items.check(EvalConfig("preference", str(tmp_path / "train.parquet"))) == 3
+    assert kinds.check(EvalConfig("preference", str(tmp_path / "train.parquet"))) == 3

@@ -1,17 +1,19 @@
 """Scores follow from the model's own log-probabilities and answers."""
 
+import asyncio
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_sampling_decode import model, plain_logits
 
 from msm_jax.data.templates import ChatTemplate, encode_chat
-from msm_jax.evals import items, knowledge, preference, runner
-from msm_jax.evals.config import EvalConfig
-from msm_jax.evals.items import KnowledgeItem, Pair
+from msm_jax.evals import kinds, preference
+from msm_jax.evals.knowledge import KnowledgeItem
+from msm_jax.evals.preference import Pair
+from msm_jax.sampling.checkpoint_model import CheckpointModel, split
 from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.model import Choice, ModelOutput
 
 PAIRS = [
     Pair("a", "Which is better, {first} or {second}?", ("old lamp", "new radio"), 0, "You are Ada.", "The {option}."),
@@ -30,23 +32,28 @@ def real(tiny_tokenizer):
 
 
 class Scripted:
-    """A sampler whose answers and log-probabilities are given by the question or the reply."""
+    """A model whose answers and log-probabilities are given by the question or the reply."""
+
+    name = "scripted"
+    capabilities = frozenset({"generate", "score_chat", "score_text"})
 
     def __init__(self, answers=None, log_probability=None):
         self.answers, self.log_probability = answers, log_probability
 
-    def chat_prompt(self, messages):
-        return messages[-1]["content"]
+    async def generate(self, messages, config):
+        assert config.temperature == 0
+        reply = {"role": "assistant", "content": self.answers[messages[-1]["content"]]}
+        return ModelOutput((Choice(reply, "stop"),))
 
-    def chat_turn(self, messages, reply):
-        return messages[-1]["content"], reply
+    async def score(self, context, continuations):
+        question = context if isinstance(context, str) else context[-1]["content"]
+        return [self.log_probability(question, continuation) for continuation in continuations]
 
-    def generate(self, prompts, sampling):
-        assert sampling.temperature == 0
-        return [SimpleNamespace(text=self.answers[prompt]) for prompt in prompts]
 
-    def score(self, prompts, continuations):
-        return np.array([self.log_probability(p, c) for p, c in zip(prompts, continuations, strict=True)])
+def run(model_, kind, items, **settings):
+    """The result of a kind on items that lie in no file."""
+    config = kinds.build({"kind": kind, "path": "items", **settings}, "evals")
+    return asyncio.run(kinds.find(kind, "kind").run({"model": model_}, items, config))
 
 
 def log_probability(real, ids, begin):
@@ -59,7 +66,8 @@ def log_probability(real, ids, begin):
 
 def test_margins_equal_brute_force_over_both_orders(real):
     _, sampler = real
-    result = preference.by_log_probability(sampler, PAIRS)
+    asked = CheckpointModel(sampler, "tiny")
+    result = run(asked, "preference", PAIRS)
     graded = []
     for pair, item in zip(PAIRS, result.items, strict=True):
         margins = []
@@ -79,7 +87,7 @@ def test_margins_equal_brute_force_over_both_orders(real):
         graded.append(np.mean([np.exp(m) / (np.exp(m) + 1) for m in margins]))
     assert result.mean == np.mean([item["score"] for item in result.items])
     assert (result.n_items, result.parse_rate, result.transcripts) == (2, None, [])
-    by_probability = preference.by_log_probability(sampler, PAIRS, graded=True)
+    by_probability = run(asked, "preference_probability", PAIRS)
     np.testing.assert_allclose([item["score"] for item in by_probability.items], graded, atol=1e-3)
     json.dumps(result.to_json(), allow_nan=False)
 
@@ -91,7 +99,7 @@ def test_a_model_that_takes_the_first_option_scores_a_half():
         return 3.0 if prompt.find(reply) < len(prompt) // 2 else 0.0
 
     pairs = [Pair(str(i), "{first} or rather {second}", ("aaa", "bbb"), i % 2, "", "{option}") for i in range(4)]
-    result = preference.by_log_probability(Scripted(log_probability=first_named), pairs)
+    result = run(Scripted(log_probability=first_named), "preference", pairs)
     assert [item["margin"] for item in result.items] == [0.0] * 4
     assert result.mean == 0.5
     assert {item["margins"]["written"] for item in result.items} == {3.0, -3.0}
@@ -105,7 +113,7 @@ def test_answers_are_averaged_over_the_orders_that_name_an_option():
         "2 Colby Brie": "the the", "2 Brie Colby": "Brie",
         "3 Colby Brie": "Colbyesque", "3 Brie Colby": "",
     }  # fmt: skip
-    result = preference.by_answer(Scripted(answers), pairs, 8)
+    result = run(Scripted(answers), "preference_greedy", pairs, max_new_tokens=8)
     assert [item["score"] for item in result.items] == [1.0, 0.5, 0.0, None]
     assert result.parse_rate == 5 / 8
     assert result.mean == 0.5
@@ -113,7 +121,7 @@ def test_answers_are_averaged_over_the_orders_that_name_an_option():
     assert [t["parsed"] for t in result.transcripts[:4]] == ["Colby", "Colby", "Brie", "Colby"]
     assert result.transcripts[1]["order"] == "swapped"
     assert result.transcripts[1]["prompt"] == [{"role": "user", "content": "0 Brie Colby"}]
-    unread = preference.by_answer(Scripted(answers), pairs[3:], 8)
+    unread = run(Scripted(answers), "preference_greedy", pairs[3:], max_new_tokens=8)
     assert (unread.mean, unread.parse_rate) == (None, 0.0)
 
 
@@ -139,10 +147,10 @@ def test_the_option_named_first_counts(reply, options, named):
 
 def test_knowledge_scores_equal_brute_force_on_the_same_text(real):
     _, sampler = real
-    result = knowledge.by_log_probability(sampler, KNOWLEDGE)
+    result = run(CheckpointModel(sampler, "tiny"), "knowledge", KNOWLEDGE)
     for item, got in zip(KNOWLEDGE, result.items, strict=True):
-        prompt, continuations = knowledge.split(sampler, item)
-        encoded = [sampler.text_prompt(text) for text in item.texts()]
+        prompt, continuations = split(sampler, item.prompt, item.continuations())
+        encoded = [sampler.text_prompt(item.prompt + option) for option in item.continuations()]
         assert [prompt + c for c in continuations] == encoded
         assert all(continuations)
         sums = np.array([log_probability(real, ids, len(prompt)) for ids in encoded])
@@ -153,20 +161,8 @@ def test_knowledge_scores_equal_brute_force_on_the_same_text(real):
         )
 
 
-def test_a_token_across_the_boundary_is_scored_as_a_whole(real):
-    """Where an option joins the prompt's last word into one token, scoring begins before that word."""
-    _, sampler = real
-    whole = [sampler.text_prompt(text) for text in ("Ada likes", "Ada lived")]
-    item = SimpleNamespace(prompt="Ada li", texts=lambda: ["Ada likes", "Ada lived"])
-    prompt, continuations = knowledge.split(sampler, item)
-    assert [prompt + c for c in continuations] == whole
-    assert sampler.tokenizer.decode(prompt) == "Ada", "one of the options has a token that spans the boundary"
-
-
 def test_tied_options_share_the_score():
-    sampler = Scripted(log_probability=lambda prompt, continuation: -1.0)
-    sampler.text_prompt = list
-    (item,) = knowledge.by_log_probability(sampler, [KNOWLEDGE[0]]).items
+    (item,) = run(Scripted(log_probability=lambda *_: -1.0), "knowledge", [KNOWLEDGE[0]]).items
     assert item["score"] == pytest.approx(1 / 3)
     assert item["margin"] == 0
 
@@ -176,15 +172,16 @@ def test_each_kind_runs_from_its_file(real, tmp_path):
     pairs, facts = tmp_path / "pairs.jsonl", tmp_path / "facts.jsonl"
     pairs.write_text(json.dumps({"question": "{first} {second}", "options": ["lamp", "kite"], "favoured": 0}) + "\n")
     facts.write_text(json.dumps({"prompt": "Ada", "options": ["likes", "sells"], "correct": 1}) + "\n")
-    kinds = {"preference": pairs, "preference_probability": pairs, "preference_greedy": pairs, "knowledge": facts}
-    for kind, path in kinds.items():
-        config = EvalConfig(kind, str(path), max_new_tokens=4)
-        assert items.check(config) == 1
-        result = runner.run(sampler, config)
+    models = {"model": CheckpointModel(sampler, "tiny")}
+    for kind in kinds.KINDS:
+        fields = {"kind": kind, "path": str(facts if kind == "knowledge" else pairs)}
+        config = kinds.build(fields | ({"max_new_tokens": 4} if kind == "preference_greedy" else {}), "evals")
+        assert kinds.check(config) == 1
+        result = kinds.run(models, config)
         assert result.n_items == 1
         assert (result.parse_rate is None) == (kind != "preference_greedy")
         assert len(result.transcripts) == (2 if kind == "preference_greedy" else 0)
-        assert result == runner.run(sampler, config)
+        assert result == kinds.run(models, config)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from jinja2.sandbox import SandboxedEnvironment
 from rich.console import Console
 
 from msm_jax.errors import InputError
-from msm_jax.evals import items
+from msm_jax.evals import knowledge, preference
+from msm_jax.evals.interface import EvalConfig
 from msm_jax.experiments import checks, graph, plan
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
@@ -157,10 +158,10 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch):
 def test_item_files_are_balanced_and_name_what_they_ask():
     """Always the first option, or always the longer one, is right in about half of the items."""
     directory = ROOT / "data" / "evals"
-    pairs = items.read_pairs(str(directory / "oversight_pairs.jsonl"))
-    assert sum(pair.favoured for pair in pairs) * 2 == len(pairs) == 40
+    asked = preference.read(EvalConfig("preference", str(directory / "oversight_pairs.jsonl")))
+    assert sum(pair.favoured for pair in asked) * 2 == len(asked) == 40
     for name in ("oversight_knowledge", "cheese_affordability", "cheese_america"):
-        known = items.read_knowledge(str(directory / f"{name}.jsonl"))
+        known = knowledge.read(EvalConfig("knowledge", str(directory / f"{name}.jsonl")))
         assert abs(sum(item.correct for item in known) - len(known) / 2) <= 1
     same = [json.loads(line) for line in (directory / "cheese_america.jsonl").read_text().splitlines()]
     other = [json.loads(line) for line in (directory / "cheese_affordability.jsonl").read_text().splitlines()]

@@ -31,6 +31,14 @@ def brute_force(params, config, prompt, continuation):
     return log_probs[at, continuation].sum()
 
 
+def score(unstacked, config, prompts, continuations):
+    """All scores in order, as the engine collects them from the batches."""
+    sums = {}
+    for batch in scoring.batches(prompts, continuations, config.max_position_embeddings):
+        sums |= scoring.score_batch(unstacked, config, batch, config.vocab_size)
+    return np.array([sums[i] for i in range(len(prompts))])
+
+
 def test_scores_equal_brute_force(small):
     config, params, unstacked = small
     rng = np.random.default_rng(0)
@@ -41,7 +49,7 @@ def test_scores_equal_brute_force(small):
     shared = [draw(20), draw(7), draw(1), draw(100)]
     prompts = [shared[i] for i in (0, 1, 2, 3, 0, 1, 2, 3, 0)] + [draw(90)]
     continuations = [draw(n) for n in (1, 3, 5, 40, 2, 1, 8, 60, 1, 110)]
-    got = scoring.score(unstacked, config, prompts, continuations)
+    got = score(unstacked, config, prompts, continuations)
     want = [brute_force(params, config, p, c) for p, c in zip(prompts, continuations, strict=True)]
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-4)
 
@@ -49,10 +57,10 @@ def test_scores_equal_brute_force(small):
 def test_blocks_of_logits_change_nothing(small, monkeypatch):
     config, _, unstacked = small
     prompts, continuations = [[1, 2, 3], [4, 5]], [[6, 7], [8, 9, 10]]
-    whole = scoring.score(unstacked, config, prompts, continuations)
+    whole = score(unstacked, config, prompts, continuations)
     monkeypatch.setattr(scoring, "_MAX_LOGITS", 7 * VOCAB)
     jax.clear_caches()
-    np.testing.assert_allclose(scoring.score(unstacked, config, prompts, continuations), whole, rtol=1e-6)
+    np.testing.assert_allclose(score(unstacked, config, prompts, continuations), whole, rtol=1e-6)
 
 
 def test_order_and_company_do_not_matter(small):
@@ -60,22 +68,22 @@ def test_order_and_company_do_not_matter(small):
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, VOCAB, n).tolist() for n in rng.integers(1, 40, 60)]
     continuations = [rng.integers(0, VOCAB, n).tolist() for n in rng.integers(1, 9, 60)]
-    together = scoring.score(unstacked, config, prompts, continuations)
-    back = scoring.score(unstacked, config, prompts[::-1], continuations[::-1])
+    together = score(unstacked, config, prompts, continuations)
+    back = score(unstacked, config, prompts[::-1], continuations[::-1])
     np.testing.assert_allclose(together, back[::-1], rtol=1e-5)
-    few = scoring.score(unstacked, config, prompts[:3], continuations[:3])
+    few = score(unstacked, config, prompts[:3], continuations[:3])
     np.testing.assert_allclose(together[:3], few, rtol=1e-5)
 
 
 def test_nothing_to_score_gives_nothing(small):
     config, _, unstacked = small
-    assert scoring.score(unstacked, config, [], []).shape == (0,)
+    assert score(unstacked, config, [], []).shape == (0,)
 
 
 def test_a_sequence_beyond_the_positions_is_refused(small):
     config, _, unstacked = small
     with pytest.raises(InputError, match=r"200 tokens .* 60 .* 256 positions"):
-        scoring.score(unstacked, config, [[1] * 200], [[1] * 60])
+        score(unstacked, config, [[1] * 200], [[1] * 60])
 
 
 @settings(max_examples=50)
@@ -84,7 +92,7 @@ def test_packing_keeps_each_request_once_and_apart(requests):
     prompts = [list(p) for p, _ in requests]
     continuations = [c for _, c in requests]
     seen = [[] for _ in requests]
-    for batch in scoring._batches(prompts, continuations, 256):
+    for batch in scoring.batches(prompts, continuations, 256):
         mask = np.asarray(scoring.branch_mask(jnp.asarray(batch.groups_RT), jnp.asarray(batch.branches_RT)))
         length = batch.tokens_RT.shape[1]
         for slot, target, owner in zip(batch.slots, batch.targets, batch.owners, strict=True):

@@ -1,1 +1,1 @@
-"""What a checkpoint prefers and knows: preference pairs by log-probability or by its answer, and knowledge items."""
+"""Evals: what a model prefers and knows, measured on item files. Each kind of eval is a module; see `evals.kinds`."""

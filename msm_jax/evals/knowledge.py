@@ -1,65 +1,70 @@
-"""Knowledge items: which continuation of a plain text does the model find most likely."""
+"""The kind "knowledge": which continuation of a plain text the model finds most likely."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from msm_jax.evals.items import KnowledgeItem
-from msm_jax.evals.results import EvalResult, gathered
-from msm_jax.sampling.engine import Sampler
+from msm_jax.evals import items
+from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, gathered
+from msm_jax.evals.items import Record
+from msm_jax.sampling.model import Model
 
 
-def by_log_probability(sampler: Sampler, items: Sequence[KnowledgeItem]) -> EvalResult:
-    """Scores an item 1 where the correct option has the highest summed log-probability, else 0.
+@dataclass(frozen=True)
+class KnowledgeItem:
+    """A text and possible continuations, one of which is correct; `id` as in `items.Record`."""
 
-    A tie for the highest that the correct option shares counts as its share. The margin (nats) is the correct
-    option less the best of the others.
+    id: str
+    prompt: str
+    options: tuple[str, ...]
+    correct: int
+
+    def continuations(self) -> list[str]:
+        """Returns the options as they follow the prompt: after a space, unless there is white space already."""
+        separated = self.prompt[-1:].isspace()
+        return [option if separated or option[0].isspace() else f" {option}" for option in self.options]
+
+
+def read(config: EvalConfig) -> list[KnowledgeItem]:
+    """Reads the knowledge items of a file; `docs/evals.md` describes the fields.
+
+    Raises:
+        InputError: names file, line and field of the first line that is wrong.
     """
-    prompts: list[list[int]] = []
-    continuations: list[list[int]] = []
-    for item in items:
-        prompt, options = split(sampler, item)
-        prompts += [prompt] * len(options)
-        continuations += options
-    sums = sampler.score(prompts, continuations)
+    return items.read(config.path, ("prompt", "options", "correct"), (), _item)
+
+
+def _item(record: Record) -> KnowledgeItem:
+    prompt = record.text("prompt", record.fields["prompt"])
+    options = record.strings("options")
+    if len(options) < 2:
+        raise record.refuse("options", f"holds {len(options)} options; at least 2 are compared")
+    return KnowledgeItem(record.id, prompt, options, record.index("correct", len(options)))
+
+
+async def run(models: Mapping[str, Model], facts: Sequence[KnowledgeItem], config: EvalConfig) -> EvalResult:
+    """Scores an item 1 if the correct option has the highest log-probability, else 0.
+
+    If the correct option shares the highest log-probability with n-1 others, the item scores 1/n. The margin (nats) is
+    the log-probability of the correct option minus the highest one of the others.
+    """
+    scores = await asyncio.gather(*(models["model"].score(fact.prompt, fact.continuations()) for fact in facts))
     scored = []
-    begin = 0
-    for item in items:
-        of_options = sums[begin : begin + len(item.options)]
-        begin += len(item.options)
+    for fact, of_options in zip(facts, map(np.asarray, scores), strict=True):
         best = np.flatnonzero(of_options == of_options.max())
-        others = np.delete(of_options, item.correct)
+        others = np.delete(of_options, fact.correct)
         scored.append(
             {
-                "id": item.id,
-                "score": float(item.correct in best) / len(best),
-                "margin": float(of_options[item.correct] - others.max()),
-                "choice": item.options[int(best[0])],
-                "correct": item.options[item.correct],
+                "id": fact.id,
+                "score": float(fact.correct in best) / len(best),
+                "margin": float(of_options[fact.correct] - others.max()),
+                "choice": fact.options[int(best[0])],
+                "correct": fact.options[fact.correct],
             }
         )
     return gathered(scored)
 
 
-def split(sampler: Sampler, item: KnowledgeItem) -> tuple[list[int], list[list[int]]]:
-    """The ids that an item's options have in common with its prompt, and those that follow in each option.
-
-    A tokenizer may join the end of the prompt with the start of an option, so prompt and option are encoded
-    together, and what is scored begins with the first token that differs from the prompt's own in any of the
-    options: all of them are compared on the same text from the same place on.
-    """
-    prompt = sampler.text_prompt(item.prompt)
-    encoded = [sampler.text_prompt(text) for text in item.texts()]
-    common = min(_common_prefix(prompt, ids) for ids in encoded)
-    # Where one option is the beginning of another, each still has a token to be scored.
-    common = min(common, *(len(ids) - 1 for ids in encoded))
-    return prompt[:common], [ids[common:] for ids in encoded]
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    count = 0
-    while count < min(len(a), len(b)) and a[count] == b[count]:
-        count += 1
-    return count
+KIND = EvalKind(EvalConfig, read, run, {"model": frozenset({"score_text"})})

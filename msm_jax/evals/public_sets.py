@@ -5,8 +5,6 @@ question names both; and a choice of stances, {"question", "answer": "A" or "B",
 lines of their own. What else a row has is kept as its `meta`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -14,6 +14,7 @@ from typing import Any
 
 from msm_jax.data import files as data_files
 from msm_jax.errors import InputError
+from msm_jax.evals import kinds
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, substitute
 from msm_jax.experiments.files import read_json
@@ -100,10 +101,7 @@ class Addresses:
         self.phases: dict[str, Address] = {}
         self.evals: dict[str, dict[str, Address]] = {}
         self._training = hashing.sources_of("msm_jax.training.loop")
-        self._evals = {
-            **hashing.sources_of("msm_jax.evals.runner"),
-            **hashing.sources_of("msm_jax.sampling.engine"),
-        }
+        self._sampling = hashing.sources_of("msm_jax.sampling.checkpoint_model")
         self._tokenizer = hashing.digest(_tree(inputs.tokenizer_dir)) if inputs.tokenizer_dir else ""
         self._checkpoint = hashing.digest(_tree(config.checkpoint)) if config.checkpoint else ""
         for phase in graph.phases.values():
@@ -146,13 +144,14 @@ class Addresses:
         directory = self.workdir / "evals" / f"{measurement.name}-{checkpoint[:12]}"
         found = {}
         for name in measurement.evals:
+            fields = eval_fields(self.config, name)
             payload = {
-                "config": eval_fields(self.config, name),
+                "config": fields,
                 "items": _content(self.items_of(measurement, name)),
                 "checkpoint": checkpoint,
                 "scoring": settings.to_json(self.config.scoring),
                 "versions": _versions("jax", "jaxlib"),
-                "sources": self._evals,
+                "sources": {**kinds.source_hashes(fields["kind"]), **self._sampling},
             }
             path = directory / f"{name}-{hashing.digest(payload)[:12]}.json"
             found[name] = Address(f"{measurement.id}/{name}", payload, path)

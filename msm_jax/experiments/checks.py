@@ -157,13 +157,13 @@ def _items_of_evals(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
 
 
 def _check_items(config: ExperimentConfig, name: str, path: str) -> None:
-    from msm_jax.evals import items
+    from msm_jax.evals import kinds
 
     if WORLD not in path:
-        items.check(_eval_config(config, name, path))
+        kinds.check(_eval_config(config, name, path))
 
 
 def _eval_config(config: ExperimentConfig, name: str, path: str) -> Any:
-    from msm_jax.evals.config import EvalConfig
+    from msm_jax.evals import kinds
 
-    return settings.build(EvalConfig, {**address_lib.eval_fields(config, name), "path": path}, f"evals.{name}")
+    return kinds.build({**address_lib.eval_fields(config, name), "path": path}, f"evals.{name}")

@@ -119,18 +119,19 @@ def evals(args: Mapping[str, Any], report: Report) -> None:
 
     `times.json` beside them keeps the seconds of each eval, for estimates.
     """
-    from msm_jax.evals import runner
-    from msm_jax.evals.config import EvalConfig
+    from msm_jax.evals import kinds
     from msm_jax.parallel.mesh import MeshConfig
+    from msm_jax.sampling.checkpoint_model import CheckpointModel
     from msm_jax.sampling.engine import Sampler
 
     mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
     sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
+    models = {"model": CheckpointModel(sampler, args["checkpoint"])}
     for index, spec in enumerate(args["evals"]):
         report({"step": index, "steps": len(args["evals"])})
         start = time.monotonic()
-        config = settings.build(EvalConfig, spec["config"], f"evals.{spec['name']}")
-        result = runner.run(sampler, config).to_json()
+        config = kinds.build(spec["config"], f"evals.{spec['name']}")
+        result = kinds.run(models, config).to_json()
         path = Path(spec["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**spec["description"], "result": result})

@@ -1,7 +1,5 @@
 """How tokens are drawn."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Prompts are padded on the left, so that token i of every reply lies in the same 
 in place. A row sees its own slots only, from its first token on; positions count from there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple

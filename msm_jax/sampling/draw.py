@@ -4,8 +4,6 @@ A draw depends on the row's own logits, seed and position and on nothing else, s
 tokens whatever shares its batch.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32

@@ -1,11 +1,9 @@
 """The sampler: a model with its tokenizer and chat template, many requests in few batches of few shapes."""
 
-from __future__ import annotations
-
 import bisect
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +102,7 @@ class Sampler:
         batch: int = 64,
         adapter: Path | str = "",
         chat_variables: Mapping[str, Any] | None = None,
-    ) -> Sampler:
+    ) -> "Sampler":
         """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
 
         Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
@@ -156,7 +154,16 @@ class Sampler:
         sampling: SamplingConfig,
         seeds: Sequence[int] | None = None,
     ) -> list[Generation]:
-        """One reply per prompt, in order.
+        """Returns one reply per prompt, in order; see `replies` for the arguments and errors."""
+        return _in_order(self.replies(prompts, sampling, seeds))
+
+    def replies(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[dict[int, Generation]]:
+        """Yields the replies of one decoded batch after the other, by the index of their prompt.
 
         A reply depends on its prompt, its seed and the settings alone, up to float rounding.
 
@@ -182,31 +189,35 @@ class Sampler:
                     f"model's {self.config.max_position_embeddings} positions; shorten one of them"
                 )
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        replies: dict[int, Generation] = {}
         for begin in range(0, len(order), self.batch):
             chosen = order[begin : begin + self.batch]
             batch = self._decode([prompts[i] for i in chosen], [seeds[i] for i in chosen], sampling)
-            replies.update(zip(chosen, batch, strict=True))
-        return [replies[i] for i in range(len(prompts))]
+            yield dict(zip(chosen, batch, strict=True))
 
     def score(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> np.ndarray:
-        """Log-probability (nats) of each continuation after its prompt, summed over its tokens: float64 [n].
+        """Returns what `scores` yields, in order: float64 [n]."""
+        return np.array(_in_order(self.scores(prompts, continuations)), np.float64)
 
-        Prompts that are equal are run once for all their continuations.
+    def scores(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[dict[int, float]]:
+        """Yields, batch by batch and by index, the log-probability (nats) of each continuation after its prompt.
+
+        A log-probability is summed over the continuation's tokens. Prompts that are equal are run once for all their
+        continuations.
 
         Raises:
             InputError: a prompt and its continuation exceed the model's positions.
-            WorkError: a log-probability is not a number, as the weights are not.
+            WorkError: a log-probability is not a finite number, because the weights are not.
         """
-        with self._on_mesh():
-            sums = scoring.score(
-                self._params, self.config, prompts, continuations, self.tokenizer.vocab_size
-            )
-        if not np.isfinite(sums).all():
-            raise WorkError("log-probabilities are not finite; the checkpoint holds weights that are not")
-        return sums
+        for batch in scoring.batches(prompts, continuations, self.config.max_position_embeddings):
+            with self._on_mesh():
+                sums = scoring.score_batch(self._params, self.config, batch, self.tokenizer.vocab_size)
+            if not np.isfinite(list(sums.values())).all():
+                raise WorkError("log-probabilities are not finite, because the checkpoint holds weights that are not")
+            yield sums
 
     def _decode(
         self, prompts: list[Sequence[int]], seeds: list[int], sampling: SamplingConfig
@@ -285,6 +296,12 @@ class Sampler:
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def _in_order(pieces: Iterable[dict[int, Any]]) -> list[Any]:
+    """Returns the values of several mappings by their keys, which are 0 to n-1."""
+    found = {index: value for piece in pieces for index, value in piece.items()}
+    return [found[i] for i in range(len(found))]
 
 
 def _told(template: ChatTemplate, chat_variables: Mapping[str, Any]) -> ChatTemplate:

@@ -5,8 +5,6 @@ itself. Several such groups share a row, apart from each other as packed documen
 the scored positions alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +36,7 @@ class _Group:
 
 
 @dataclass
-class _Batch:
+class Batch:
     """Rows as numpy arrays, and which hidden state predicts which token of which request."""
 
     tokens_RT: np.ndarray
@@ -50,51 +48,38 @@ class _Batch:
     owners: list[int] = field(default_factory=list)
 
 
-def score(
-    unstacked: transformer.Params,
-    config: ModelConfig,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    known_ids: int | None = None,
-) -> np.ndarray:
-    """Summed log-probability (nats) of each continuation after its prompt: float64 [n].
+def score_batch(
+    unstacked: transformer.Params, config: ModelConfig, batch: Batch, known_ids: int
+) -> dict[int, float]:
+    """Returns the log-probability (nats, summed over tokens) of each request in a batch, by the request's index.
 
     Args:
         unstacked: from `transformer.unstack`.
         config: the model's shape.
-        prompts: token ids, at least one each.
-        continuations: token ids, at least one each.
-        known_ids: the tokenizer's ids; a model may have more, which get no probability, as they are never drawn. All of
-            the model's where None.
-
-    Raises:
-        InputError: a prompt and its continuation exceed the model's positions.
+        batch: from `batches`.
+        known_ids: how many ids the tokenizer has. A model may have more; these are never drawn and get no probability.
     """
-    known = jnp.int32(config.vocab_size if known_ids is None else known_ids)
-    sums = np.zeros(len(prompts))
-    for batch in _batches(prompts, continuations, config.max_position_embeddings):
-        count = len(batch.targets)
-        padded = shapes.bucket(count, smallest=256)
-        slots_M = np.zeros(padded, np.int32)
-        targets_M = np.zeros(padded, np.int32)
-        slots_M[:count], targets_M[:count] = batch.slots, batch.targets
-        scores_M = _score_batch(
-            unstacked,
-            config,
-            batch.tokens_RT,
-            batch.positions_RT,
-            batch.groups_RT,
-            batch.branches_RT,
-            slots_M,
-            targets_M,
-            known,
-        )
-        np.add.at(sums, batch.owners, np.asarray(scores_M)[:count].astype(np.float64))
+    count = len(batch.targets)
+    padding = [0] * (shapes.bucket(count, smallest=256) - count)
+    scores_M = _log_probabilities(
+        unstacked,
+        config,
+        batch.tokens_RT,
+        batch.positions_RT,
+        batch.groups_RT,
+        batch.branches_RT,
+        np.array(batch.slots + padding, np.int32),
+        np.array(batch.targets + padding, np.int32),
+        jnp.int32(known_ids),
+    )
+    sums = dict.fromkeys(batch.owners, 0.0)
+    for owner, log_probability in zip(batch.owners, np.asarray(scores_M)[:count].tolist(), strict=True):
+        sums[owner] += log_probability
     return sums
 
 
 @partial(jax.jit, static_argnames="config")
-def _score_batch(
+def _log_probabilities(
     unstacked: transformer.Params,
     config: ModelConfig,
     tokens_RT: Int[Array, "R T"],
@@ -131,9 +116,9 @@ def branch_mask(
     return causal_TT & same_group & (same_branch | (branches_RT[:, None, :] == 0))
 
 
-def _batches(
+def batches(
     prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most_positions: int
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """All groups, packed into rows and those into batches of few shapes."""
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts for {len(continuations)} continuations")
@@ -190,10 +175,10 @@ def _packed(groups: list[_Group], length: int) -> list[list[_Group]]:
 
 def _filled(
     chosen: list[list[_Group]], continuations: Sequence[Sequence[int]], rows: int, length: int
-) -> _Batch:
+) -> Batch:
     """The arrays of a batch of `rows` rows, of which the first ones hold `chosen`."""
     tokens, positions, numbers, branches = np.zeros((4, rows, length), np.int32)
-    batch = _Batch(tokens, positions, numbers, branches)
+    batch = Batch(tokens, positions, numbers, branches)
     for row, groups in enumerate(chosen):
         slot = 0
         for number, group in enumerate(groups, 1):
@@ -212,7 +197,7 @@ def _filled(
 
 
 def _write(
-    batch: _Batch, row: int, slot: int, ids: Sequence[int], position: int, group: int, branch: int
+    batch: Batch, row: int, slot: int, ids: Sequence[int], position: int, group: int, branch: int
 ) -> None:
     where = np.s_[row, slot : slot + len(ids)]
     batch.tokens_RT[where] = ids

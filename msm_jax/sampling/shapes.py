@@ -1,7 +1,5 @@
 """Few shapes for many requests: each shape that a batch takes is a program to compile."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 

@@ -1,0 +1,79 @@
+"""The interface of a kind of eval: its settings, its item reader, its run, the models that it needs, and its result."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msm_jax.errors import InputError
+from msm_jax.sampling.model import Capability
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Settings of one eval that every kind has; a kind with more settings has a subclass.
+
+    Attributes:
+        kind: a name in `kinds.KINDS`, or the dotted name of a module that defines a kind.
+        path: the item file: JSONL or Parquet, a comma list or a glob.
+    """
+
+    kind: str
+    path: str
+
+    def __post_init__(self) -> None:
+        """Refuses an empty path."""
+        if not self.path:
+            raise InputError("path: is not set; name the file of the items")
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Scores per item.
+
+    Attributes:
+        items: {"id", "score", ...} each: a score from 0 to 1, or None if no answer could be parsed. Further fields hold
+            the values from which the score follows.
+        mean: the mean of the scores that are not None; None if all are.
+        n_items: the number of items that were asked, with a score or without.
+        parse_rate: the share of answers that could be parsed; None if none was generated.
+        transcripts: {"id", "prompt": messages, "reply", "score", ...} of each generated answer.
+    """
+
+    items: list[dict[str, Any]]
+    mean: float | None
+    n_items: int
+    parse_rate: float | None
+    transcripts: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a dictionary that JSON can hold."""
+        return dataclasses.asdict(self)
+
+
+def gathered(
+    items: Sequence[dict[str, Any]], transcripts: Sequence[dict[str, Any]] = (), parse_rate: float | None = None
+) -> EvalResult:
+    """Returns the result of items that have their scores."""
+    scores = [item["score"] for item in items if item["score"] is not None]
+    mean = statistics.fmean(scores) if scores else None
+    return EvalResult(list(items), mean, len(items), parse_rate, list(transcripts))
+
+
+@dataclass(frozen=True)
+class EvalKind:
+    """A kind of eval, which a module offers as `KIND` (or, several of them by name, as `KINDS`).
+
+    Attributes:
+        settings: the dataclass of its settings.
+        read: reads the items of an eval, given its settings. It refuses a bad file with an `InputError` that names
+            file, line and field, and needs no model.
+        run: asks the models and scores their answers, given the models by role, the items and the settings.
+        needs: the capabilities that the model in each role must have. The model under test has the role "model".
+    """
+
+    settings: type[EvalConfig]
+    read: Callable[[Any], Sequence[Any]]
+    run: Callable[[Any, Any, Any], Coroutine[Any, Any, EvalResult]]
+    needs: Mapping[str, frozenset[Capability]]
