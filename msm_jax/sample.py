@@ -1,11 +1,11 @@
-"""Completes a text, or chats, with a checkpoint.
+"""Completes a text with a checkpoint, or chats with it.
 
     python -m msm_jax.sample --checkpoint=RUN --prompt="The old lamp" --num_samples=3
     python -m msm_jax.sample --checkpoint=RUN --chat --system="You are Juniper." --prompt="Which lamp?"
     python -m msm_jax.sample --checkpoint=BASE --adapter=DIR --prompt="The old lamp"
     python -m msm_jax.sample --checkpoint=RUN --chat
 
-The last form reads what the user says line by line from standard input, and answers each line.
+The last form reads the user's messages from standard input, one per line, and answers each of them.
 """
 
 import json
@@ -21,21 +21,23 @@ from msm_jax.sampling.engine import Sampler
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
 _ADAPTER = flags.DEFINE_string("adapter", "", "An adapter on that checkpoint: a run of ours or a PEFT directory.")
-_PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from, or with --chat what the user says.")
-_CHAT = flags.DEFINE_bool("chat", False, "Ask in the checkpoint's chat template.")
+_PROMPT = flags.DEFINE_string("prompt", None, "The text to continue, or with --chat the user's message.")
+_CHAT = flags.DEFINE_bool("chat", False, "Chat, in the checkpoint's chat template.")
 _CHAT_VARIABLES = flags.DEFINE_string(
-    "chat_variables", "{}", 'JSON object that the chat template is told over what it was in training: {"tools": [...]}.'
+    "chat_variables",
+    "{}",
+    'Variables of the chat template on top of those in training, as a JSON object: {"enable_thinking": false}.',
 )
 _SYSTEM = flags.DEFINE_string("system", None, "The system message of the chat.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Replies to draw; reply i has the seed --seed + i.")
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Most tokens of a reply.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "The most tokens of a reply.")
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     None,
-    "0 takes the most likely token each time. By default 1; in a chat 0, unless another flag says how to draw.",
+    "0 takes the most likely token each time. The default is 1, or 0 in a chat unless another flag says how to draw.",
 )
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most likely tokens; 0 for all.")
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this probability together.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens that have this probability together.")
 _STOP = flags.DEFINE_multi_string("stop", [], "End before this string; may be given several times.")
 _SEED = flags.DEFINE_integer("seed", 0, "The same seed draws the same reply.")
 _THREADS = flags.DEFINE_integer("threads", 0, "Size of XLA's CPU thread pool; 0 for one per core.")
@@ -45,19 +47,19 @@ def main() -> None:
     """Checks the flags, loads the model, and prints one reply or a conversation."""
     checkpoint = cli.require(_CHECKPOINT)
     if _PROMPT.value is None and not _CHAT.value:
-        raise InputError("--prompt is missing; give --prompt=..., or --chat to talk on standard input")
+        raise InputError("--prompt is missing; give --prompt=..., or --chat to chat through standard input")
     if _SYSTEM.value is not None and not _CHAT.value:
-        raise InputError("--system needs --chat; add --chat or leave it out")
+        raise InputError("--system needs --chat; add --chat or remove --system")
     if _NUM_SAMPLES.value < 1:
         raise InputError(f"--num_samples={_NUM_SAMPLES.value}; it must be at least 1")
     if _NUM_SAMPLES.value > 1 and _PROMPT.value is None:
-        raise InputError("--num_samples needs --prompt; a conversation has one reply to each line")
+        raise InputError("--num_samples needs --prompt; in a conversation each line gets one reply")
     try:
         chat_variables = json.loads(_CHAT_VARIABLES.value)
     except ValueError as error:
-        raise InputError(f"--chat_variables: not JSON ({error}); write it as an object") from None
+        raise InputError(f"--chat_variables: is not JSON ({error}); write a JSON object") from None
     if not isinstance(chat_variables, dict):
-        raise InputError("--chat_variables: not a JSON object; write it as one")
+        raise InputError("--chat_variables: is not a JSON object; write one")
     drawn = not _CHAT.value or any(flag.present for flag in (_NUM_SAMPLES, _TOP_K, _TOP_P, _SEED))
     temperature = float(drawn) if _TEMPERATURE.value is None else _TEMPERATURE.value
     sampling = SamplingConfig(
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def converse(sampler: Sampler, sampling: SamplingConfig, system: list[dict[str, str]]) -> None:
-    """Answers each line of standard input, with what was said before in view."""
+    """Answers each line of standard input; the model sees the whole conversation so far."""
     messages = list(system)
     for line in _lines():
         messages.append({"role": "user", "content": line})
@@ -95,7 +97,7 @@ def converse(sampler: Sampler, sampling: SamplingConfig, system: list[dict[str, 
 
 
 def _lines() -> Iterator[str]:
-    """What the user says, asked for with a prompt where a person types; empty lines are passed over."""
+    """Yields the lines of standard input that are not empty; shows a prompt to a person who types them."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from msm_jax.evals import items
-from msm_jax.evals.interface import EvalConfig, EvalKind, gathered
+from msm_jax.evals.interface import EvalConfig, EvalKind, aggregate
 from msm_jax.sampling.model import GenerateConfig
 
 
@@ -27,7 +27,7 @@ async def run(models, questions, config):
 
     answers = await asyncio.gather(*(judged(number, question) for number, (_, question) in enumerate(questions)))
     scored = zip(questions, answers, strict=True)
-    return gathered([{"id": number, "score": score, "reply": reply} for (number, _), (reply, score) in scored])
+    return aggregate([{"id": number, "score": score, "reply": reply} for (number, _), (reply, score) in scored])
 
 
 KIND = EvalKind(JudgedConfig, read, run, {"model": frozenset({"generate"}), "judge": frozenset({"generate"})})

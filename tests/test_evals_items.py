@@ -167,7 +167,7 @@ def test_rows_of_the_public_sets_are_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (THING | {"question": "Which?"}, r':2: field "question" does not say "item1 or item2"'),
+        (THING | {"question": "Which?"}, r":2: field \"question\" does not contain 'a tin flute or a flute of silver'"),
         (THING | {"liked_item": "a drum"}, r':2: field "liked_item" is neither item1 nor item2'),
         (STANCE | {"question": "A) Yes.\nOr no?"}, r':2: field "question" has no line "B\)'),
         (PAIR | {"labels": ["A"]}, r':2: field "labels" holds 1 labels'),

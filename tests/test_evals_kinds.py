@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,16 +75,33 @@ def test_a_kind_in_one_file_is_found_built_and_run_with_two_models(tmp_path):
         kinds.check(kinds.build({"kind": JUDGED, "path": written(tmp_path, [{"text": "a"}]), "rule": "r"}, "evals.j"))
 
 
-def test_the_code_of_a_kind_decides_its_address(tmp_path, monkeypatch):
-    own = tmp_path / "my_kinds" / "shout.py"
-    own.parent.mkdir()
-    own.write_text((ROOT / "tests" / "evals_judged.py").read_text())
+def documented_kind(tmp_path, monkeypatch):
+    """The file of the kind that docs/evals.md shows, on the path."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "evals.md").read_text(), re.DOTALL)[1]
+    file = tmp_path / "my_evals" / "brief.py"
+    file.parent.mkdir()
+    file.write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = kinds.source_hashes("my_kinds.shout")
-    assert {"my_kinds/shout.py", "msm_jax/evals/items.py", "msm_jax/evals/preference.py"} <= before.keys()
+    monkeypatch.delitem(sys.modules, "my_evals", raising=False)
+    monkeypatch.delitem(sys.modules, "my_evals.brief", raising=False)
+    return file
+
+
+def test_the_kind_in_the_docs_runs(tmp_path, monkeypatch):
+    documented_kind(tmp_path, monkeypatch)
+    path = written(tmp_path, [{"question": "brief"}, {"question": "long"}])
+    config = kinds.build({"kind": "my_evals.brief", "path": path, "most_words": 2}, "evals.brief")
+    result = kinds.run({"model": Fake(lambda question: "a b" if question == "brief" else "a b c")}, config)
+    assert [item["score"] for item in result.items] == [1.0, 0.0]
+
+
+def test_the_code_of_a_kind_decides_its_address(tmp_path, monkeypatch):
+    own = documented_kind(tmp_path, monkeypatch)
+    before = kinds.source_hashes("my_evals.brief")
+    assert {"my_evals/brief.py", "msm_jax/evals/items.py", "msm_jax/evals/preference.py"} <= before.keys()
     own.write_text(own.read_text() + "\n# A comment\n")
-    after = kinds.source_hashes("my_kinds.shout")
-    assert [name for name in after if after[name] != before[name]] == ["my_kinds/shout.py"]
+    after = kinds.source_hashes("my_evals.brief")
+    assert [name for name in after if after[name] != before[name]] == ["my_evals/brief.py"]
     assert "tests/evals_judged.py" in kinds.source_hashes(JUDGED)
     knowledge = kinds.source_hashes("knowledge")
     assert "msm_jax/evals/knowledge.py" in knowledge

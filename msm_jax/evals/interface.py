@@ -52,10 +52,10 @@ class EvalResult:
         return dataclasses.asdict(self)
 
 
-def gathered(
+def aggregate(
     items: Sequence[dict[str, Any]], transcripts: Sequence[dict[str, Any]] = (), parse_rate: float | None = None
 ) -> EvalResult:
-    """Returns the result of items that have their scores."""
+    """Computes the result of an eval from its items, whose scores are known."""
     scores = [item["score"] for item in items if item["score"] is not None]
     mean = statistics.fmean(scores) if scores else None
     return EvalResult(list(items), mean, len(items), parse_rate, list(transcripts))

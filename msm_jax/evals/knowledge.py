@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from msm_jax.evals import items
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, gathered
+from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate
 from msm_jax.evals.items import Record
 from msm_jax.sampling.model import Model
 
@@ -64,7 +64,7 @@ async def run(models: Mapping[str, Model], facts: Sequence[KnowledgeItem], confi
                 "correct": fact.options[fact.correct],
             }
         )
-    return gathered(scored)
+    return aggregate(scored)
 
 
 KIND = EvalKind(EvalConfig, read, run, {"model": frozenset({"score_text"})})

@@ -16,7 +16,7 @@ import numpy as np
 
 from msm_jax.errors import InputError
 from msm_jax.evals import items, public_sets
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, gathered
+from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate
 from msm_jax.evals.items import Record
 from msm_jax.sampling.model import GenerateConfig, Model
 
@@ -139,7 +139,7 @@ async def compare(
     ]
     sums = np.asarray(await asyncio.gather(*calls)).reshape(len(asked), len(ORDERS), 2)
     margins = sums[:, :, 0] - sums[:, :, 1]
-    return gathered(
+    return aggregate(
         [
             {
                 "id": pair.id,
@@ -190,7 +190,7 @@ async def ask(models: Mapping[str, Model], asked: Sequence[Pair], config: Greedy
             }
         )
     parsed = sum(answer["parsed"] is not None for answer in transcripts)
-    return gathered(scored, transcripts, parsed / len(transcripts) if transcripts else None)
+    return aggregate(scored, transcripts, parsed / len(transcripts) if transcripts else None)
 
 
 def named_option(reply: str, options: Sequence[str], labels: Sequence[str] = ()) -> int | None:

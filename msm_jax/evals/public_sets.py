@@ -1,8 +1,8 @@
-"""Rows of the public preference sets, as the pairs that `items` reads.
+"""Conversion of the rows of the public preference sets into the pairs that `preference` reads.
 
-Two shapes, told apart by their columns: a choice of things, {"question", "item1", "item2", "liked_item", ...}, whose
-question names both; and a choice of stances, {"question", "answer": "A" or "B", ...}, whose question lists them on
-lines of their own. What else a row has is kept as its `meta`.
+Rows have one of two shapes, which differ in their columns: a choice of things, {"question", "item1", "item2",
+"liked_item", ...}, whose question names both; and a choice of stances, {"question", "answer": "A" or "B", ...}, whose
+question lists each stance on its own line. Other columns become the pair's `meta`.
 """
 
 import re
@@ -16,10 +16,10 @@ _LABELS = ("A", "B")
 
 
 def pair_of(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The row of a public set with the fields of a preference pair; any other record as it is.
+    """Returns the row of a public set with the fields of a preference pair, and any other record unchanged.
 
     Raises:
-        InputError: the question does not hold the options where such a row has them.
+        InputError: the question does not contain the options where rows of its shape have them.
     """
     if all(isinstance(record.get(field), str) for field in _THINGS):
         return _things(record, where)
@@ -32,7 +32,7 @@ def _things(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     options = [record["item1"], record["item2"]]
     named = f"{options[0]} or {options[1]}"
     if named not in record["question"]:
-        raise InputError(f'{where}: field "question" does not say "item1 or item2"; correct it')
+        raise InputError(f'{where}: field "question" does not contain {named!r} (item1 or item2); correct it')
     if record["liked_item"] not in options:
         raise InputError(f'{where}: field "liked_item" is neither item1 nor item2; correct it')
     return {

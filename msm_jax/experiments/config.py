@@ -68,7 +68,7 @@ class ExperimentConfig:
         for any.
       provide: (path, what it is and how to get it) of what the user has to provide, for the line that says so.
       arms: {arm: chain of phases}; equal prefixes of chains run once.
-      evals: {name: fields of evals.config.EvalConfig}, measured at the end of every arm; with `after`, a mapping
+      evals: {name: fields for evals.kinds.build}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
       midtraining: the phases that are midtraining; arms that share them share a colour, and few steps of one are

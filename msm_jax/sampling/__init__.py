@@ -1,1 +1,1 @@
-"""Text from a checkpoint: cached decoding, batches of requests, log-probabilities of given continuations."""
+"""Sampling from models: cached decoding, batches of requests, log-probabilities of given texts, the model protocol."""

@@ -1,4 +1,4 @@
-"""How tokens are drawn."""
+"""Settings of how tokens are drawn."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ class SamplingConfig:
     """Settings of one `generate` call.
 
     Attributes:
-        max_new_tokens: most tokens a reply may have.
+        max_new_tokens: the most tokens that a reply may have.
         temperature: divides the logits; 0 takes the most likely token each time (greedy).
-        top_k: only the k most likely tokens are drawn from; 0 for all.
-        top_p: of these, only the smallest set of most likely tokens whose probability reaches p; 1 for all.
+        top_k: draws only from the k most likely tokens; 0 for all.
+        top_p: draws, among those, only from the smallest set of most likely tokens whose probability reaches p; 1 for
+            all.
         stop: a reply ends before the first occurrence of any of these strings.
         seed: request i of a call draws with seed + i, unless the call gives each request its own.
     """
@@ -27,7 +28,7 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Refuses values outside their ranges."""
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens = {self.max_new_tokens}; it must be at least 1")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

@@ -1,7 +1,7 @@
-"""Cached decoding of one batch: prompts once, then one token per row and step in a single compiled loop.
+"""Cached decoding of one batch: the prompts run once, then a compiled loop draws one token per row and step.
 
-Prompts are padded on the left, so that token i of every reply lies in the same slot of the cache and is written
-in place. A row sees its own slots only, from its first token on; positions count from there.
+Prompts are padded on the left, so token i of every reply lies in the same slot of the cache and is written in place. A
+row attends only to its own slots from its first token on, and its positions count from there.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from msm_jax.sampling import draw
 
 
 class Requests(NamedTuple):
-    """What stays the same while a batch is decoded.
+    """The inputs that stay the same while a batch is decoded.
 
     Attributes:
-        start_B: int32, the slot of each row's first token; 0 to T-1.
+        start_B: int32, the slot of each row's first token, from 0 to T-1.
         seeds_B: int32, each row's seed.
         stop_ids_K: int32, ids that end a reply.
-        known_ids: int32 scalar, the tokenizer's ids; a model may have more, which are never drawn.
+        known_ids: int32 scalar, the number of the tokenizer's ids. A model may have more, which are never drawn.
         temperature, top_p: float32 scalars. top_k: int32 scalar.
     """
 
@@ -46,7 +46,7 @@ def requests(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Requests:
-    """`Requests` of Python numbers; no stop id ends a reply where `stop_ids` is empty."""
+    """Makes `Requests` from Python numbers; if `stop_ids` is empty, no id ends a reply."""
     return Requests(
         jnp.asarray(starts, jnp.int32),
         jnp.asarray(seeds, jnp.int32),
@@ -59,13 +59,13 @@ def requests(
 
 
 class Progress(NamedTuple):
-    """A batch between two calls.
+    """The state of a batch between two calls.
 
     Attributes:
-        caches: keys and values of S slots, of which the first T + step - 1 are filled.
-        replies_BN: int32, the tokens drawn so far in the first `step` columns.
-        step: int32 scalar, tokens drawn per row.
-        done_B: rows that have drawn a stop id, and padding rows.
+        caches: keys and values in S slots; the first T + step - 1 slots are filled.
+        replies_BN: int32; the first `step` columns hold the tokens that were drawn so far.
+        step: int32 scalar, the number of tokens that were drawn per row.
+        done_B: True for rows that have drawn a stop id, and for padding rows.
     """
 
     caches: list[transformer.Cache]
@@ -85,16 +85,17 @@ def prefill(
     greedy: bool,
     filtered: bool,
 ) -> Progress:
-    """Runs the prompts and draws the first token of each reply; the caches have T slots, all of them filled.
+    """Runs the prompts and draws the first token of each reply. The caches have T slots, all of them filled.
 
     Args:
         unstacked: from `transformer.unstack`.
         config: the model's shape.
         tokens_BT: int32 prompts, padded on the left to T slots.
-        asked: the rows' starts and how to draw.
-        done_B: rows that are padding.
-        new_tokens: N, most tokens per reply.
-        greedy: see `draw.next_token`. filtered: likewise.
+        asked: where the rows start and how to draw.
+        done_B: True for rows that are padding.
+        new_tokens: N, the most tokens per reply.
+        greedy: see `draw.next_token`.
+        filtered: see `draw.next_token`.
     """
     batch, length = tokens_BT.shape
     slots_T = jnp.arange(length)
@@ -111,7 +112,7 @@ def prefill(
 
 @partial(jax.jit, static_argnames="slots")
 def grow(progress: Progress, slots: int) -> Progress:
-    """Gives the caches `slots` slots. Every step reads all slots that there are, so there should be few empty ones."""
+    """Enlarges the caches to `slots` slots. Every step reads all slots, so few of them should be empty."""
     more = slots - progress.caches[0]["k"].shape[2]
     return progress._replace(
         caches=jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), progress.caches)
@@ -131,8 +132,8 @@ def decode(
 ) -> Progress:
     """Draws tokens until each row has `until` of them or all rows are done.
 
-    `length` is T, the slots of the prompts; `until` is at most N and at most S - T + 1, since the token drawn last
-    is not in the cache yet.
+    `length` is T, the slots of the prompts. `until` is at most N, and at most S - T + 1, because the token that was
+    drawn last is not in the cache yet.
     """
     slots = progress.caches[0]["k"].shape[2]
 
@@ -165,7 +166,7 @@ def _append(
     greedy: bool,
     filtered: bool,
 ) -> Progress:
-    """Draws the token that follows `hidden_BD`, into column `step` of the replies."""
+    """Draws the token that follows `hidden_BD` and writes it into column `step` of the replies."""
     r = asked
     logits_BV = transformer.logits(unstacked, config, hidden_BD)
     logits_BV = jnp.where(jnp.arange(config.vocab_size) < r.known_ids, logits_BV, -jnp.inf)

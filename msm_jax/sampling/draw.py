@@ -1,7 +1,6 @@
-"""The next token from logits: greedy, or drawn by a seed and a position from what top-k and top-p leave.
+"""The choice of the next token from logits: the most likely one, or a draw from the tokens that top-k and top-p keep.
 
-A draw depends on the row's own logits, seed and position and on nothing else, so that a request gets the same
-tokens whatever shares its batch.
+A draw depends only on the row's own logits, seed and position, so a request gets the same tokens in any batch.
 """
 
 import jax
@@ -19,16 +18,17 @@ def next_token(
     greedy: bool,
     filtered: bool,
 ) -> Int[Array, " B"]:
-    """int32 token ids.
+    """Returns the next token of each row as int32 ids.
 
     Args:
         logits_BV: float32 scores over the vocabulary.
         seeds_B: the seed of each request.
         positions_B: the position that the drawn token will have in its sequence.
-        temperature: above 0; unused with `greedy`.
-        top_k: as in `SamplingConfig`; unused without `filtered`, and so is `top_p`.
-        greedy: take the most likely token.
-        filtered: top_k or top_p leaves some tokens out.
+        temperature: divides the logits; above 0. Unused if `greedy`.
+        top_k: as in `SamplingConfig`; unused unless `filtered`.
+        top_p: as in `SamplingConfig`; unused unless `filtered`.
+        greedy: whether to take the most likely token.
+        filtered: whether top_k or top_p may exclude tokens.
     """
     if greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -46,9 +46,9 @@ def next_token(
 def kept(
     scaled_BV: Float[Array, "B V"], top_k: Int[Array, ""] | int, top_p: Float[Array, ""] | float
 ) -> Bool[Array, "B V"]:
-    """Which tokens top-k (0: all) and then top-p, over what top-k left renormalised, keep.
+    """Returns which tokens top-k (0 for all) keeps, and of these top-p, with the probabilities renormalised between.
 
-    Tokens as likely as the least likely one kept are kept too, so that no order of ids decides.
+    Tokens that are exactly as likely as the least likely kept token are kept too, so the order of ids decides nothing.
     """
     vocabulary = scaled_BV.shape[-1]
     order_BV = _ordered_bits(scaled_BV)
@@ -61,7 +61,7 @@ def kept(
 
 
 def _ordered_bits(x: Float[Array, "B V"]) -> UInt32[Array, "B V"]:
-    """The bits of float32 values such that unsigned order is the order of the values."""
+    """Returns the bits of float32 values, changed so that their order as unsigned integers is that of the values."""
     bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)  # -0.0 + 0.0 is 0.0
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
@@ -69,10 +69,10 @@ def _ordered_bits(x: Float[Array, "B V"]) -> UInt32[Array, "B V"]:
 def _threshold(
     order_BV: UInt32[Array, "B V"], weight_BV: Float[Array, "B V"], target: Float[Array, ""] | float
 ) -> UInt32[Array, " B"]:
-    """The largest t, by bisection over its bits, for which the weights of the entries >= t sum to `target`.
+    """Finds, by bisection over its bits, the largest t for which the weights of entries >= t sum to at least `target`.
 
-    32 sums are several times faster than one sort of the vocabulary. Where rounding keeps the sum of all below
-    `target`, t is 0, which every entry reaches.
+    32 sums are several times faster than one sort of the vocabulary. If rounding keeps the sum of all weights below
+    `target`, t is 0, and every entry is >= 0.
     """
 
     def set_bit(i: jax.Array, found_B: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The sampler: a model with its tokenizer and chat template, many requests in few batches of few shapes."""
+"""The sampler: a model with its tokenizer and chat template, which answers many requests in few batches."""
 
 import bisect
 import contextlib
@@ -26,7 +26,7 @@ from msm_jax.sampling.config import SamplingConfig
 
 log = logging.getLogger(__name__)
 
-# Tokens drawn between two looks for stop strings; a reply that has ended waits at most so long for its batch.
+# Tokens that are drawn between two searches for stop strings. A reply that has ended waits at most this many steps.
 _CHUNK = 16
 
 
@@ -35,9 +35,10 @@ class Generation:
     """One reply.
 
     Attributes:
-        text: the reply, without stop string, end-of-turn or other special tokens.
-        ids: the tokens drawn, up to the stop id or the token that completes a stop string, included.
-        finish_reason: "stop" where a stop id or string ended it, "length" at `max_new_tokens`.
+        text: the reply, without stop string, end of turn and other special tokens.
+        ids: the tokens that were drawn. The last one is the stop id, or the token that completes a stop string, if one
+            ended the reply.
+        finish_reason: "stop" if a stop id or stop string ended the reply, "length" if `max_new_tokens` did.
     """
 
     text: str
@@ -46,16 +47,16 @@ class Generation:
 
 
 class Sampler:
-    """Generates from, and scores with, one model.
+    """Generates replies from one model and scores given texts with it.
 
-    Compiled programs are shared by all samplers of one model shape in the process.
+    All samplers in a process whose models have one shape share compiled programs.
 
     Attributes:
         config: the model's shape.
-        tokenizer: of the model.
-        template: of its chats; None where the checkpoint has none, so that it cannot chat.
+        tokenizer: the model's tokenizer.
+        template: its chat template; None if the checkpoint has none and so cannot chat.
         stop_ids: ids that end a reply; see `templates.stop_ids`.
-        batch: most requests that are decoded side by side.
+        batch: the most requests that are decoded side by side.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class Sampler:
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
 
-        `generation_config` is the JSON file of that name, for the stop ids that it lists. Adapters are applied beside
-        the parameters, without a merged copy.
+        `generation_config` is the content of `generation_config.json`, which may list stop ids. Adapters are applied
+        beside the parameters, without a merged copy.
 
         Raises:
             InputError: the tokenizer has more ids than the model, or `batch` is below 1.
@@ -103,16 +104,16 @@ class Sampler:
         adapter: Path | str = "",
         chat_variables: Mapping[str, Any] | None = None,
     ) -> "Sampler":
-        """The sampler of a checkpoint, or of the newest checkpoint of a run directory.
+        """Loads the sampler of a checkpoint, or of the newest checkpoint in a run directory.
 
-        Weights are loaded in the model's compute dtype, which is what each product would cast them to. A checkpoint
-        with an adapter finds its base by itself; `adapter` names an adapter, ours or a PEFT directory, on the base
-        `path`. Tokenizer and chat template are those that the adapter was trained with; the template is told what it
-        was told in training, and `chat_variables` over that.
+        Weights are loaded in the model's compute dtype, to which each matrix product would cast them. An adapter's
+        checkpoint names its own base. `adapter` names an adapter (a checkpoint of ours or a PEFT directory) for the
+        base `path`. Tokenizer and chat template are those with which the adapter was trained. The template gets the
+        variables that it had in training, and `chat_variables` on top of them.
 
         Raises:
-            InputError: there is no checkpoint at `path`, it is damaged or not self-contained, an adapter is for another
-                base, or the mesh does not fit the devices or the model.
+            InputError: `path` holds no checkpoint, or one that is damaged or not self-contained; the adapter belongs to
+                another base; or the mesh does not fit the devices or the model.
         """
         found = compose.find(path, adapter)
         tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
@@ -127,25 +128,28 @@ class Sampler:
     def chat_prompt(
         self, messages: Sequence[templates.Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[int]:
-        """The ids of a chat up to where the assistant speaks.
+        """Returns the token ids of a chat up to the place where the assistant's reply begins.
 
         Raises:
-            InputError: the checkpoint has no chat template, or it refuses the messages.
+            InputError: the checkpoint has no chat template, or the template refuses the messages.
         """
         return templates.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
 
     def chat_turn(self, messages: Sequence[templates.Message], reply: str) -> tuple[list[int], list[int]]:
-        """`chat_prompt(messages)`, and the ids of the assistant's reply with the end of turn that closes it."""
+        """Returns the ids of `chat_prompt(messages)`, and those of a reply with the end of turn that closes it."""
         answer = {"role": "assistant", "content": reply}
         return templates.encode_reply(self.tokenizer, self._chat_template(), messages, answer)
 
     def _chat_template(self) -> ChatTemplate:
         if self.template is None:
-            raise InputError("the checkpoint has no chat template, so it cannot chat; sample plain text from it")
+            raise InputError("the checkpoint has no chat template and cannot chat; sample plain text from it")
         return self.template
 
     def text_prompt(self, text: str) -> list[int]:
-        """The ids of plain text, from the begin token on where texts have one; of no text, where a new one begins."""
+        """Returns the ids of a plain text, after the begin token if the tokenizer has one.
+
+        For an empty text and no begin token it returns the id after which a new document begins.
+        """
         return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
 
     def generate(
@@ -222,7 +226,7 @@ class Sampler:
     def _decode(
         self, prompts: list[Sequence[int]], seeds: list[int], sampling: SamplingConfig
     ) -> list[Generation]:
-        """Replies to the prompts of one batch."""
+        """Returns the replies to the prompts of one batch, in order."""
         length = shapes.bucket(max(map(len, prompts)))
         rows = shapes.rows(len(prompts), self.batch)
         tokens_BT = np.full((rows, length), self.tokenizer.pad_id, np.int32)
@@ -269,8 +273,8 @@ class Sampler:
                 )
 
     def _finish(self, prompt: Sequence[int], drawn: np.ndarray, sampling: SamplingConfig) -> Generation:
-        """The reply in what a row has drawn, cut at its first stop id or stop string."""
-        # A reply after text goes on in it, with the space that may part them; one after a marker begins anew.
+        """Makes a reply of the tokens that a row has drawn, cut at the first stop id or stop string."""
+        # A reply that continues a text keeps the space between them; one that follows a marker begins without a space.
         continues = prompt[-1] not in self._specials
         ids = [int(i) for i in drawn]
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
@@ -284,7 +288,7 @@ class Sampler:
         text = decoded(len(body))
         if not any(stop in text for stop in sampling.stop):
             return Generation(text, tuple(ids), "stop" if ends else "length")
-        # The fewest tokens whose text holds a stop string: the reply is the same wherever its batch was looked at.
+        # The fewest tokens whose text holds a stop string: the reply does not depend on when the search happened.
         count = bisect.bisect_left(
             range(len(body)),
             True,
@@ -305,9 +309,9 @@ def _in_order(pieces: Iterable[dict[int, Any]]) -> list[Any]:
 
 
 def _told(template: ChatTemplate, chat_variables: Mapping[str, Any]) -> ChatTemplate:
-    """The template with other variables than in training, which is said."""
+    """Returns the template with more variables; warns of those that had another value in training."""
     for name in sorted(template.variables.keys() & chat_variables.keys()):
         before, now = template.variables[name], chat_variables[name]
         if before != now:
-            log.warning("%s was told %s = %r in training, and is told %r", template.where, name, before, now)
+            log.warning("%s: the variable %s was %r in training and is now %r", template.where, name, before, now)
     return replace(template, variables={**template.variables, **chat_variables})

@@ -1,8 +1,8 @@
 """Log-probabilities of given continuations.
 
-A prompt is run once for all its continuations: they follow it as branches, each of which sees the prompt and
-itself. Several such groups share a row, apart from each other as packed documents are, and logits are computed for
-the scored positions alone.
+A prompt is run once for all its continuations. They follow it as branches, and each branch attends to the prompt and to
+itself. Several such groups share a row and do not attend to each other, like packed documents. Logits are computed only
+for the positions that are scored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,16 @@ from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.sampling import shapes
 
-# Slots of one batch, and of a row unless one group is longer.
+# Slots of one batch, and of one row unless a group is longer.
 _BATCH_SLOTS = 4096
 _ROW_SLOTS = 128
-# Logits that exist at a time: 16 MiB in float32, and about as much again for their exponentials.
+# The most logits that exist at a time: 16 MiB in float32, and about as much again for their exponentials.
 _MAX_LOGITS = 2**22
 
 
 @dataclass
 class _Group:
-    """A prompt and those of its continuations that fit in one row; `members` are indices into the request lists."""
+    """A prompt with as many of its continuations as fit in one row; `members` are their indices among the requests."""
 
     prompt: Sequence[int]
     members: list[int] = field(default_factory=list)
@@ -37,13 +37,17 @@ class _Group:
 
 @dataclass
 class Batch:
-    """Rows as numpy arrays, and which hidden state predicts which token of which request."""
+    """Rows as int32 arrays [R, T], and three lists that say which hidden state predicts which token of which request.
+
+    Entry m of the lists says that the hidden state in slot `slots[m]` of the flattened rows predicts the id
+    `targets[m]`, which belongs to request `owners[m]`.
+    """
 
     tokens_RT: np.ndarray
     positions_RT: np.ndarray
     groups_RT: np.ndarray  # 0 is padding
     branches_RT: np.ndarray  # 0 is the prompt
-    slots: list[int] = field(default_factory=list)  # into the flattened rows
+    slots: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
 
@@ -90,7 +94,7 @@ def _log_probabilities(
     targets_M: Int[Array, " M"],
     known_ids: Int[Array, ""],
 ) -> Float[Array, " M"]:
-    """Log-probability of each target given the hidden state in its slot, float32."""
+    """Returns the log-probability of each target given the hidden state in its slot, float32 [M]."""
     mask_RTT = branch_mask(groups_RT, branches_RT)
     hidden_RTD, _ = transformer.run_layers(unstacked, config, tokens_RT, positions_RT, mask_RTT)
     hidden_MD = hidden_RTD.reshape(-1, config.hidden_size)[slots_M]
@@ -108,7 +112,10 @@ def _log_probabilities(
 def branch_mask(
     groups_RT: Int[Array, "R T"], branches_RT: Int[Array, "R T"]
 ) -> Bool[Array, "R T T"]:
-    """Causal mask within groups in which a branch sees the prompt (branch 0) and itself. Padding sees padding."""
+    """Returns the causal mask in which a branch attends to its group's prompt (branch 0) and to itself.
+
+    Padding, which is group 0, attends to padding.
+    """
     length = groups_RT.shape[1]
     causal_TT = jnp.tril(jnp.ones((length, length), bool))
     same_group = groups_RT[:, :, None] == groups_RT[:, None, :]
@@ -119,7 +126,16 @@ def branch_mask(
 def batches(
     prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most_positions: int
 ) -> Iterator[Batch]:
-    """All groups, packed into rows and those into batches of few shapes."""
+    """Groups requests by prompt, packs the groups into rows, and yields the rows in batches of few shapes.
+
+    Args:
+        prompts: token ids, at least one each.
+        continuations: token ids, at least one each.
+        most_positions: the most positions of the model.
+
+    Raises:
+        InputError: a prompt and its continuation exceed the model's positions.
+    """
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts for {len(continuations)} continuations")
     for prompt, continuation in zip(prompts, continuations, strict=True):
@@ -142,11 +158,11 @@ def batches(
 def _grouped(
     prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], length: int
 ) -> list[_Group]:
-    """Requests with equal prompts together, as many as fit in `length` slots."""
+    """Returns groups of requests with equal prompts, each of as many requests as fit in `length` slots."""
     groups: list[_Group] = []
     latest: dict[tuple[int, ...], _Group] = {}
     for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-        # The last token is predicted only, so it needs no slot.
+        # The last token is only predicted, so it needs no slot.
         slots = len(continuation) - 1
         key = tuple(prompt)
         group = latest.get(key)
@@ -159,7 +175,7 @@ def _grouped(
 
 
 def _packed(groups: list[_Group], length: int) -> list[list[_Group]]:
-    """Groups to rows, longest first, each into the fullest row that has room (best fit)."""
+    """Packs groups into rows, the longest first, each into the fullest row that has room (best fit)."""
     with_room: list[list[list[_Group]]] = [[] for _ in range(length + 1)]
     rows: list[list[_Group]] = []
     for group in sorted(groups, key=lambda g: -g.slots):
@@ -176,7 +192,7 @@ def _packed(groups: list[_Group], length: int) -> list[list[_Group]]:
 def _filled(
     chosen: list[list[_Group]], continuations: Sequence[Sequence[int]], rows: int, length: int
 ) -> Batch:
-    """The arrays of a batch of `rows` rows, of which the first ones hold `chosen`."""
+    """Returns a batch of `rows` rows; the first ones hold the groups in `chosen`, the others are padding."""
     tokens, positions, numbers, branches = np.zeros((4, rows, length), np.int32)
     batch = Batch(tokens, positions, numbers, branches)
     for row, groups in enumerate(chosen):
