@@ -34,8 +34,7 @@ from msm_jax.planning.phases import Planned
 from msm_jax.training import chat
 from msm_jax.training import start as start_lib
 from msm_jax.training.config import PhaseConfig
-from msm_jax.training.parent import Parent
-from msm_jax.training.start import Start
+from msm_jax.training.start import Parent, Start
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()

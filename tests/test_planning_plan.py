@@ -15,7 +15,6 @@ from msm_jax.planning.phases import Planned
 from msm_jax.planning.programs import DecodeProgram, Job
 from msm_jax.training import start as start_lib
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
-from msm_jax.training.parent import Parent
 from msm_jax.training.program import TrainProgram
 
 MODEL = preset("qwen3-0.6b", num_layers=2, hidden_size=256, vocab_size=2048, num_heads=8, num_kv_heads=4)
@@ -139,7 +138,7 @@ def test_changes_keep_to_what_the_model_and_the_batch_divide():
 
 def planned(**fields):
     config = phase(**fields)
-    return Planned(config, start_lib.decide(config, Parent("base", MODEL, ())))
+    return Planned(config, start_lib.decide(config, start_lib.Parent("base", MODEL, ())))
 
 
 def test_phases_in_a_chain_hand_their_adapters_on():

@@ -18,10 +18,10 @@ from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate
 from msm_jax.errors import InputError
 from msm_jax.models.lora import LoraConfig
 from msm_jax.models.presets import preset
-from msm_jax.training import chat, origin, parent, start
+from msm_jax.training import chat, origin, start
 from msm_jax.training.chat import PhaseTemplate
 from msm_jax.training.config import InitConfig
-from msm_jax.training.parent import Parent
+from msm_jax.training.start import Parent
 
 LORA, WIDER = LoraConfig(3, 6.0), LoraConfig(4, 6.0)
 QWEN25, QWEN3 = (str(TEMPLATES / f"{name}.jinja") for name in ("qwen2_5", "qwen3"))
@@ -96,7 +96,7 @@ def test_a_chain_decided_ahead_of_time_starts_as_its_checkpoints_say(files, tmp_
     root = tmp_path_factory.getbasetemp() / f"chain{next(COUNT)}"
     variables = ChatConfig(variables=first["variables"])
     config = phase(files, steps=2, chat_template=first["chat_template"], data={"chat": variables})
-    known, path = parent.read(config), None
+    known, path = origin.read(config), None
     for number, fields in enumerate([None, *rest]):
         if fields is not None:
             made = later(files, path, root / "0", **fields)
@@ -116,7 +116,7 @@ def test_a_chain_decided_ahead_of_time_starts_as_its_checkpoints_say(files, tmp_
 def test_a_chain_through_every_policy_is_decided_ahead_of_time(files, tmp_path):
     """Holds the property above for one long chain, in which no phase is refused."""
     config = phase(files, steps=2)
-    known, seen = parent.read(config), []
+    known, seen = origin.read(config), []
     steps = [
         {}, {"lora": LORA}, {"lora": LORA}, {"lora": WIDER, "adapter": "stack", "base_dtype": "float32"},
         {"lora": LORA, "adapter": "merge"}, {"chat_template": QWEN3, "replace_chat_template": True, "lora": LORA},
@@ -144,12 +144,12 @@ def test_a_chain_of_settings_is_decided_from_its_first_parent(files, tmp_path):
         dataclasses.replace(shared, lora=LORA, adapter="stack", chat_template=QWEN3, replace_chat_template=True),
         dataclasses.replace(shared, adapter="merge", data=data_of(shared, {"b": 2})),
     ]
-    found = start.chain(configs, parent.read(configs[0]))
+    found = start.chain(configs, origin.read(configs[0]))
     assert found.layers == () and found.model.vocab_size == 512
     assert found.chat.template == ChatTemplate(Path(QWEN3).read_text(), {"a": 1, "b": 2})
     assert [notice.split(",")[0] for notice in found.notices] == ["data.chat.variables.b = 2"]
     with pytest.raises(InputError, match=r"^lora is not set, but the checkpoint of tiny holds an adapter"):
-        start.chain([*configs[:2], shared], parent.read(configs[0]))
+        start.chain([*configs[:2], shared], origin.read(configs[0]))
 
 
 def data_of(config, variables):
@@ -229,9 +229,9 @@ def test_what_is_not_known_stays_unknown_until_a_phase_says_it():
 
 def test_a_tokenizer_that_is_still_to_be_trained_decides_size_and_template(files):
     config = phase(files, model_overrides={})
-    found = start.decide(config, parent.of_new_tokenizer(384))
+    found = start.decide(config, start.of_new_tokenizer(384))
     assert (found.model.vocab_size, found.tokenizer, found.assets) == (384, None, {})
-    trained = start.decide(config, parent.read(config))
+    trained = start.decide(config, origin.read(config))
     assert found.chat == trained.chat and found.model == trained.model
     with pytest.raises(InputError, match=r"^chat_template new.jinja .* tiny was trained with"):
         start.decide(after_files(**NEW), found.checkpoint("tiny", 9), "new")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,17 @@ _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionEr
 
 
 class Writer:
-    """Saves the checkpoints of one run in the background and keeps the newest `keep`.
+    """Saves the checkpoints of one run in the background, and keeps the newest `keep` and those of the steps `always`.
 
     One save is under way at a time. An older checkpoint is deleted only after a newer one is committed. In a
     multi-host run every host calls every method.
     """
 
-    def __init__(self, run_dir: Path, keep: int = 2) -> None:
+    def __init__(self, run_dir: Path, keep: int = 2, always: Collection[int] = ()) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self._root = Path(run_dir) / "checkpoints"
-        self._keep = keep
+        self._keep, self._always = keep, always
         self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
         if jax.process_index() == 0:
             _remove_leftovers(self._root)
@@ -93,8 +93,7 @@ class Writer:
         except _FAILURES as error:
             raise self._failed(step, error) from error
         if jax.process_index() == 0:
-            for old in all_steps(self._root.parent)[: -self._keep]:
-                _remove(self._root / str(old))
+            prune(self._root.parent, self._keep, self._always)
 
     def _failed(self, step: int, error: BaseException) -> WorkError:
         if jax.process_index() == 0:
@@ -128,10 +127,22 @@ def all_steps(run_dir: Path) -> list[int]:
     return sorted(int(p.name) for p in root.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
-def latest(run_dir: Path) -> Path | None:
-    """The newest committed checkpoint of a run, or None."""
-    steps = all_steps(run_dir)
+def at_step(run_dir: Path, step: int) -> Path | None:
+    """Returns the committed checkpoint of one step of a run, None where there is none."""
+    path = Path(run_dir) / "checkpoints" / str(step)
+    return path if path.is_dir() else None
+
+
+def latest(run_dir: Path, before: int | None = None) -> Path | None:
+    """Returns the newest committed checkpoint of a run, or the newest of a step below `before`; None without one."""
+    steps = [step for step in all_steps(run_dir) if before is None or step < before]
     return Path(run_dir) / "checkpoints" / str(steps[-1]) if steps else None
+
+
+def prune(run_dir: Path, keep: int, always: Collection[int] = ()) -> None:
+    """Deletes the checkpoints of a run, except those of the steps `always` and the newest `keep` of the others."""
+    for old in [step for step in all_steps(run_dir) if step not in always][:-keep]:
+        _remove(Path(run_dir) / "checkpoints" / str(old))
 
 
 def resolve(path: Path | str) -> Path:

@@ -84,15 +84,15 @@ def data(args: Mapping[str, Any], report: Report) -> None:
       InputError: a file cannot be used: bad JSON, a chat longer than a row, and so on.
     """
     from msm_jax.data.loader import Loader
-    from msm_jax.training import chat, parent
+    from msm_jax.training import chat, origin
     from msm_jax.training.config import PhaseConfig
 
     config = settings.build(PhaseConfig, args["config"], "phase")
     if args["checkpoint"]:
-        start = parent.read_checkpoint(args["checkpoint"])
+        start = origin.read_checkpoint(args["checkpoint"])
     else:
         config = dataclasses.replace(config, chat_template=args["chat_template"])
-        start = parent.read_tokenizer(args["tokenizer"], config.chat_template)
+        start = origin.read_tokenizer(args["tokenizer"], config.chat_template)
     found = chat.decide(config, start.chat, start.name, chat.read(config.chat_template), resumes=False)
     assert start.tokenizer is not None and found is not None
     Loader(config.data, start.tokenizer, found.template, config.batch_rows, config.seed, config.data.cache_dir)

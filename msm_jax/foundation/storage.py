@@ -121,7 +121,7 @@ def write_bytes(path: Location, content: bytes) -> None:
     Raises:
         WorkError: the file cannot be written (disk full, no permission).
     """
-    with _writing(path):
+    with writing(path):
         if is_url(path):
             file_system(str(path)).pipe_file(path, content)
             return
@@ -196,7 +196,7 @@ def new_directory(path: Location, last: str = "", shared: bool = False) -> Itera
         temporary = _temporary(local)
         above = [directory for directory in local.parents if not directory.exists()]
     try:
-        with _writing(path):
+        with writing(path):
             temporary.mkdir(parents=True, exist_ok=True)
             yield temporary
             if is_url(path):
@@ -247,7 +247,12 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(path: Location) -> Iterator[None]:
+def writing(path: Location) -> Iterator[None]:
+    """Turns what keeps a file from being written into one line.
+
+    Raises:
+        WorkError: the file cannot be written (disk full, no permission).
+    """
     try:
         yield
     except _failures() as error:

@@ -14,12 +14,11 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.presets import PRESETS, preset
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
-from msm_jax.training import parent
+from msm_jax.training import origin
 from msm_jax.training import program as program_lib
 from msm_jax.training.config import PhaseConfig
-from msm_jax.training.parent import Parent
 from msm_jax.training.program import TrainProgram
-from msm_jax.training.start import Start
+from msm_jax.training.start import Parent, Start
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,10 @@ def parent_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Parent:
     """
     if config.init.mode == "scratch":
         if Path(config.tokenizer).is_dir():
-            return parent.read(config)
+            return origin.read(config)
         return Parent(config.tokenizer, layers=(), vocab_size=vocabulary or None)
     if Path(config.init.checkpoint).exists():
-        return parent.read(config)
+        return origin.read(config)
     if not model:
         raise InputError(
             f"init.checkpoint = {config.init.checkpoint!r} does not exist, so the model is not known; "

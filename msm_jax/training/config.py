@@ -74,7 +74,7 @@ class PhaseConfig:
     into `micro_batches` for accumulation. `z_loss` weighs log² Z in the gradient (see `training.loss`). `threads`
     fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
     Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always saves
-    one).
+    one). The newest `keep_checkpoints` stay; the checkpoints of the steps in `keep_steps` are saved and stay too.
 
     With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
     adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
@@ -106,6 +106,7 @@ class PhaseConfig:
     eval_batches: int = 4
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    keep_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse counts that are out of range and fields that contradict each other."""
@@ -113,6 +114,9 @@ class PhaseConfig:
             self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
         )
         _at_least(self, 0, "z_loss", "seed", "threads", "eval_every", "checkpoint_every")
+        for step in self.keep_steps:
+            if not 1 <= step <= self.steps:
+                raise InputError(f"keep_steps: the phase has no step {step}; its steps are 1 to {self.steps}")
         ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
         if ways > 0 and self.batch_rows % ways:
             near = self.batch_rows // ways * ways

@@ -12,8 +12,9 @@ import dataclasses
 import functools
 import logging
 import math
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,13 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
     """Runs a phase to its end in `workdir`, from the newest checkpoint there if there is one.
 
     Writes config.json, manifest.json, metrics.jsonl, tensorboard/, checkpoints/ and, when the phase is done,
-    result.json; a phase that is done returns at once. The result does not depend on where it was
-    interrupted.
+    result.json. A phase that is done returns its result at once; if it lacks the checkpoint of one of `keep_steps`, it
+    is trained to that step again first. The result does not depend on where the phase was interrupted.
 
     Args:
-        config: the phase. workdir: the directory of the run, on storage that all hosts share. report:
-        receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal.
+        config: the phase.
+        workdir: the directory of the run, on storage that all hosts share.
+        report: receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal.
 
     Raises:
         InputError: config, data, tokenizer or checkpoint are wrong or do not fit each other.
@@ -57,19 +59,32 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         Preempted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     workdir = Path(workdir)
-    began = time.monotonic()
-    mesh = make_mesh(config.mesh)
-
-    # Is there anything left to do?
+    done = None
     if store.latest(workdir) is not None:
         run_files.check_same_run(config, workdir)
+        if jax.process_index() == 0:
+            run_files.record_kept_steps(config, workdir)
         done = run_files.read_result(workdir)
-        if done is not None:
-            return done
+    if done is None:
+        done = _run(config, workdir, report)
+    lacking = [step for step in config.keep_steps if store.at_step(workdir, step) is None]
+    if lacking:
+        _run(config, workdir, report, lacking)
+    return done
+
+
+def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Sequence[int] = ()) -> PhaseResult:
+    """Trains a phase to its end; or a phase that is done `again`, up to the last of these steps.
+
+    Training again adds the checkpoints of these steps and leaves everything else of the run as it is.
+    """
+    began = time.monotonic()
+    mesh = make_mesh(config.mesh)
+    end = max(again, default=config.steps)
 
     # What the phase starts from: its own newest checkpoint, another's state or parameters, or nothing.
-    start = origin.find(config, workdir)
-    log.info("%s: %s", config.name, origin.describe(start))
+    start = origin.find(config, workdir, min(again, default=None))
+    log.info("%s: %s%s", config.name, origin.describe(start), f", again to step {end}" if again else "")
     for notice in start.notices:
         log.warning("%s: %s", config.name, notice)
 
@@ -77,15 +92,14 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
     loader = Loader(
         config.data, start.tokenizer, start.template, config.batch_rows, config.seed, workdir / "cache"
     )
-    if start.kind == "resume" and start.info["data_fingerprint"] != loader.fingerprint:
-        raise InputError(
-            f"data changed since the checkpoint {start.checkpoint}; put it back, or use another workdir"
-        )
+    newest = store.latest(workdir)
+    if newest is not None and store.read_info(newest)["data_fingerprint"] != loader.fingerprint:
+        raise InputError(f"data changed since the checkpoint {newest}; put it back, or use another workdir")
     host, num_hosts = placement.share_of_rows(mesh, config.batch_rows)
     holdout = {
         name: loader.holdout_batches(name, config.eval_batches)
         for name, source in config.data.sources.items()
-        if config.eval_every and source.holdout > 0
+        if config.eval_every and source.holdout > 0 and not again
     }
 
     with contextlib.ExitStack() as stack:
@@ -98,12 +112,17 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         start = origin.identified(start, frozen)
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
 
-        # Records: config and manifest first, so that a run that is killed can be told from another.
-        if jax.process_index() == 0:
+        # Records: config and manifest first, so that a run that is killed can be told from another. Those of a run that
+        # is done stay as they are.
+        kept = run_files.kept_steps(config, workdir)
+        records, present = workdir, store.all_steps(workdir) if again else []
+        if again:
+            records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        elif jax.process_index() == 0:
             run_files.begin(config, workdir, _manifest(config, start, loader, mesh), start)
-        writer = store.Writer(workdir, config.keep_checkpoints)
+        writer = store.Writer(workdir, config.keep_checkpoints, {*kept, *present})
         stack.callback(writer.wait)
-        recorder = stack.enter_context(Recorder(config, workdir, start, mesh, began, report))
+        recorder = stack.enter_context(Recorder(config, end, records, start, mesh, began, report))
         batches = loader.iterate(start.start_step, host=host, num_hosts=num_hosts)
         stop = stack.enter_context(StopRequest())
 
@@ -126,7 +145,7 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             recorder.restart_clock()
 
         # Loop.
-        for finished in range(start.start_step + 1, config.steps + 1):
+        for finished in range(start.start_step + 1, end + 1):
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
@@ -134,24 +153,27 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
             check()
             recorder.pend(finished, step_metrics, batch, waited)
 
-            last = finished == config.steps
+            last = finished == end
             if holdout and (last or finished % config.eval_every == 0):
                 check()
                 recorder.held_out(finished, _held_out_loss(eval_step, state, frozen, holdout, mesh))
-            if last or (config.checkpoint_every and finished % config.checkpoint_every == 0):
+            due = config.checkpoint_every and finished % config.checkpoint_every == 0
+            if last or due or finished in kept:
                 save(finished)
             if stop.reached(finished) and not last:
                 save(finished)
                 writer.wait()
                 raise Preempted(
-                    f"{config.name} stopped after step {finished} of {config.steps}, saved as "
-                    f"{store.latest(workdir)}; run the same command again to continue"
+                    f"{config.name} stopped after step {finished} of {end}, saved as "
+                    f"{writer.path(finished)}; run the same command again to continue"
                 )
 
         # Finish: the phase is done when its last checkpoint is committed and its result is written.
         writer.wait()
         result = recorder.result(workdir)
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and again:
+            store.prune(workdir, config.keep_checkpoints, kept)
+        elif jax.process_index() == 0:
             run_files.write_result(workdir, result)
         return result
 

@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +28,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from msm_jax.errors import WorkError
+from msm_jax.foundation import storage
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
@@ -76,7 +76,7 @@ class MetricsFile:
         self._path = path
         self._lines: list[str] = []
         self._flushed = time.monotonic()
-        with writing(path):
+        with storage.writing(path):
             if path.exists():
                 os.truncate(path, _size_until(path, restored_step))
             self._file: TextIO = path.open("a", encoding="utf-8")
@@ -92,7 +92,7 @@ class MetricsFile:
         self._flushed = time.monotonic()
         text = "".join(f"{line}\n" for line in self._lines)
         self._lines.clear()
-        with writing(self._path):
+        with storage.writing(self._path):
             self._file.write(text)
             self._file.flush()
 
@@ -129,7 +129,7 @@ class TensorBoard:
 
     def __init__(self, run_dir: Path, restored_step: int) -> None:
         self._directory = run_dir / "tensorboard"
-        with writing(self._directory):
+        with storage.writing(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             self._events = EventsWriter(str(self._directory / "events"), f".{restored_step}")
             if restored_step:
@@ -151,7 +151,7 @@ class TensorBoard:
         summary = Summary(
             value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values if value is not None]
         )
-        with writing(self._directory):
+        with storage.writing(self._directory):
             self._events.write_event(Event(wall_time=time.time(), step=record["step"], summary=summary))
             if time.monotonic() - self._flushed > _FLUSH_SECONDS:
                 self._flushed = time.monotonic()
@@ -159,17 +159,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flushes and closes."""
-        with writing(self._directory):
+        with storage.writing(self._directory):
             self._events.close()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a WorkError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 class ProgressLine:

@@ -18,17 +18,19 @@ from jax.sharding import Mesh
 from msm_jax.checkpoints import adapters, store
 from msm_jax.checkpoints.adapters import Base, Stack
 from msm_jax.checkpoints.digest import digest
-from msm_jax.data.templates import ChatTemplate
-from msm_jax.data.tokenizers import Tokenizer
+from msm_jax.data import templates
+from msm_jax.data.templates import DEFAULT_TEMPLATE, GENERATION_FILE, TEMPLATE_FILE, ChatTemplate
+from msm_jax.data.tokenizers import CHAT_MARKERS, FILES, JSON_FILE, MODEL_FILE, Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
-from msm_jax.training import chat, parent, start, state
+from msm_jax.training import chat, start, state
 from msm_jax.training import program as program_lib
+from msm_jax.training.chat import PhaseTemplate
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.program import TrainProgram
-from msm_jax.training.start import Start
+from msm_jax.training.start import Parent, Start
 from msm_jax.training.state import Frozen, TrainState
 
 
@@ -85,21 +87,92 @@ class Origin:
         return int(self.info["first_step"]) if self.kind == "resume" else self.start_step
 
 
-def find(config: PhaseConfig, workdir: Path) -> Origin:
+def of_checkpoint(path: Path, info: Mapping[str, Any], assets: Mapping[str, bytes]) -> Parent:
+    """Returns what the checkpoint at `path` says of itself by its info and assets.
+
+    Its tokenizer is None where the assets hold none, as in a checkpoint that was converted without one.
+
+    Raises:
+        InputError: the info or an asset is damaged or of another version, or they contradict each other.
+    """
+    try:
+        model = ModelConfig.from_json(info["model"])
+        step, recorded = int(info["step"]), info["tokenizer_sha256"]
+        replaced = info.get("replaced_template_sha256", "")
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its info is not that of a checkpoint of this version ({error})") from error
+    held = JSON_FILE in assets or MODEL_FILE in assets
+    tokenizer = Tokenizer.from_files(assets, f"{path}/") if held else None
+    if tokenizer is not None and tokenizer.sha256 != recorded:
+        raise InputError(f"{path}: its tokenizer is not the one that its info records; use another checkpoint")
+    stack = adapters.read(info, path)
+    template = templates.of_checkpoint(info, assets, f"{path}/")
+    layers = () if stack is None else stack.layers
+    return Parent(str(path), model, layers, tokenizer, PhaseTemplate(template, replaced), step, assets)
+
+
+def read(config: PhaseConfig) -> Parent:
+    """Reads what a phase starts from: its checkpoint, or for a phase from scratch its tokenizer directory.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    if config.init.mode == "scratch":
+        return read_tokenizer(config.tokenizer, config.chat_template)
+    return read_checkpoint(config.init.checkpoint)
+
+
+def read_checkpoint(checkpoint: Path | str) -> Parent:
+    """Reads what a checkpoint, or the newest one of a run directory, says of itself.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = store.resolve(checkpoint)
+    return of_checkpoint(path, store.read_info(path), store.read_assets(path))
+
+
+def read_tokenizer(directory: str, chat_template: str = "") -> Parent:
+    """Reads the tokenizer directory of a phase from scratch.
+
+    The chat template is the directory's own, else the built-in one if the tokenizer has the markers that it writes. It
+    is not looked for where the phase names a file, `chat_template`.
+
+    Raises:
+        InputError: the directory holds no tokenizer, or a file in it is damaged.
+    """
+    tokenizer = Tokenizer.load(directory)
+    paths = [Path(directory) / name for name in (*FILES, TEMPLATE_FILE, GENERATION_FILE)]
+    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    found = None
+    if not chat_template:
+        source = templates.find_source_in(Path(directory), files)
+        if source is None and set(CHAT_MARKERS) <= tokenizer.specials.keys():
+            source = DEFAULT_TEMPLATE
+        found = PhaseTemplate(None if source is None else ChatTemplate(source))
+    return Parent(directory, None, (), tokenizer, found, 0, files)
+
+
+def find(config: PhaseConfig, workdir: Path, before: int | None = None) -> Origin:
     """Finds where the phase starts, and decides how (`start.decide`); loads no weights.
+
+    Args:
+        config: the phase.
+        workdir: the directory of the run.
+        before: the step before which it starts, to train a later step again; None goes on from its newest checkpoint.
 
     Raises:
         InputError: a checkpoint, tokenizer or template is missing, damaged or does not fit the config or
             each other.
     """
-    own = store.latest(workdir)
+    own = store.latest(workdir, before)
     template = chat.read(config.chat_template)
     if own is None and config.init.mode == "scratch":
-        return _origin("scratch", None, {}, start.decide(config, parent.read(config), template))
+        return _origin("scratch", None, {}, start.decide(config, read(config), template))
     path = own or store.resolve(config.init.checkpoint)
     info = store.read_info(path)
-    before = parent.of_checkpoint(path, info, store.read_assets(path))
-    found = start.decide(config, before, template, resumes=own is not None)
+    parent = of_checkpoint(path, info, store.read_assets(path))
+    found = start.decide(config, parent, template, resumes=own is not None)
     if own is not None and config.init.mode == "scratch":
         _check_own_tokenizer(config, template, found, path)
     theirs = adapters.read(info, path)
@@ -214,7 +287,7 @@ def identified(origin: Origin, frozen: Frozen | None) -> Origin:
 
 def _check_own_tokenizer(config: PhaseConfig, template: str | None, found: Start, checkpoint: Path) -> None:
     """Refuses a run from scratch that would go on with another tokenizer or template than it began with."""
-    given = parent.read(config)
+    given = read(config)
     assert given.tokenizer is not None and found.tokenizer is not None
     if given.tokenizer.sha256 != found.tokenizer.sha256:
         raise InputError(

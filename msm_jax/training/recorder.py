@@ -29,13 +29,14 @@ class Recorder:
     def __init__(
         self,
         config: PhaseConfig,
+        end: int,
         workdir: Path,
         start: origin.Origin,
         mesh: Mesh,
         began: float,
         report: Report | None,
     ) -> None:
-        self._config, self._start = config, start
+        self._config, self._end, self._start = config, end, start
         self._devices, self._began = mesh.size, began
         peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
         self._peak = peak and peak * mesh.size
@@ -53,7 +54,7 @@ class Recorder:
             self._open.callback(self._file.close)
             self._board = metrics.TensorBoard(workdir, start.start_step)
             self._open.callback(self._board.close)
-            self._line = metrics.ProgressLine(config.name, start.start_step, config.steps, report)
+            self._line = metrics.ProgressLine(config.name, start.start_step, end, report)
             self._open.callback(self._line.close)
         self.restart_clock()
 
@@ -111,7 +112,7 @@ class Recorder:
             "seconds": seconds,
         }
         self._file.write(record)
-        if finished % self._config.log_every == 0 or finished == self._config.steps:
+        if finished % self._config.log_every == 0 or finished == self._end:
             self._board.write(record)
             self._line.show(record)
         return None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError
-from msm_jax.foundation import storage
+from msm_jax.foundation import hashing, settings, storage
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.origin import Origin
 
+_CONFIG = "config.json"
 _RESULT = "result.json"
 
 # What may change while a run goes on: how it is spread and how often it reports. Data, tokenizer and
@@ -27,6 +26,7 @@ _MAY_CHANGE = (
     "eval_batches",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_steps",
     "data.cache_dir",
     "init.base",
     "tokenizer",
@@ -53,12 +53,26 @@ class PhaseResult:
 
 def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: Origin) -> None:
     """Writes config.json and manifest.json; where the run goes on, records in the manifest what is new."""
-    storage.write_json(workdir / "config.json", dataclasses.asdict(config))
+    fields = dataclasses.asdict(config) | {"keep_steps": kept_steps(config, workdir)}
+    storage.write_json(workdir / _CONFIG, fields)
     if start.kind == "resume":
         manifest.record_continuation(workdir, start.start_step, record)
     else:
         (workdir / _RESULT).unlink(missing_ok=True)
         manifest.write(workdir, record)
+
+
+def kept_steps(config: PhaseConfig, workdir: Path) -> list[int]:
+    """Returns the steps whose checkpoints stay: those of the config, and those of earlier calls."""
+    stored = storage.find_json(workdir / _CONFIG) or {}
+    return sorted({*config.keep_steps, *stored.get("keep_steps", ())})
+
+
+def record_kept_steps(config: PhaseConfig, workdir: Path) -> None:
+    """Adds the `keep_steps` of the config to those in the config.json of a run that was begun before."""
+    stored, kept = storage.read_json(workdir / _CONFIG), kept_steps(config, workdir)
+    if kept != stored.get("keep_steps", []):
+        storage.write_json(workdir / _CONFIG, stored | {"keep_steps": kept})
 
 
 def check_same_run(config: PhaseConfig, workdir: Path) -> None:
@@ -67,19 +81,17 @@ def check_same_run(config: PhaseConfig, workdir: Path) -> None:
     Raises:
         InputError: a field that decides the result differs from config.json.
     """
-    stored = storage.read_json(workdir / "config.json")
+    stored = storage.read_json(workdir / _CONFIG)
     if (stored.get("lora") is None) != (config.lora is None):
         kind = "an adapter" if config.lora is None else "all weights"
         raise InputError(f"the run in {workdir} trains {kind}, but config.lora = {config.lora}; use another workdir")
-    then = dict(_flat(stored))
-    now = dict(_flat(dataclasses.asdict(config)))
-    for name in sorted(then.keys() & now.keys()):
+    for name, then, now in hashing.changes(stored, settings.to_json(config)):
         free = any(name == field or name.startswith(f"{field}.") for field in _MAY_CHANGE)
         is_path = name.startswith("data.sources.") and name.endswith(".path")
-        if then[name] != now[name] and not free and not is_path:
+        # A field that one side lacks is of another version of this package.
+        if None not in (then, now) and not free and not is_path:
             raise InputError(
-                f"config.{name} is {now[name]!r}, but {then[name]!r} in the run in {workdir}; "
-                "use another workdir"
+                f"config.{name} is {now!r}, but {then!r} in the run in {workdir}; use another workdir"
             )
 
 
@@ -97,15 +109,3 @@ def read_result(workdir: Path) -> PhaseResult | None:
         return None
     fields = storage.read_json(path)
     return PhaseResult(**{**fields, "checkpoint": workdir / "checkpoints" / fields["checkpoint"]})
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and leaves of nested mappings; tuples as JSON has them."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (tuple, list)):
-        for i, item in enumerate(value):
-            yield from _flat(item, f"{name}[{i}]")
-    else:
-        yield name, value

@@ -4,10 +4,10 @@
 decide alike, whether the checkpoint exists or will be written by a phase before this one. A chain of phases is decided
 ahead of time by giving each phase what the one before it will write:
 
-    found = parent.read(configs[0])     # or parent.of_new_tokenizer(vocab_size), or a `Parent` of what is known
+    parent = origin.read(configs[0])    # or of_new_tokenizer(vocab_size), or a `Parent` of what is known
     for config in configs:
-        start = decide(config, found, chat.read(config.chat_template))
-        found = start.checkpoint(name, config.steps)
+        found = decide(config, parent, chat.read(config.chat_template))
+        parent = found.checkpoint(name, config.steps)
 
 `chain` does that for files that exist. What is not known is None, in a `Parent` and in a `Start`; only what is known to
 be wrong is refused. Every refusal begins with the name of a field of the phase's settings or with a file.
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msm_jax.checkpoints.adapters import Layer
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models.config import ModelConfig
@@ -28,7 +29,36 @@ from msm_jax.models.presets import preset
 from msm_jax.training import chat
 from msm_jax.training.chat import PhaseTemplate
 from msm_jax.training.config import PhaseConfig
-from msm_jax.training.parent import Parent
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a checkpoint, or a tokenizer directory, says of itself. A field is None where that is not known yet.
+
+    Attributes:
+        name: how messages name it.
+        model: the shape of the model, and how it is run.
+        layers: the adapters of the checkpoint, bottom first; () where it holds a model's own weights.
+        tokenizer: the tokenizer.
+        chat: the chat template, and the hash of the one that it replaced.
+        step: the number of finished optimizer steps.
+        assets: the tokenizer and template files, and files that travel with them.
+        vocab_size: the number of ids of a tokenizer that is not trained yet.
+    """
+
+    name: str
+    model: ModelConfig | None = None
+    layers: tuple[Layer, ...] | None = None
+    tokenizer: Tokenizer | None = None
+    chat: PhaseTemplate | None = None
+    step: int | None = None
+    assets: Mapping[str, bytes] = field(default_factory=dict)
+    vocab_size: int | None = None
+
+
+def of_new_tokenizer(vocab_size: int) -> Parent:
+    """Returns what is known of a tokenizer that is still to be trained by us: its size and its chat template."""
+    return Parent("the tokenizer", layers=(), chat=PhaseTemplate(ChatTemplate()), step=0, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)
@@ -170,4 +200,9 @@ def _check_steps(config: PhaseConfig, name: str, done: int) -> None:
         raise InputError(
             f"steps = {config.steps}, but {name} has already done {done}; with "
             'init.mode = "state" steps counts on from there'
+        )
+    if config.keep_steps and min(config.keep_steps) <= done:
+        raise InputError(
+            f"keep_steps: {name} has already done {done} steps, so that step {min(config.keep_steps)} cannot be kept; "
+            f"name steps above {done}"
         )
