@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from test_sampling_decode import model
 
 from msm_jax.checkpoints import adapters, compose, exchange, manifest, peft, store
-from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.adapters import Base, Stack, StackedAdapter
 from msm_jax.checkpoints.digest import digest, of_checkpoint
 from msm_jax.data.templates import DEFAULT_TEMPLATE
 from msm_jax.errors import InputError, WorkError
@@ -118,7 +118,11 @@ def test_sampled_imported_and_merged_are_one_model(made, tmp_path):
 
 def test_a_stack_is_exported_as_one_adapter_and_merged_block_by_block(made, tmp_path):
     root, shape, params = made
-    layers = (Layer(LoraConfig(2, 1.0), True), Layer(LoraConfig(1, 4.0, ("query", "down"))), Layer(LORA))
+    layers = (
+        StackedAdapter(LoraConfig(2, 1.0), True),
+        StackedAdapter(LoraConfig(1, 4.0, ("query", "down"))),
+        StackedAdapter(LORA),
+    )
     weights = [drawn(layer.config, shape, seed) for seed, layer in enumerate(layers)]
     base = root / "run" / "checkpoints" / "0"
     path = tmp_path / "stack" / "checkpoints" / "0"

@@ -21,7 +21,7 @@ from test_training_step import make_batch
 
 from benchmarks import reference
 from msm_jax.checkpoints import adapters, compose, exchange, exports, gguf, imports, peft, store
-from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.adapters import Base, Stack, StackedAdapter
 from msm_jax.checkpoints.digest import digest
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.models import lora, transformer
@@ -76,7 +76,7 @@ def drawn(config, model, seed):
 
 def save_adapters(path, base, config, params, layers):
     weights = [drawn(each, config, seed) for seed, (each, _) in enumerate(layers)]
-    stack = Stack(Base(base, digest(params), "float32"), tuple(Layer(*each) for each in layers))
+    stack = Stack(Base(base, digest(params), "float32"), tuple(StackedAdapter(*each) for each in layers))
     info = {"model": dataclasses.asdict(config), "step": 0, "totals": {}, **adapters.to_info(stack, path)}
     store.save(path, {**adapters.tree(weights[-1], weights[:-1])}, info, {})
 

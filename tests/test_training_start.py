@@ -82,7 +82,7 @@ def agree(ahead, real):
     assert (ahead.model, ahead.tokenizer.sha256) == (real.model, real.tokenizer.sha256)
     assert (ahead.chat.template, ahead.chat.replaced_sha256) == (real.template, real.replaced_template_sha256)
     assert (ahead.notices, ahead.assets) == (real.notices, real.assets)
-    assert ahead.layers == (() if real.stack is None else real.stack.layers)
+    assert ahead.layers == (() if real.stack is None else real.stack.adapters)
     assert ahead.base_dtype == ("" if real.stack is None else real.stack.base.dtype)
     assert (ahead.adapter, ahead.beside) == (real.adapter, real.beside)
 

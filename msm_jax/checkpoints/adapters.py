@@ -41,7 +41,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Layer:
+class StackedAdapter:
     """One adapter of a stack: its settings, and whether it is merged into the base rather than applied beside it."""
 
     config: LoraConfig
@@ -53,17 +53,17 @@ class Stack:
     """Adapters on a base, bottom first; the last one is the one trained."""
 
     base: Base
-    layers: tuple[Layer, ...]
+    adapters: tuple[StackedAdapter, ...]
 
     @property
-    def below(self) -> tuple[Layer, ...]:
+    def below(self) -> tuple[StackedAdapter, ...]:
         """All but the one trained."""
-        return self.layers[:-1]
+        return self.adapters[:-1]
 
     @property
     def top(self) -> LoraConfig:
         """The one trained."""
-        return self.layers[-1].config
+        return self.adapters[-1].config
 
 
 def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
             "digests": dict(stack.base.digests),
             "dtype": stack.base.dtype,
         },
-        "adapters": [dataclasses.asdict(layer) for layer in stack.layers],
+        "adapters": [dataclasses.asdict(adapter) for adapter in stack.adapters],
     }
 
 
@@ -92,15 +92,15 @@ def read(info: Mapping[str, Any], checkpoint: Path) -> Stack | None:
     if "adapters" not in info:
         return None
     try:
-        layers = tuple(
-            Layer(LoraConfig(**{**entry["config"], "targets": tuple(entry["config"]["targets"])}), entry["merged"])
-            for entry in info["adapters"]
+        stacked = tuple(
+            StackedAdapter(LoraConfig(**{**one["config"], "targets": tuple(one["config"]["targets"])}), one["merged"])
+            for one in info["adapters"]
         )
         base = info["base"]
         path, moved = Path(base["path"]), checkpoint.absolute() / base["relative"]
         if not path.exists() and moved.exists():
             path = moved.resolve()
-        return Stack(Base(path, base["digests"], base["dtype"]), layers)
+        return Stack(Base(path, base["digests"], base["dtype"]), stacked)
     except (KeyError, TypeError) as error:
         raise InputError(f"{checkpoint}: its info is not of an adapter of this version ({error})") from error
 
@@ -198,7 +198,7 @@ def load_weights(checkpoint: Path, stack: Stack, model: ModelConfig, mesh: Mesh)
     Raises:
         InputError: an array is missing or has another shape.
     """
-    *below, top = (weights_target(layer.config, model, mesh) for layer in stack.layers)
+    *below, top = (weights_target(adapter.config, model, mesh) for adapter in stack.adapters)
     loaded = store.load(checkpoint, tree(top, below), advice="use the base it was trained on")
     return (*(loaded["below"][str(i)] for i in range(len(stack.below))), loaded["adapter"])
 
@@ -211,9 +211,9 @@ def tree(top: lora.Weights, below: Sequence[lora.Weights]) -> dict[str, lora.Wei
 
 def merge_below(params: transformer.Params, stack: Stack, weights: Sequence[lora.Weights]) -> transformer.Params:
     """The base's parameters (donated) with the adapters that the stack says are merged; `weights` may lack the last."""
-    for layer, each in zip(stack.layers, weights, strict=False):
-        if layer.merged:
-            params = _merged(params, Adapter(each, layer.config))
+    for stacked, each in zip(stack.adapters, weights, strict=False):
+        if stacked.merged:
+            params = _merged(params, Adapter(each, stacked.config))
     return params
 
 
@@ -228,8 +228,8 @@ def merge_all(params: transformer.Params, stack: Stack, weights: Sequence[lora.W
 
 def beside(stack: Stack, weights: Sequence[lora.Weights]) -> tuple[Adapter, ...]:
     """The adapters that are applied beside the base; `weights` may lack the last one."""
-    layers = zip(stack.layers, weights, strict=False)
-    return tuple(Adapter(each, layer.config) for layer, each in layers if not layer.merged)
+    pairs = zip(stack.adapters, weights, strict=False)
+    return tuple(Adapter(each, stacked.config) for stacked, each in pairs if not stacked.merged)
 
 
 def _merged(params: transformer.Params, adapter: Adapter) -> transformer.Params:

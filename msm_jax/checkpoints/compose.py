@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import adapters, peft, store
-from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.adapters import Base, Stack, StackedAdapter
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
@@ -86,7 +86,7 @@ def _foreign(path: Path, info: Mapping[str, Any], directory: Path) -> Composed:
     model = model_config(info, path)
     config, weights = peft.read(directory, model)
     assets = peft.assets(directory, store.read_assets(path))
-    stack = Stack(Base(path, {}, model.compute_dtype), (Layer(config),))
+    stack = Stack(Base(path, {}, model.compute_dtype), (StackedAdapter(config),))
     return Composed(directory, info, assets, model, stack, weights)
 
 

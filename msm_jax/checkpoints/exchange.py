@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from msm_jax.checkpoints import adapters, assets, card, compose, digest, imports, manifest, peft, slices, store
-from msm_jax.checkpoints.adapters import Base, Layer, Stack
+from msm_jax.checkpoints.adapters import Base, Stack, StackedAdapter
 from msm_jax.data import templates, tokenizers
 from msm_jax.errors import InputError
 from msm_jax.foundation import storage
@@ -44,7 +44,7 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
     with storage.new_directory(run_dir) as temporary:
         final = run_dir / "checkpoints" / "0"
         info = imports.info_of(found.model, found.assets, variables)
-        info |= adapters.to_info(Stack(known, found.stack.layers), final)
+        info |= adapters.to_info(Stack(known, found.stack.adapters), final)
         store.save(temporary / "checkpoints" / "0", tree, info, found.assets)
         files = [directory / peft.CONFIG_FILE, directory / peft.WEIGHTS_FILE]
         manifest.write(temporary, imports.lineage(info, files, path))
@@ -69,7 +69,7 @@ def export_peft(checkpoint: Path | str, directory: Path) -> None:
         raise InputError(f"{path}: holds no adapter; --to_hf exports a model's own weights")
     model = compose.model_config(info, path)
     weights = adapters.load_weights(path, stack, model, make_mesh(MeshConfig(), jax.local_devices()))
-    config, joined = peft.joined([layer.config for layer in stack.layers], jax.device_get(weights))
+    config, joined = peft.joined([adapter.config for adapter in stack.adapters], jax.device_get(weights))
     name = ""
     if assets.CONFIG in files:
         name = assets.parse(files, assets.CONFIG, path).get("_name_or_path", "")
@@ -115,7 +115,7 @@ class _Merged:
         mesh = make_mesh(MeshConfig(), jax.local_devices())
         loaded = jax.device_get(adapters.load_weights(found.checkpoint, found.stack, found.model, mesh))
         adapters.check_digests(digest.of_checkpoint(found.stack.base.path), found.stack, found.checkpoint)
-        self._layers: list[tuple[Layer, lora.Weights]] = list(zip(found.stack.layers, loaded, strict=True))
+        self._adapters: list[tuple[StackedAdapter, lora.Weights]] = list(zip(found.stack.adapters, loaded, strict=True))
         self._dtype = jnp.dtype(found.stack.base.dtype)
         self._reader = slices.Reader(found.stack.base.path)
 
@@ -132,7 +132,7 @@ class _Merged:
             block = block.astype(self._dtype)
         block = block.astype(np.float32)
         for merged in (True, False):
-            for settings, weights in self._layers:
+            for settings, weights in self._adapters:
                 if settings.merged == merged and name in weights["layers"]:
                     block = block + _delta(settings.config, weights["layers"][name], weight, layer, index)
                     # What was merged before training was rounded before it.

@@ -107,7 +107,7 @@ def of_checkpoint(path: Path, info: Mapping[str, Any], assets: Mapping[str, byte
         raise InputError(f"{path}: its tokenizer is not the one that its info records; use another checkpoint")
     stack = adapters.read(info, path)
     template = templates.of_checkpoint(info, assets, f"{path}/")
-    layers = () if stack is None else stack.layers
+    layers = () if stack is None else stack.adapters
     return Parent(str(path), model, layers, tokenizer, PhaseTemplate(template, replaced), step, assets)
 
 

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from msm_jax.checkpoints.adapters import Layer
+from msm_jax.checkpoints.adapters import StackedAdapter
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -48,7 +48,7 @@ class Parent:
 
     name: str
     model: ModelConfig | None = None
-    layers: tuple[Layer, ...] | None = None
+    layers: tuple[StackedAdapter, ...] | None = None
     tokenizer: Tokenizer | None = None
     chat: PhaseTemplate | None = None
     step: int | None = None
@@ -76,7 +76,7 @@ class Start:
     """
 
     model: ModelConfig | None
-    layers: tuple[Layer, ...]
+    layers: tuple[StackedAdapter, ...]
     tokenizer: Tokenizer | None
     chat: PhaseTemplate | None
     base_dtype: str
@@ -149,7 +149,7 @@ def chain(configs: Sequence[PhaseConfig], parent: Parent) -> Start:
     return decide(configs[-1], parent, chat.read(configs[-1].chat_template))
 
 
-def _layers(config: PhaseConfig, parent: Parent) -> tuple[Layer, ...]:
+def _layers(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
     """The adapters of the phase, from those of its parent."""
     found = parent.layers
     if found == () and config.init.base:
@@ -161,7 +161,7 @@ def _layers(config: PhaseConfig, parent: Parent) -> tuple[Layer, ...]:
                 'adapter = "merge" to train all weights'
             )
         return ()
-    own = Layer(config.lora)
+    own = StackedAdapter(config.lora)
     if not found:
         if found == () and config.init.mode == "state":
             raise InputError(
@@ -179,7 +179,7 @@ def _layers(config: PhaseConfig, parent: Parent) -> tuple[Layer, ...]:
                 )
         return (*found[:-1], own)
     merged = config.adapter == "merge"
-    return (*(Layer(layer.config, merged or layer.merged) for layer in found), own)
+    return (*(StackedAdapter(layer.config, merged or layer.merged) for layer in found), own)
 
 
 def _check_model(config: PhaseConfig, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
