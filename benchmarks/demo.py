@@ -44,6 +44,6 @@ def phase(directory: Path, variant: str = "", **overrides: Any) -> PhaseConfig:
 def start(config: PhaseConfig, directory: Path, mesh: Mesh) -> tuple[Any, Any, origin.Origin]:
     """The compiled train step of a phase from scratch, a fresh state, and where it starts from."""
     found = origin.find(config, directory / "run")
-    shape = origin.program(found, config)
+    shape = program.of_phase(config, found.model, found.adapter, found.beside)
     train_step = program.trace(shape, mesh).lower().compile()
     return train_step, state.create(shape.model, shape.adamw, mesh, jax.random.key(config.seed)), found

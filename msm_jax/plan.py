@@ -64,7 +64,7 @@ def main() -> None:
         cli.prepare_backend(max(phase.config.mesh.size for phase in planned), 0)
     devices = found.chips if found else jax.device_count()
     console = Console(highlight=False, soft_wrap=True)
-    slots = _DECODE_SLOTS.value or min(8192, *(phase.model.max_position_embeddings for phase in planned))
+    slots = _DECODE_SLOTS.value or min(8192, *(phase.program.model.max_position_embeddings for phase in planned))
     decode = (_DECODE_ROWS.value, slots) if _DECODE_ROWS.value else None
     jobs = plan_lib.jobs(planned, found, devices, decode)
     with compiler_for(tpu=found is not None) as compiler, _progress(console) as say:

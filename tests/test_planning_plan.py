@@ -159,7 +159,7 @@ def test_phases_in_a_chain_hand_their_adapters_on():
 
 def test_a_phase_may_change_how_the_model_is_run_and_nothing_else():
     changes = {"remat": "offload", "attention": "reference"}
-    assert planned(model_overrides=changes).model == dataclasses.replace(MODEL, **changes)
+    assert planned(model_overrides=changes).program.model == dataclasses.replace(MODEL, **changes)
     with pytest.raises(InputError, match=r"model_overrides.hidden_size .* only how the model is run"):
         phase(model_overrides={"hidden_size": 8})
 

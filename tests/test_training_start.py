@@ -81,7 +81,7 @@ def agree(ahead, real):
     """Whether a decision made ahead of time is that of an `Origin`."""
     assert (ahead.model, ahead.tokenizer.sha256) == (real.model, real.tokenizer.sha256)
     assert (ahead.chat.template, ahead.chat.replaced_sha256) == (real.template, real.replaced_template_sha256)
-    assert (ahead.notices, ahead.assets) == (real.notices, real.assets)
+    assert (ahead.chat.notices, ahead.assets) == (real.notices, real.assets)
     assert ahead.layers == (() if real.stack is None else real.stack.adapters)
     assert ahead.base_dtype == ("" if real.stack is None else real.stack.base.dtype)
     assert (ahead.adapter, ahead.beside) == (real.adapter, real.beside)
@@ -147,7 +147,7 @@ def test_a_chain_of_settings_is_decided_from_its_first_parent(files, tmp_path):
     found = start.chain(configs, origin.read(configs[0]))
     assert found.layers == () and found.model.vocab_size == 512
     assert found.chat.template == ChatTemplate(Path(QWEN3).read_text(), {"a": 1, "b": 2})
-    assert [notice.split(",")[0] for notice in found.notices] == ["data.chat.variables.b = 2"]
+    assert [notice.split(",")[0] for notice in found.chat.notices] == ["data.chat.variables.b = 2"]
     with pytest.raises(InputError, match=r"^lora is not set, but the checkpoint of tiny holds an adapter"):
         start.chain([*configs[:2], shared], origin.read(configs[0]))
 

@@ -1,8 +1,8 @@
-"""Runs `planning.worker` and reads its log; keeps the figures of programs, by what they were made from.
+"""Runs `planning.worker` and reads its log; caches the figures of programs.
 
-The worker is a process of its own, under the Python that MSM_JAX_TPU_PYTHON names, or else under this one. The figures
-of a program are kept under a hash of the job, the sources that build and measure it, and the versions of what compiles
-it. Executables are not kept: one for a TPU that is not here cannot be loaded again.
+The worker is a child process, under the Python that MSM_JAX_TPU_PYTHON names, otherwise under this one. The figures of
+a program are cached under a hash of the job, the sources that build and measure it, and the versions of the libraries
+that compile it. Executables are not cached: one for a TPU that this machine does not have cannot be loaded again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import jax
 
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import hashing, storage
+from msm_jax.foundation.child_process import ChildProcess
 from msm_jax.planning import programs
 from msm_jax.planning.programs import Job
 
 PYTHON = "MSM_JAX_TPU_PYTHON"
 
-_PACKAGE = Path(__file__).parent.parent
 _UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([BKMGT])"
 _VERSIONS = """
@@ -42,33 +42,34 @@ print(json.dumps({name: version(name) for name in ("jax", "jaxlib", "libtpu", "f
 
 
 class Compiler:
-    """Figures of programs, from the cache or by compiling; to be used as a context, which ends the worker.
+    """Figures of programs, from the cache or by compiling. It is a context manager, which ends the worker.
 
     Attributes:
-        versions: of jax, jaxlib, libtpu, flax and optax where programs are compiled; "" for one that is not there.
+        versions: the versions of jax, jaxlib, libtpu, flax and optax in the worker's Python; "" for a missing one.
     """
 
     def __init__(self, cache: Path, tpu: bool, sources: Mapping[str, str]) -> None:
         """Finds the Python that compiles; the worker starts with the first program.
 
         Args:
-            cache: where figures are kept. tpu: programs are for TPU topologies, not for the devices at hand.
-            sources: the hashes by file of the sources that figures depend on: all that this module and
+            cache: the directory of the figures.
+            tpu: whether programs are for TPU topologies rather than for the devices of this machine.
+            sources: SHA-256 by file of the sources that figures depend on: all that this module and
                 `planning.worker` import.
 
         Raises:
-            InputError: TPU programs need libtpu and it is not installed, or there is no such Python.
+            InputError: TPU programs need libtpu and it is not installed, or the Python cannot be run.
         """
         self._cache, self._tpu, self._sources = cache, tpu, dict(sources)
         self._python = os.environ.get(PYTHON, "") if tpu else ""
         self._python = self._python or sys.executable
-        self._worker: subprocess.Popen[str] | None = None
-        # The worker appends, wherever this side reads.
+        self._worker: ChildProcess | None = None
+        # Opened for appending, so that the worker writes at the end wherever this process reads.
         self._log = tempfile.TemporaryFile("a+", errors="replace")  # noqa: SIM115 (closed in __exit__)
         self.versions = self._versions()
         if tpu and not self.versions["libtpu"]:
             raise InputError(
-                "--topology needs libtpu, the compiler for TPUs, which is not installed here: install the extra "
+                "--topology needs libtpu, the compiler for TPUs, which is not installed: install the extra "
                 f"\"tpu\" (pip install 'msm_jax[tpu]'), or name the Python of an environment that has it in {PYTHON}"
             )
 
@@ -95,24 +96,24 @@ class Compiler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._worker is not None:
-            # It holds nothing worth saving, and it may be in the midst of minutes of work.
+            # It holds nothing worth saving, and may be busy for minutes.
             self._worker.kill()
-            self._worker.wait()
         self._log.close()
 
     def key(self, job: Job) -> str:
-        """What decides the figures of a job, as a hash."""
+        """Returns the hash of all that decides the figures of a job, 64 hex digits."""
         here = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
         if not self._tpu:
             here["devices"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         content = {"job": programs.to_json(job), "sources": self._sources, "versions": self.versions, **here}
-        return hashing.sha256(json.dumps(content, sort_keys=True).encode())
+        return hashing.digest(content)
 
     def figures(self, job: Job, wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """What `worker.run` returns, with "log", what the compiler's log says of memory (see `_read`).
+        """Returns what `worker.run` returns, and under "log" what the compiler's log says about memory (see `_read`).
 
         Args:
-            job: the program. wait: called once before it is compiled, which takes from seconds to minutes.
+            job: the program.
+            wait: called once before the program is compiled, which takes from seconds to minutes.
 
         Raises:
             InputError: the program cannot be built on that mesh.
@@ -127,56 +128,52 @@ class Compiler:
             raise InputError(result["refused"])
         result["log"] = _read(log, result.get("exhausted", ""))
         if "exhausted" in result and not result["log"]:
-            raise WorkError(f"the compiler gave up: {result['exhausted'][:500]}")
+            raise WorkError(f"the compiler failed: {result['exhausted'][:500]}")
         storage.write_json(path, result)
         return result
 
     def _ask(self, job: Job) -> tuple[dict[str, Any], str]:
-        worker = self._worker or self._start()
-        assert worker.stdin is not None and worker.stdout is not None
+        """Sends a job to the worker; returns its answer, and what was logged meanwhile."""
+        self._worker = self._worker or self._start()
         begin = self._log.seek(0, os.SEEK_END)
-        worker.stdin.write(json.dumps(programs.to_json(job)) + "\n")
-        worker.stdin.flush()
-        line = worker.stdout.readline()
-        self._log.seek(begin)
-        log = self._log.read()
-        if not line:
-            self._worker = None
-            told = [text for text in log.splitlines() if text.strip()]
-            raise WorkError(
-                f"the compiler ended with status {worker.wait()}: {told[-1][:500] if told else 'it said nothing'}"
-            )
-        return json.loads(line), log
+        try:
+            self._worker.send(programs.to_json(job))
+            return self._worker.receive(), self._logged(begin)
+        except (BrokenPipeError, EOFError):
+            status, self._worker = self._worker.kill(), None
+        told = [text for text in self._logged(begin).splitlines() if text.strip()]
+        raise WorkError(f"the compiler ended with status {status}: {told[-1][:500] if told else 'it said nothing'}")
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _logged(self, begin: int) -> str:
+        self._log.seek(begin)
+        return self._log.read()
+
+    def _start(self) -> ChildProcess:
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_PACKAGE.parent), environment.get("PYTHONPATH"))))
+        paths = (str(hashing.PACKAGE_ROOT), environment.get("PYTHONPATH"))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if self._tpu:
             environment |= {
                 "JAX_PLATFORMS": "cpu",
-                # It would write executables that cannot be read again.
+                # The cache would hold executables that cannot be loaded again.
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
-                # What the compiler says of memory is logged as information.
+                # The compiler logs its use of memory at the level of information.
                 "TPU_MIN_LOG_LEVEL": "0",
                 "TPU_STDERR_LOG_LEVEL": "0",
                 "TPU_LOG_DIR": "disabled",
-                # There is no TPU whose metadata could be asked for, and none to be kept from other processes.
+                # There is no TPU here: no metadata to ask for, and no device that two processes must not share.
                 "TPU_SKIP_MDS_QUERY": "1",
                 "TPU_WORKER_HOSTNAMES": "localhost",
                 "TPU_ACCELERATOR_TYPE": "v5litepod-4",
                 "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             }
-        self._worker = subprocess.Popen(
-            [self._python, "-m", "msm_jax.planning.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
-        )
-        return self._worker
+        return ChildProcess([self._python, "-m", "msm_jax.planning.worker"], self._log, environment)
 
 
 def _read(log: str, exhausted: str) -> dict[str, float]:
-    """Bytes per device that TPU's compiler reports of its last program: "program", "arguments" and "cap".
+    """Returns the bytes per device that TPU's compiler reports for its last program: "program", "arguments" and "cap".
 
-    Where memory did not suffice: "needed" in all, and "cap". Empty for other compilers.
+    If memory did not suffice, it returns "needed", the total, and "cap"; for other compilers nothing.
     """
     if exhausted:
         used = re.search(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)", exhausted)

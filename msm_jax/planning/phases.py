@@ -43,15 +43,10 @@ class Planned:
         return "/".join(self.chain) or self.config.name
 
     @property
-    def model(self) -> ModelConfig:
-        """The model, which is always known in a plan."""
-        assert self.start.model is not None
-        return self.start.model
-
-    @property
     def program(self) -> TrainProgram:
         """The train step of the phase."""
-        return program_lib.of_phase(self.config, self.model, self.start.adapter, self.start.beside)
+        assert self.start.model is not None, "the model is always known in a plan"
+        return program_lib.of_phase(self.config, self.start.model, self.start.adapter, self.start.beside)
 
     @property
     def tokens(self) -> int:

@@ -142,7 +142,7 @@ def _chip(topology: Topology | None, figures: Mapping[str, Any]) -> Chip | None:
 
 
 def _decode_job(phase: Planned, topology: Topology | None, devices: int, rows: int, slots: int) -> Job:
-    model = phase.model
+    model = phase.program.model
     if slots > model.max_position_embeddings:
         raise InputError(
             f"{phase.config.name}: --decode_slots={slots} is above the model's max_position_embeddings = "

@@ -56,16 +56,13 @@ def _memory(one: Measured) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("GiB a chip", ""):
         table.add_column(name, justify="right" if not name else "left")
-    for kind in _KINDS:
-        if getattr(one.memory, kind):
-            table.add_row(f"  {kind}", _gib(getattr(one.memory, kind)))
-    table.add_row("  needed", _gib(one.memory.needed))
-    if one.memory.capacity:
-        table.add_row("  there are", _gib(one.memory.capacity))
-    if one.memory.host:
-        table.add_row("  on the host", _gib(one.memory.host))
-    if one.memory.host and one.memory.host_capacity:
-        table.add_row("  there are", _gib(one.memory.host_capacity))
+    memory = one.memory
+    sizes = [(kind, getattr(memory, kind)) for kind in _KINDS]
+    sizes += [("needed", memory.needed), ("available", memory.capacity)]
+    sizes += [("on the host", memory.host), ("available", memory.host and memory.host_capacity)]
+    for name, size in sizes:
+        if size:
+            table.add_row(f"  {name}", _gib(size))
     return table
 
 

@@ -1,17 +1,15 @@
-"""Compiles programs in a process of its own, whose log the other side reads: a job per line in, a result per line out.
+"""The child process that compiles programs: it reads one job a line and writes one result a line.
 
 python -m msm_jax.planning.worker
 
-What the compiler says of memory stands in its log alone, and libtpu takes its settings from the environment it starts
-in; `planning.compiler` starts this and reads both.
+It is a process of its own since the compiler reports its use of memory in the log alone, and libtpu reads its settings
+from the environment once; `planning.compiler` starts it and reads both results and log.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from msm_jax.errors import InputError
+from msm_jax.foundation import child_process
 from msm_jax.parallel import backend
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.planning import flops, hlo, programs, topology
@@ -30,26 +29,27 @@ from msm_jax.training.program import TrainProgram
 
 def main() -> None:
     """Answers jobs until standard input ends."""
-    # Results must be the only thing on standard output; whatever a library prints goes to the log.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        job = programs.from_json(json.loads(line))
+    channel = child_process.reserve_stdout()
+    for request in child_process.requests():
         try:
-            result = run(job)
+            result = run(programs.from_json(request))
         except InputError as error:
             result = {"refused": str(error)}
-        print(json.dumps(result), file=answers, flush=True)
+        child_process.reply(channel, result)
 
 
 def run(job: Job) -> dict[str, Any]:
     """Traces and compiles one program.
 
     Returns:
-        "refused": why it cannot be built; or "exhausted": what the compiler said of memory that does not suffice; or
-        all of: "flops" {"products", "kernels"} of all devices, "held" and "kept" as `programs.held` and
-        `programs.kept`, "analysis" the compiler's memory analysis in bytes per device, "capacity" bytes that a device
-        at hand has (0 where that is not known), "collectives" with the mesh axes of each, "network" as `_network` by
-        mesh axes, "device_kind"; and always "trace_seconds", "compile_seconds" and "cpu_seconds", of all threads.
+        A dict with "device_kind", "capacity" (bytes of a device of this machine, 0 where not known), "flops"
+        {"products", "kernels"} of all devices, "held" and "kept" as from `programs`, and "trace_seconds",
+        "compile_seconds" and "cpu_seconds" (of all threads). If memory does not suffice, also "exhausted", the
+        compiler's message; otherwise "analysis", its memory analysis in bytes per device, "collectives" with the mesh
+        axes of each, and "network", which is `_network` by mesh axes.
+
+    Raises:
+        InputError: the program cannot be built on that mesh.
     """
     began, spent = time.monotonic(), time.process_time()
     if not job.topology:
@@ -101,14 +101,14 @@ def _devices(name: str) -> Sequence[jax.Device]:
 
 
 def _capacity(device: jax.Device) -> float:
-    """Bytes of memory that programs may take; of a CPU, its share of the machine's."""
+    """Returns the bytes of memory that programs may use; for a CPU device its share of the machine's memory."""
     if device.platform == "cpu":
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / jax.local_device_count()
     return float((device.memory_stats() or {}).get("bytes_limit", 0))
 
 
 def _network(mesh: Mesh, axes: Sequence[str]) -> list[int]:
-    """How many places a group along these mesh axes takes along each axis of the chips' network, where it has axes."""
+    """Returns how many places a group along these mesh axes takes on each axis of the network, [] without one."""
     index = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
     group = mesh.devices[index].flatten().tolist()
     places = [getattr(device, "coords", None) for device in group]

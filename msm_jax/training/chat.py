@@ -76,10 +76,8 @@ def decide(
                 "another workdir"
             )
         return PhaseTemplate(template, found.replaced_sha256 if found else "", tuple(notices))
-    same = theirs is None or template is None or template.source == theirs.source
-    if same or config.init.mode == "scratch":
+    if theirs is None or template is None or template.source == theirs.source or config.init.mode == "scratch":
         return PhaseTemplate(template, "", tuple(notices))
-    assert theirs is not None and template is not None
     if not config.replace_chat_template:
         raise InputError(
             f"chat_template {config.chat_template} ({template.sha256[:12]}) is not the one that {name} was trained "

@@ -107,7 +107,8 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
         stack.enter_context(jax.set_mesh(mesh))
 
         # Compile, then the state, sharded over the mesh. Held-out loss compiles when it is first asked for.
-        adamw, train_step, eval_step = _programs(origin.program(start, config), mesh)
+        program = program_lib.of_phase(config, start.model, start.adapter, start.beside)
+        adamw, train_step, eval_step = _programs(program, mesh)
         state, frozen, below = origin.restore(start, adamw, mesh, config.seed)
         start = origin.identified(start, frozen)
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)

@@ -26,10 +26,8 @@ from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 from msm_jax.training import chat, start, state
-from msm_jax.training import program as program_lib
 from msm_jax.training.chat import PhaseTemplate
 from msm_jax.training.config import PhaseConfig
-from msm_jax.training.program import TrainProgram
 from msm_jax.training.start import Parent, Start
 from msm_jax.training.state import Frozen, TrainState
 
@@ -166,49 +164,36 @@ def find(config: PhaseConfig, workdir: Path, before: int | None = None) -> Origi
             each other.
     """
     own = store.latest(workdir, before)
+    scratch = config.init.mode == "scratch"
+    path = own if own is not None or scratch else store.resolve(config.init.checkpoint)
+    info = {} if path is None else store.read_info(path)
+    parent = read(config) if path is None else of_checkpoint(path, info, store.read_assets(path))
     template = chat.read(config.chat_template)
-    if own is None and config.init.mode == "scratch":
-        return _origin("scratch", None, {}, start.decide(config, read(config), template))
-    path = own or store.resolve(config.init.checkpoint)
-    info = store.read_info(path)
-    parent = of_checkpoint(path, info, store.read_assets(path))
     found = start.decide(config, parent, template, resumes=own is not None)
-    if own is not None and config.init.mode == "scratch":
-        _check_own_tokenizer(config, template, found, path)
-    theirs = adapters.read(info, path)
-    if theirs is not None:
-        theirs = adapters.locate_base(theirs, path, config.init.base)
-    if own is not None:
-        return _origin("resume", path, info, found, theirs, theirs)
-    base = Base(path, {}, found.base_dtype)
-    if theirs is not None:
-        base = dataclasses.replace(theirs.base, dtype=found.base_dtype)
-    return _origin(config.init.mode, path, info, found, theirs, Stack(base, found.layers) if found.layers else None)
-
-
-def _origin(
-    kind: Literal["resume", "state", "params", "scratch"],
-    checkpoint: Path | None,
-    info: Mapping[str, Any],
-    found: Start,
-    theirs: Stack | None = None,
-    stack: Stack | None = None,
-) -> Origin:
-    """The origin of a decision that lacks nothing."""
+    if own is not None and scratch:
+        _check_own_tokenizer(config, template, found, own)
     if found.tokenizer is None:
-        raise InputError(f"{checkpoint}: holds no tokenizer; convert it again from a directory that has one")
+        raise InputError(f"{path}: holds no tokenizer; convert it again from a directory that has one")
     assert found.model is not None and found.chat is not None
+    theirs = stack = None
+    if path is not None:
+        theirs = adapters.read(info, path)
+        if theirs is not None:
+            theirs = adapters.locate_base(theirs, path, config.init.base)
+        base = Base(path, {}, found.base_dtype) if theirs is None else theirs.base
+        if found.layers:
+            stack = Stack(dataclasses.replace(base, dtype=found.base_dtype), found.layers)
     return Origin(
-        kind=kind,
-        checkpoint=checkpoint,
+        kind="resume" if own is not None else config.init.mode,
+        checkpoint=path,
         info=info,
         model=found.model,
         tokenizer=found.tokenizer,
         template=found.chat.template,
         assets=found.assets,
-        start_step=0 if kind in ("params", "scratch") else int(info["step"]),
+        start_step=int(info["step"]) if own is not None or config.init.mode == "state" else 0,
         replaced_template_sha256=found.chat.replaced_sha256,
-        notices=found.notices,
+        notices=found.chat.notices,
         found=theirs,
         stack=stack,
     )
@@ -227,11 +212,6 @@ def describe(found: Origin) -> str:
         return f"{where}, {size:,} parameters"
     top = found.stack.top
     return f"{where}, {size:,} parameters frozen, {found.trained:,} trained in an adapter of rank {top.rank}"
-
-
-def program(origin: Origin, config: PhaseConfig) -> TrainProgram:
-    """Returns the phase's train step."""
-    return program_lib.of_phase(config, origin.model, origin.adapter, origin.beside)
 
 
 def restore(

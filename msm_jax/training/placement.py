@@ -29,11 +29,10 @@ def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 def place_whole(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     """A batch of which every host has all rows as global arrays."""
     where = sharding.batch_sharding(mesh)
-
-    def place(array: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
-
-    return {name: place(array) for name, array in _arrays(batch).items()}
+    return {
+        name: jax.make_array_from_callback(array.shape, where, array.__getitem__)
+        for name, array in _arrays(batch).items()
+    }
 
 
 def share_of_rows(mesh: Mesh, rows: int) -> tuple[int, int]:

@@ -92,11 +92,6 @@ class Start:
         """The frozen adapters that are applied beside the base, bottom first."""
         return tuple(layer.config for layer in self.layers[:-1] if not layer.merged)
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user has to know, one line each."""
-        return () if self.chat is None else self.chat.notices
-
     def checkpoint(self, name: str, step: int) -> Parent:
         """Returns what the checkpoint that the phase writes after `step` steps will say of itself."""
         kept = None if self.chat is None else dataclasses.replace(self.chat, notices=())
@@ -123,8 +118,7 @@ def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, 
         model: ModelConfig | None = preset(config.preset, **{**sizes, **config.model_overrides})
     else:
         model = None if parent.model is None else parent.model.overridden(config.model_overrides)
-    if model is not None:
-        _check_model(config, model, parent.tokenizer)
+    _check_fit(config, model, parent.tokenizer)
     if config.init.mode == "state" and not resumes and parent.step is not None:
         _check_steps(config, parent.name, parent.step)
     assets: Mapping[str, bytes] = {}
@@ -182,13 +176,13 @@ def _layers(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
     return (*(StackedAdapter(layer.config, merged or layer.merged) for layer in found), own)
 
 
-def _check_model(config: PhaseConfig, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
-    if tokenizer is not None and model.vocab_size < tokenizer.vocab_size:
+def _check_fit(config: PhaseConfig, model: ModelConfig | None, tokenizer: Tokenizer | None) -> None:
+    if model is not None and tokenizer is not None and model.vocab_size < tokenizer.vocab_size:
         raise InputError(
             f"tokenizer: it has {tokenizer.vocab_size} ids, but the model's vocab_size is {model.vocab_size}; the "
             "tokenizer does not match the model"
         )
-    if config.data.seq_len > model.max_position_embeddings:
+    if model is not None and config.data.seq_len > model.max_position_embeddings:
         raise InputError(
             f"data.seq_len = {config.data.seq_len} is above the model's max_position_embeddings = "
             f"{model.max_position_embeddings}; lower it to at most that"
