@@ -151,10 +151,10 @@ def test_phases_in_a_chain_hand_their_adapters_on():
         config = phase(lora=lora, adapter=how)
         two = Planned(config, start_lib.decide(config, written))
         assert (two.program.adapter, two.program.beside) == (first, beside)
-    assert [layer.merged for layer in two.start.layers] == [True, False]
+    assert [layer.merged for layer in two.start.adapters] == [True, False]
     config = phase(adapter="merge")
     whole = Planned(config, start_lib.decide(config, two.start.checkpoint("two", 10)))
-    assert whole.program.adapter is None and whole.start.layers == ()
+    assert whole.program.adapter is None and whole.start.adapters == ()
 
 
 def test_a_phase_may_change_how_the_model_is_run_and_nothing_else():

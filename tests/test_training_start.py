@@ -82,7 +82,7 @@ def agree(ahead, real):
     assert (ahead.model, ahead.tokenizer.sha256) == (real.model, real.tokenizer.sha256)
     assert (ahead.chat.template, ahead.chat.replaced_sha256) == (real.template, real.replaced_template_sha256)
     assert (ahead.chat.notices, ahead.assets) == (real.notices, real.assets)
-    assert ahead.layers == (() if real.stack is None else real.stack.adapters)
+    assert ahead.adapters == (() if real.stack is None else real.stack.adapters)
     assert ahead.base_dtype == ("" if real.stack is None else real.stack.base.dtype)
     assert (ahead.adapter, ahead.beside) == (real.adapter, real.beside)
 
@@ -129,7 +129,7 @@ def test_a_chain_through_every_policy_is_decided_ahead_of_time(files, tmp_path):
         real = origin.find(config, tmp_path / "none")
         known = ahead.checkpoint(str(write(real, config, tmp_path / str(number))), config.steps)
         agree(ahead, real)
-        seen.append([(layer.config.rank, layer.merged) for layer in ahead.layers])
+        seen.append([(layer.config.rank, layer.merged) for layer in ahead.adapters])
     once, three = [(3, False)], [(3, True), (4, True), (3, False)]
     assert seen == [[], once, once, [(3, False), (4, False)], three, three, [], []]
     assert ahead.chat.template.source == Path(QWEN3).read_text() and ahead.model.remat == "dots"
@@ -145,7 +145,7 @@ def test_a_chain_of_settings_is_decided_from_its_first_parent(files, tmp_path):
         dataclasses.replace(shared, adapter="merge", data=data_of(shared, {"b": 2})),
     ]
     found = start.chain(configs, origin.read(configs[0]))
-    assert found.layers == () and found.model.vocab_size == 512
+    assert found.adapters == () and found.model.vocab_size == 512
     assert found.chat.template == ChatTemplate(Path(QWEN3).read_text(), {"a": 1, "b": 2})
     assert [notice.split(",")[0] for notice in found.chat.notices] == ["data.chat.variables.b = 2"]
     with pytest.raises(InputError, match=r"^lora is not set, but the checkpoint of tiny holds an adapter"):
@@ -160,11 +160,11 @@ def data_of(config, variables):
 
 
 def known(**changes):
-    return Parent(**{"name": "base", "model": MODEL, "layers": (), "step": 5} | changes)
+    return Parent(**{"name": "base", "model": MODEL, "adapters": (), "step": 5} | changes)
 
 
-def layers(*configs):
-    return tuple(start.decide(after_files(lora=config), known()).layers[0] for config in configs)
+def stacked(*configs):
+    return tuple(start.decide(after_files(lora=config), known()).adapters[0] for config in configs)
 
 
 def after_files(mode="params", base="", **fields):
@@ -178,17 +178,17 @@ NEW = {"chat_template": "new.jinja"}
 @pytest.mark.parametrize(
     ("config", "found", "message"),
     [
-        ({}, {"layers": (LORA,)}, r'^lora is not set, but base holds an adapter.*adapter = "merge"'),
-        ({"lora": WIDER}, {"layers": (LORA,)}, r"^lora.rank = 4, but the adapter in base has 3; .*stack"),
+        ({}, {"adapters": (LORA,)}, r'^lora is not set, but base holds an adapter.*adapter = "merge"'),
+        ({"lora": WIDER}, {"adapters": (LORA,)}, r"^lora.rank = 4, but the adapter in base has 3; .*stack"),
         ({"lora": LORA, "mode": "state"}, {}, r'^init.mode = "state", but base holds no adapter whose state'),
         ({"base": "b"}, {}, r"^init.base is set, but base holds no adapter"),
         ({"mode": "state", "steps": 5}, {}, r"^steps = 5, but base has already done 5"),
         ({"data": {"seq_len": 513}}, {}, r"^data.seq_len = 513 is above .*max_position_embeddings = 512; lower it"),
         (NEW, {"chat": OLD}, r"^chat_template new.jinja .* base was trained with .*set replace_chat_template"),
         # What is not known refuses nothing.
-        ({}, {"layers": None}, None),
-        ({"lora": LORA, "mode": "state"}, {"layers": None}, None),
-        ({"base": "b"}, {"layers": None}, None),
+        ({}, {"adapters": None}, None),
+        ({"lora": LORA, "mode": "state"}, {"adapters": None}, None),
+        ({"base": "b"}, {"adapters": None}, None),
         ({"mode": "state", "steps": 5}, {"step": None}, None),
         ({"data": {"seq_len": 513}}, {"model": None}, None),
         (NEW, {}, None),
@@ -200,8 +200,8 @@ def test_what_is_known_to_be_wrong_is_refused_and_nothing_else(config, found, me
     fields = dict(config)
     if "data" in fields:
         fields["data"] = dataclasses.replace(after_files().data, **fields["data"])
-    if found.get("layers"):
-        found = {"layers": layers(*found["layers"])}
+    if found.get("adapters"):
+        found = {"adapters": stacked(*found["adapters"])}
     if message is None:
         start.decide(after_files(**fields), known(**found), "new")
         return
@@ -211,13 +211,13 @@ def test_what_is_known_to_be_wrong_is_refused_and_nothing_else(config, found, me
 
 def test_what_is_not_known_stays_unknown_until_a_phase_says_it():
     first = start.decide(after_files(), Parent("base"))
-    assert (first.model, first.tokenizer, first.chat, first.layers) == (None, None, None, ())
+    assert (first.model, first.tokenizer, first.chat, first.adapters) == (None, None, None, ())
     adapted = start.decide(after_files(lora=LORA, **NEW), Parent("base"), "new")
     written = adapted.checkpoint("adapted", 2)
     assert (adapted.adapter, adapted.chat.template.source) == (LORA, "new")
     for config, message in (({}, "^lora is not set"), ({"lora": WIDER}, "^lora.rank"), ({"lora": LORA}, None)):
         if message is None:
-            assert start.decide(after_files(**config), written).layers == adapted.layers
+            assert start.decide(after_files(**config), written).adapters == adapted.adapters
             continue
         with pytest.raises(InputError, match=message):
             start.decide(after_files(**config), written)

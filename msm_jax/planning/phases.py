@@ -75,7 +75,7 @@ def parent_of(config: PhaseConfig, model: str, vocabulary: int = 0) -> Parent:
     if config.init.mode == "scratch":
         if Path(config.tokenizer).is_dir():
             return origin.read(config)
-        return Parent(config.tokenizer, layers=(), vocab_size=vocabulary or None)
+        return Parent(config.tokenizer, adapters=(), vocab_size=vocabulary or None)
     if Path(config.init.checkpoint).exists():
         return origin.read(config)
     if not model:

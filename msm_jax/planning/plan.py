@@ -148,7 +148,7 @@ def _decode_job(phase: Planned, topology: Topology | None, devices: int, rows: i
             f"{phase.config.name}: --decode_slots={slots} is above the model's max_position_embeddings = "
             f"{model.max_position_embeddings}; lower it to at most that"
         )
-    beside = tuple(layer.config for layer in phase.start.layers if not layer.merged)
+    beside = tuple(each.config for each in phase.start.adapters if not each.merged)
     program = DecodeProgram(dataclasses.replace(model, remat="none"), rows, slots, beside)
     return Job(program, advice.decode_mesh(program, devices), topology.name if topology else "")
 

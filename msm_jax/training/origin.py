@@ -70,7 +70,7 @@ class Origin:
     @property
     def beside(self) -> tuple[LoraConfig, ...]:
         """The frozen adapters that are applied beside the base, bottom first."""
-        return () if self.stack is None else tuple(layer.config for layer in self.stack.below if not layer.merged)
+        return () if self.stack is None else tuple(each.config for each in self.stack.below if not each.merged)
 
     @property
     def trained(self) -> int:
@@ -105,8 +105,8 @@ def of_checkpoint(path: Path, info: Mapping[str, Any], assets: Mapping[str, byte
         raise InputError(f"{path}: its tokenizer is not the one that its info records; use another checkpoint")
     stack = adapters.read(info, path)
     template = templates.of_checkpoint(info, assets, f"{path}/")
-    layers = () if stack is None else stack.adapters
-    return Parent(str(path), model, layers, tokenizer, PhaseTemplate(template, replaced), step, assets)
+    theirs = () if stack is None else stack.adapters
+    return Parent(str(path), model, theirs, tokenizer, PhaseTemplate(template, replaced), step, assets)
 
 
 def read(config: PhaseConfig) -> Parent:
@@ -181,8 +181,8 @@ def find(config: PhaseConfig, workdir: Path, before: int | None = None) -> Origi
         if theirs is not None:
             theirs = adapters.locate_base(theirs, path, config.init.base)
         base = Base(path, {}, found.base_dtype) if theirs is None else theirs.base
-        if found.layers:
-            stack = Stack(dataclasses.replace(base, dtype=found.base_dtype), found.layers)
+        if found.adapters:
+            stack = Stack(dataclasses.replace(base, dtype=found.base_dtype), found.adapters)
     return Origin(
         kind="resume" if own is not None else config.init.mode,
         checkpoint=path,

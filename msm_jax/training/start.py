@@ -38,7 +38,7 @@ class Parent:
     Attributes:
         name: how messages name it.
         model: the shape of the model, and how it is run.
-        layers: the adapters of the checkpoint, bottom first; () where it holds a model's own weights.
+        adapters: the adapters of the checkpoint, bottom first; () where it holds a model's own weights.
         tokenizer: the tokenizer.
         chat: the chat template, and the hash of the one that it replaced.
         step: the number of finished optimizer steps.
@@ -48,7 +48,7 @@ class Parent:
 
     name: str
     model: ModelConfig | None = None
-    layers: tuple[StackedAdapter, ...] | None = None
+    adapters: tuple[StackedAdapter, ...] | None = None
     tokenizer: Tokenizer | None = None
     chat: PhaseTemplate | None = None
     step: int | None = None
@@ -58,7 +58,7 @@ class Parent:
 
 def of_new_tokenizer(vocab_size: int) -> Parent:
     """Returns what is known of a tokenizer that is still to be trained by us: its size and its chat template."""
-    return Parent("the tokenizer", layers=(), chat=PhaseTemplate(ChatTemplate()), step=0, vocab_size=vocab_size)
+    return Parent("the tokenizer", adapters=(), chat=PhaseTemplate(ChatTemplate()), step=0, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Start:
 
     Attributes:
         model: the shape of the model, and how it is run.
-        layers: the adapters of the checkpoints that the phase writes, bottom first, the last one trained; () where it
+        adapters: the adapters of the checkpoints that the phase writes, bottom first, the last one trained; () where it
             trains all weights. Adapters below those of a parent that is not known are missing.
         tokenizer: the tokenizer.
         chat: the chat template, the hash of the one that it replaces, and notices for the user.
@@ -76,7 +76,7 @@ class Start:
     """
 
     model: ModelConfig | None
-    layers: tuple[StackedAdapter, ...]
+    adapters: tuple[StackedAdapter, ...]
     tokenizer: Tokenizer | None
     chat: PhaseTemplate | None
     base_dtype: str
@@ -85,17 +85,17 @@ class Start:
     @property
     def adapter(self) -> LoraConfig | None:
         """The adapter that the phase trains, None where it trains all weights."""
-        return self.layers[-1].config if self.layers else None
+        return self.adapters[-1].config if self.adapters else None
 
     @property
     def beside(self) -> tuple[LoraConfig, ...]:
         """The frozen adapters that are applied beside the base, bottom first."""
-        return tuple(layer.config for layer in self.layers[:-1] if not layer.merged)
+        return tuple(each.config for each in self.adapters[:-1] if not each.merged)
 
     def checkpoint(self, name: str, step: int) -> Parent:
         """Returns what the checkpoint that the phase writes after `step` steps will say of itself."""
         kept = None if self.chat is None else dataclasses.replace(self.chat, notices=())
-        return Parent(name, self.model, self.layers, self.tokenizer, kept, step, self.assets)
+        return Parent(name, self.model, self.adapters, self.tokenizer, kept, step, self.assets)
 
 
 def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, resumes: bool = False) -> Start:
@@ -111,7 +111,7 @@ def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, 
         InputError: the settings do not fit what is known of the parent.
     """
     found = chat.decide(config, parent.chat, parent.name, template, resumes=resumes)
-    layers = (parent.layers or ()) if resumes else _layers(config, parent)
+    adapters = (parent.adapters or ()) if resumes else _adapters(config, parent)
     if config.init.mode == "scratch" and not resumes:
         ids = parent.vocab_size if parent.tokenizer is None else parent.tokenizer.vocab_size
         sizes = {} if ids is None else {"vocab_size": ids}
@@ -124,7 +124,7 @@ def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, 
     assets: Mapping[str, bytes] = {}
     if parent.tokenizer is not None and found is not None:
         assets = chat.assets(parent.assets, parent.tokenizer, found.template)
-    return Start(model, layers, parent.tokenizer, found, config.base_dtype if layers else "", assets)
+    return Start(model, adapters, parent.tokenizer, found, config.base_dtype if adapters else "", assets)
 
 
 def chain(configs: Sequence[PhaseConfig], parent: Parent) -> Start:
@@ -143,9 +143,9 @@ def chain(configs: Sequence[PhaseConfig], parent: Parent) -> Start:
     return decide(configs[-1], parent, chat.read(configs[-1].chat_template))
 
 
-def _layers(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
+def _adapters(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
     """The adapters of the phase, from those of its parent."""
-    found = parent.layers
+    found = parent.adapters
     if found == () and config.init.base:
         raise InputError(f"init.base is set, but {parent.name} holds no adapter; leave it empty")
     if config.lora is None:
@@ -173,7 +173,7 @@ def _layers(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
                 )
         return (*found[:-1], own)
     merged = config.adapter == "merge"
-    return (*(StackedAdapter(layer.config, merged or layer.merged) for layer in found), own)
+    return (*(StackedAdapter(each.config, merged or each.merged) for each in found), own)
 
 
 def _check_fit(config: PhaseConfig, model: ModelConfig | None, tokenizer: Tokenizer | None) -> None:
