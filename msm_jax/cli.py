@@ -1,8 +1,8 @@
-"""The command-line edge shared by every entry point: flags, exit status, logging, and JAX's start.
+"""The command line of every entry point: flags, exit status, logging, and the start of JAX.
 
-An entry point declares its flags with `config_flag` and `workdir_flag` (and absl's own `flags.DEFINE_…`),
-and ends with `cli.run(main)`. Only this module turns errors into exit status: 0 done, 1 failed during work,
-2 refused before work began, 75 preempted after a checkpoint was saved, 130 interrupted.
+An entry point declares its flags with `config_flag`, `workdir_flag` and absl's own `flags.DEFINE_…`, and ends with
+`cli.run(main)`. Only this module turns errors into an exit status: 0 for done, 1 for a failure during work, 2 for
+refused input, 75 for preemption after a checkpoint was saved, 130 for an interrupt.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import settings
 from msm_jax.parallel import backend
 
-# Flags declared through this module belong to the entry point that declares them, in its --help too.
+# Flags declared through this module belong to the entry point that calls it, which lists them in its --help.
 flags.disclaim_key_flags()
 
 _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
 
 
 def config_flag() -> flags.FlagHolder[Any]:
-    """Declares `--config=FILE[:ARG]` with overrides `--config.a.b=3`; the value is a ConfigDict."""
+    """Declares `--config=FILE[:ARG]` and overrides such as `--config.a.b=3`; the value is a ConfigDict."""
     return config_flags.DEFINE_config_file(
         "config",
         None,
@@ -42,15 +42,15 @@ def config_flag() -> flags.FlagHolder[Any]:
 
 
 def workdir_flag() -> flags.FlagHolder[str | None]:
-    """Declares `--workdir=DIR`; use `require` on it where it must be given."""
+    """Declares `--workdir=DIR`; an entry point that needs it calls `require`."""
     return flags.DEFINE_string("workdir", None, "The directory of this run; running again continues it.")
 
 
 def require(holder: flags.FlagHolder[Any]) -> Any:
-    """The value of a flag that must be given.
+    """Returns the value of a flag that must be given.
 
     Raises:
-        InputError: it was not.
+        InputError: the flag is missing.
     """
     if holder.value is None:
         raise InputError(f"--{holder.name} is missing; give --{holder.name}=...")
@@ -58,13 +58,16 @@ def require(holder: flags.FlagHolder[Any]) -> Any:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Parses the command line, sets JAX and logging up, calls `main()` and exits with its status."""
+    """Parses the command line, sets up JAX and logging, calls `main()` and exits with its status."""
     sys.unraisablehook = _unraisable
     sys.exit(status(main, sys.argv))
 
 
 def status(main: Callable[[], None], argv: list[str]) -> int:
-    """What `run` exits with. An expected failure prints one line on stderr, only a defect a traceback."""
+    """Does the work of `run` and returns its exit status.
+
+    An expected failure prints one line on stderr; only a defect of this package raises, with a traceback.
+    """
     try:
         if _HELP & set(argv[1:]):
             print(f"{sys.modules['__main__'].__doc__ or ''}\n{flags.FLAGS.main_module_help()}")
@@ -83,7 +86,7 @@ def status(main: Callable[[], None], argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", "run the same command again to continue", 130)
     except BrokenPipeError:
-        # The reader of stdout (`| head`) has gone; what a C program would answer with SIGPIPE.
+        # The reader of stdout (`| head`) has ended. 141 is the exit status of a C program that SIGPIPE ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
@@ -92,9 +95,8 @@ def parse_flags(argv: list[str]) -> None:
     """Parses `argv` into `flags.FLAGS`.
 
     Raises:
-        InputError: an unknown flag or field (with the nearest valid one), a wrong type, a config file that
-        is missing or
-            raises.
+        InputError: a flag or field is unknown (the message names the nearest valid one) or has a wrong type, or the
+            config file is missing or raises.
     """
     if "config" in flags.FLAGS:
         _check_config(argv)
@@ -107,13 +109,13 @@ def parse_flags(argv: list[str]) -> None:
 
 
 def _unraisable(problem: sys.UnraisableHookArgs) -> None:
-    """Says what went wrong where nothing can be raised, but for a read that Orbax gave up when another one failed."""
+    """Reports an error that cannot be raised, except for reads that Orbax abandons when another one fails."""
     if not (isinstance(problem.exc_value, RuntimeError) and str(problem.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(problem)
 
 
 def set_up() -> None:
-    """Timestamps in the log, quiet libraries, and compiled programs kept between processes."""
+    """Sets up the log with timestamps, silences libraries, and keeps compiled programs between processes."""
     logging.basicConfig(
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
@@ -122,23 +124,23 @@ def set_up() -> None:
         force=True,
     )
     logging.getLogger("msm_jax").setLevel(logging.INFO)
-    # Orbax logs a traceback for each thread that meets a full disk, and abandons coroutines and, where one array of a
-    # checkpoint is damaged, the reads of the others; our one line says it all.
+    # Orbax logs a traceback for each thread that finds the disk full. It abandons coroutines and, if one array of a
+    # checkpoint is damaged, the reads of the others. The one line of our error suffices.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
-    # A process killed while it wrote a cache entry leaves a broken one; JAX recompiles, and warns each time.
+    # A process that is killed while it writes a cache entry leaves a broken one. JAX recompiles and warns each time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "msm_jax" / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # The default of one second would leave most programs of a small model on CPU out.
+        # With the default of one second, most programs of a small model on a CPU would not be cached.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def prepare_backend(devices: int, threads: int) -> None:
-    """Calls `set_up`, then `parallel.backend.prepare`; precedes the first use of a JAX device."""
+    """Calls `set_up` and `parallel.backend.prepare`; must be called before the first use of a JAX device."""
     set_up()
     backend.prepare(devices, threads)
 
@@ -155,7 +157,7 @@ def _one_line(error: object) -> str:
 
 
 def _check_config(argv: list[str]) -> None:
-    """Loads the config file ahead of absl, to say in one line what is wrong with it or with an override."""
+    """Loads the config file before absl does, to report an error in it or in an override in one line."""
     path = None
     overrides = []
     for i, word in enumerate(argv):
@@ -199,7 +201,7 @@ def _load_config(path: str) -> ml_collections.ConfigDict:
 
 
 def _check_override(config: ml_collections.ConfigDict, name: str) -> None:
-    """Refuses `config.a.b` where the config has no such field, with the nearest one of the same level."""
+    """Refuses `config.a.b` if the config has no such field; names the nearest field of the same level."""
     at: Any = config
     done = "config"
     parts = name.split(".")[1:]
@@ -207,7 +209,6 @@ def _check_override(config: ml_collections.ConfigDict, name: str) -> None:
         key = part.split("[", 1)[0]
         if not isinstance(at, ml_collections.ConfigDict):
             return
-        # A boolean is also set by --noconfig.a.b, which absl resolves itself.
         if key not in at:
             raise InputError(f"--{done}.{part}: unknown field; {settings.nearest(key, at.keys())}")
         at, done = at[key], f"{done}.{part}"

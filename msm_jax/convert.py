@@ -1,4 +1,6 @@
-"""Converts weights, tokenizer and chat template between Hugging Face directories, GGUF files and our checkpoints.
+"""Converts weights, tokenizer and chat template between this package's checkpoints and other formats.
+
+The other formats are Hugging Face directories, GGUF files (read only) and PEFT directories with a LoRA adapter.
 
     python -m msm_jax.convert --from_hf=DIR --to_checkpoint=RUN
     python -m msm_jax.convert --from_gguf=FILE --to_checkpoint=RUN
@@ -7,7 +9,7 @@
     python -m msm_jax.convert --from_checkpoint=RUN --to_peft=DIR
     python -m msm_jax.convert --from_checkpoint=RUN --merge --to_checkpoint=RUN
 
-The target must not exist or be empty; it appears whole or not at all.
+The target must not exist, or be an empty directory. It is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,20 +28,25 @@ from msm_jax.models import transformer
 
 _FROM_HF = flags.DEFINE_string("from_hf", "", "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
 _FROM_GGUF = flags.DEFINE_string("from_gguf", "", "A GGUF file of the Llama family.")
-_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", "", "A checkpoint of ours, or a run directory.")
+_FROM_CHECKPOINT = flags.DEFINE_string("from_checkpoint", "", "A checkpoint or run directory of this package.")
 _TO_CHECKPOINT = flags.DEFINE_string("to_checkpoint", "", "The run directory to make, with one checkpoint.")
 _TO_HF = flags.DEFINE_string("to_hf", "", "The Hugging Face directory to make.")
-_FROM_PEFT = flags.DEFINE_string("from_peft", "", "A directory of PEFT's with a LoRA adapter.")
-_BASE = flags.DEFINE_string("base", "", "The checkpoint of ours that the adapter of --from_peft lies on.")
-_TO_PEFT = flags.DEFINE_string("to_peft", "", "The directory of PEFT's to make of a checkpoint's adapter.")
-_MERGE = flags.DEFINE_bool("merge", False, "Add the adapter of --from_checkpoint to its base: all weights are written.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", "", "A PEFT directory with a LoRA adapter.")
+_BASE = flags.DEFINE_string("base", "", "The checkpoint or run directory of the base model of --from_peft's adapter.")
+_TO_PEFT = flags.DEFINE_string("to_peft", "", "The PEFT directory to make, with the checkpoint's adapter.")
+_MERGE = flags.DEFINE_bool("merge", False, "Add --from_checkpoint's adapter to its base, and write all weights.")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the weights written; by default the source's own."
+    "dtype", None, ["float32", "bfloat16", "float16"], "The dtype of the weights written; by default the source's."
 )
 
 
 def main() -> None:
-    """Converts what the flags say."""
+    """Converts as the flags say.
+
+    Raises:
+        InputError: the flags do not name one conversion, or the source or target is refused.
+        WorkError: the target cannot be written.
+    """
     flagged = (_FROM_HF, _FROM_GGUF, _FROM_PEFT, _FROM_CHECKPOINT, _BASE, _MERGE, _TO_CHECKPOINT, _TO_HF, _TO_PEFT)
     given = {flag.name: str(flag.value) for flag in flagged if flag.value}
     dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
@@ -61,7 +68,7 @@ def main() -> None:
         case _:
             raise InputError(
                 "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
-                "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given are "
+                "--from_checkpoint=RUN with --to_hf=DIR, --to_peft=DIR, or --merge and --to_checkpoint=RUN; given: "
                 f"{', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}"
             )
 

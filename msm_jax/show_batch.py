@@ -1,9 +1,9 @@
-"""Prints the batch of any step of a phase as text: what is read, in what shares, and what carries loss.
+"""Prints the batch of any step of a phase as text, with the shares of its sources and the tokens that carry loss.
 
     python -m msm_jax.show_batch --config=FILE[:ARG] [--step=N] [--rows=N] [--workdir=DIR]
 
-What carries loss is green on a terminal and stands in [[double brackets]] elsewhere. Nothing is trained. With
-the --workdir of a run, its checkpoint and its tokenised data are used; without, the data is tokenised here.
+Text that carries loss is green on a terminal, and in [[double brackets]] elsewhere. Nothing is trained. With the
+--workdir of a run, its checkpoint and its tokenised data are used; otherwise the data is tokenised first.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def main() -> None:
 def rows_as_text(
     loader: Loader, tokenizer: Tokenizer, step: int, rows: int, coloured: bool
 ) -> list[rich.text.Text]:
-    """The first `rows` rows of a batch: a heading for each row, then each segment under its "file:line"."""
+    """Returns the first `rows` rows of a batch: a heading for each row, then each segment under its "file:line"."""
     batch = loader.batch(step)
     out = []
     for row, names in enumerate(loader.segments_of(step)[:rows]):
@@ -83,7 +83,7 @@ def _segment(batch: Batch, tokenizer: Tokenizer, row: int, number: int, coloured
     loss = [False, *batch.loss_mask[row, slots].tolist()]
     text = rich.text.Text()
     controls = set(tokenizer.specials.values())
-    # The first token of a text loses the space before it, except where the row begins amid a document.
+    # Decoding drops the space at the start of a text, but not in a row that begins within a document.
     continues = True
     for carries, run in itertools.groupby(zip(ids, loss, strict=True), key=lambda pair: pair[1]):
         run_ids = [i for i, _ in run]

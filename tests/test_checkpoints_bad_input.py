@@ -178,7 +178,7 @@ def _renamed(content, dtype):
 def test_a_tokenizer_with_another_vocabulary(spoilt, refused):
     (spoilt / "tokenizer.json").write_text(_wider(spoilt))
     said = refused(spoilt)
-    assert f"{spoilt / 'tokenizer.json'}: has id 5000, and tensor model.embed_tokens.weight 300 rows" in said
+    assert f"{spoilt / 'tokenizer.json'}: has id 5000, but tensor model.embed_tokens.weight has 300 rows" in said
 
 
 def _wider(directory):
@@ -191,7 +191,7 @@ def _wider(directory):
 def test_a_tokenizer_without_the_end_token_of_the_configuration(spoilt, refused, file):
     edit(spoilt / file, eos_token_id=[0, 299])
     ids = len(json.loads(hf_directories.tokenizer_json())["model"]["vocab"])
-    assert f"{spoilt / 'tokenizer.json'}: has {ids} ids, and {file} names eos_token_id 299" in refused(spoilt)
+    assert f"{spoilt / 'tokenizer.json'}: has {ids} ids, but {file} names eos_token_id 299" in refused(spoilt)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_named_templates_without_a_default(spoilt, refused):
     edit(spoilt / "tokenizer_config.json", chat_template=named)
     said = refused(spoilt)
     assert f"{spoilt / 'tokenizer_config.json'}: none of its chat templates is named default" in said
-    assert "(there are rag, tool_use); save the one to use as chat_template.jinja" in said
+    assert "(its names: rag, tool_use); save the one to use as chat_template.jinja" in said
 
 
 def test_a_stored_output_matrix_of_a_tied_model(tmp_path, refused):
@@ -291,7 +291,7 @@ def test_a_gguf_comes_in_with_its_tokenizer(tmp_path):
         ({"skip": ("blk.0.ffn_up",)}, "lacks the tensor that transformers names model.layers.0.mlp.up_proj.weight"),
         ({"rows": 40}, "tensor blk.0.ffn_gate.weight is [40, 32]"),
         ({"pre": "other"}, "tokenizer.ggml.pre is 'other'"),
-        ({"templates": ("rag", "tool_use")}, "none of its chat templates is named default (there are rag, tool_use)"),
+        ({"templates": ("rag", "tool_use")}, "none of its chat templates is named default (its names: rag, tool_use)"),
     ],
 )
 def test_a_gguf_that_is_not_ours(make, words, tmp_path, refused):

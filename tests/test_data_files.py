@@ -246,6 +246,6 @@ def test_a_public_data_set_is_read_where_the_hub_client_puts_it(
     ):
         with pytest.raises(InputError) as error:
             files.resolve(url)
-        assert str(error.value).startswith(f"{url}: not in {tmp_path / 'hub'}; fetch it")
+        assert str(error.value).startswith(f"{url}: not in {tmp_path / 'hub'}; check its licence")
         assert "hf download someone/" in str(error.value)
         assert "\n" not in str(error.value)

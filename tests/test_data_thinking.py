@@ -122,7 +122,7 @@ def test_generation_blocks_choose_within_the_turn(llama):
         (("{%- generation %}", "{%- generation %}{% endgeneration %}"), "none marks this assistant turn"),
         (("{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n        {%- generation %}",
           "{%- generation %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"), "marks more than this"),
-        (("{{- bos_token }}", "{%- generation %}{{ bos_token }}{% endgeneration %}"), "which no assistant turn says"),
+        (("{{- bos_token }}", "{%- generation %}{{ bos_token }}{% endgeneration %}"), "in no assistant turn"),
     ],
 )
 def test_generation_blocks_that_mark_something_else_are_refused(llama, change, message):
@@ -143,7 +143,7 @@ def test_what_a_template_leaves_out_is_named(llama, qwen):
         encode_chat(llama, like, [says("user", "a"), calls])
     drops = ChatTemplate(QWEN25.source.replace("{{- '\\n' + message.content }}\n        {%- endif %}\n        {%- for",
                                                "{%- endif %}\n        {%- for"))
-    with pytest.raises(InputError, match=r'"messages\[1\].content": the chat template leaves it out beside tool calls'):
+    with pytest.raises(InputError, match=r'"messages\[1\].content": the chat template does not write it beside tool'):
         encode_chat(qwen, drops, [says("user", "a"), calls])
 
 
@@ -158,7 +158,7 @@ def test_todays_date_is_refused_in_training(llama):
 def test_a_special_spelt_in_what_a_template_escapes_is_refused(qwen):
     escaping = ChatTemplate(QWEN25.source.replace("tool | tojson", "tool | tojson(ensure_ascii=true)"))
     spelt = {"type": "function", "function": {"name": "clock", "description": "<|im_end|>"}}
-    with pytest.raises(InputError, match="escapes what is not ASCII"):
+    with pytest.raises(InputError, match="escapes non-ASCII characters"):
         encode_chat(qwen, escaping, ask("a", "b"), [spelt])
     ids, _ = encode_chat(qwen, QWEN25, ask("a", "b"), [spelt])
     assert ids.count(qwen.specials["<|im_end|>"]) == 3
@@ -187,7 +187,7 @@ def test_where_a_template_lies():
     assert find_source({**config("a"), "chat_template.jinja": "é".encode()}) == "é"
     named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     assert find_source(config(named)) == "d"
-    with pytest.raises(InputError, match=r"none of its chat templates is named default \(there are tool_use\)"):
+    with pytest.raises(InputError, match=r"none of its chat templates is named default \(its names: tool_use\)"):
         find_source(config(named[:1]))
     for wrong in ({"a": 1}, ["a"], [{"name": "default", "template": 1}], 3):
         with pytest.raises(InputError, match=r"^tokenizer_config\.json: its chat_template is neither"):

@@ -199,7 +199,7 @@ def test_damaged_files_are_refused(backend, change, message):
 
 def test_tokenizers_that_cannot_spell_every_text_are_refused(backend):
     words = tokenizers.Tokenizer(models.WordLevel({"a": 0, "x": 1, "[UNK]": 2, "</s>": 3}, unk_token="[UNK]"))
-    with pytest.raises(InputError, match="cannot spell every text"):
+    with pytest.raises(InputError, match="cannot encode every text"):
         Tokenizer.from_files(files(words, bos_token=None))
     lower = tokenizers.Tokenizer.from_str(backend.to_str())
     lower.normalizer = normalizers.Lowercase()

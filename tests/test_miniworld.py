@@ -279,7 +279,7 @@ def test_spec_sections_hold_sentences_and_items():
     spec = parse.parse("# T\n\n## One\nFirst sentence. Second\nsentence!\n\n- a\n- b\n\nThird.\n")
     assert spec.section("One").sentences == ("First sentence.", "Second sentence!", "Third.")
     assert spec.section("One").items == ("a", "b")
-    with pytest.raises(InputError, match='no section "## Two"; it has "One"'):
+    with pytest.raises(InputError, match='no section "## Two"; its sections are "One"'):
         spec.section("Two")
 
 

@@ -154,7 +154,7 @@ def test_template_of_a_phase_from_scratch(files, tiny_tokenizer, tmp_path):
     named = tmp_path / "bare" / "additional_chat_templates"
     named.mkdir()
     (named / "rag.jinja").write_text("x")
-    with pytest.raises(InputError, match=r"additional_chat_templates: none .* is named default \(there are rag\)"):
+    with pytest.raises(InputError, match=r"additional_chat_templates: none .* is named default \(its names: rag\)"):
         source(tmp_path / "bare")
     assert source(tmp_path / "bare", files / "qwen3.jinja") == QWEN3
     with pytest.raises(InputError, match="cannot be read"):

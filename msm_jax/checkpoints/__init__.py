@@ -1,1 +1,1 @@
-"""Orbax behind one module, and the manifest that records where a run came from."""
+"""Checkpoints in Orbax, manifests that record their lineage, and other formats: Hugging Face, PEFT and GGUF."""

@@ -1,4 +1,4 @@
-"""The files that travel with weights: tokenizer, chat template, generation settings, the source's config.json."""
+"""Assets, the files stored with weights: tokenizer, chat template, generation settings and the source's config.json."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import hashing
 from msm_jax.models.config import ModelConfig
 
-# The source's config.json under the name that it has among a checkpoint's assets.
+# The name of the source's config.json among a checkpoint's assets.
 CONFIG = "hf_config.json"
 GENERATION = templates.GENERATION_FILE
 TEMPLATE = templates.TEMPLATE_FILE
-# The first of these that is there is the tokenizer; the other files say how it is used.
+# The first of these files that exists is the tokenizer; other files say how it is used.
 TOKENIZERS = (tokenizers.JSON_FILE, tokenizers.MODEL_FILE)
 _VERBATIM = (*tokenizers.FILES, "added_tokens.json", "vocab.json", "merges.txt")
 
 
 def read(directory: Path) -> dict[str, bytes]:
-    """The files of a Hugging Face directory, and the chat template on its own where tokenizer_config.json holds it.
+    """Reads the assets of a Hugging Face directory; a chat template in tokenizer_config.json becomes a file of its own.
 
     Raises:
         InputError: a file cannot be read, or none of several chat templates is the default.
@@ -40,10 +40,10 @@ def read(directory: Path) -> dict[str, bytes]:
 
 
 def parse(assets: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
-    """A JSON object among the assets; `where` is for errors.
+    """Parses an asset that is a JSON object; `where` names the directory or file in errors.
 
     Raises:
-        InputError: it is none.
+        InputError: the asset is not a JSON object.
     """
     try:
         value = json.loads(assets[name])
@@ -55,10 +55,11 @@ def parse(assets: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]
 
 
 def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Path) -> None:
-    """Refuses a tokenizer that cannot be this model's; none at all, and fewer ids than the model has, are fine.
+    """Refuses a tokenizer of another model. It may be missing, and may have fewer ids than the model has rows.
 
     Raises:
-        InputError: it has an id without a row in the embedding, or lacks an id that the configuration names.
+        InputError: an id of the tokenizer has no row in the embedding, or the tokenizer lacks an id that the
+            configuration names.
     """
     if not any(name in assets for name in TOKENIZERS):
         return
@@ -66,7 +67,7 @@ def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Pat
     most = max(_ids(assets, file, where), default=-1)
     if most >= model.vocab_size:
         raise InputError(
-            f"{where / file}: has id {most}, and tensor model.embed_tokens.weight {model.vocab_size} rows; "
+            f"{where / file}: has id {most}, but tensor model.embed_tokens.weight has {model.vocab_size} rows; "
             "it is the tokenizer of another model"
         )
     for name in (CONFIG, GENERATION):
@@ -77,21 +78,21 @@ def check_vocabulary(assets: Mapping[str, bytes], model: ModelConfig, where: Pat
             if wrong:
                 shown = "config.json" if name == CONFIG else name
                 raise InputError(
-                    f"{where / file}: has {most + 1} ids, and {shown} names {field} {wrong[0]}; "
+                    f"{where / file}: has {most + 1} ids, but {shown} names {field} {wrong[0]}; "
                     "it is the tokenizer of another model"
                 )
 
 
 def check_template(assets: Mapping[str, bytes], variables: Mapping[str, Any], where: Path) -> None:
-    """Refuses a chat template that cannot write what a user says first, before any weights are read.
+    """Refuses a chat template that cannot render a user's first message, before any weights are read.
 
     Args:
-        assets: with the template; where there is no tokenizer, it is compiled and no more.
-        variables: what it is told besides the messages.
-        where: the directory or file that it comes from.
+        assets: the files with the template; without a tokenizer among them, the template is only compiled.
+        variables: what the template is given besides the messages.
+        where: the directory or file of the template.
 
     Raises:
-        InputError: it does not compile, fails, does not end, or reaches for what the sandbox keeps from it.
+        InputError: the template does not compile, fails, does not end, or uses what the sandbox forbids.
     """
     if TEMPLATE not in assets:
         return
@@ -114,15 +115,15 @@ def _ids(assets: Mapping[str, bytes], file: str, where: Path) -> Iterator[int]:
     value = parse(assets, file, where)
     try:
         vocab = value["model"]["vocab"]
-        # A Unigram model lists its pieces, the others map them to ids.
+        # A Unigram model lists its pieces; the other models map them to ids.
         yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
         yield from (entry["id"] for entry in value.get("added_tokens") or ())
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where / file}: has no vocabulary where a tokenizer.json keeps it; copy it again") from error
+        raise InputError(f"{where / file}: has no model.vocab, which a tokenizer.json needs; copy it again") from error
 
 
 def digests(assets: Mapping[str, bytes]) -> tuple[str, str]:
-    """sha256 of the tokenizer and of the chat template, as a checkpoint's info holds them; "" where there is none."""
+    """Returns the SHA-256 of the tokenizer and of the chat template for a checkpoint's info, "" for a missing one."""
     held = next(({name: assets[name]} for name in TOKENIZERS if name in assets), None)
     template = assets.get(TEMPLATE)
     return (

@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: what it is, and the lineage that its manifests record."""
+"""The model card of an exported checkpoint, with the lineage that its manifests record."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from msm_jax.models.lora import LoraConfig
 
 
 def of_model(name: str, checkpoint: Path, model: ModelConfig, dtype: np.dtype) -> str:
-    """README.md of a model's directory, in Markdown with the front matter that model hubs read.
+    """Returns the README.md of a model's directory, in Markdown with the front matter that model hubs read.
 
     Args:
         name: the heading.
         checkpoint: RUN/checkpoints/STEP; the manifests of its run and of the runs before it are read.
-        model: its shape.
-        dtype: of the exported weights.
+        model: the model's shape.
+        dtype: the dtype of the exported weights.
     """
     about = (
         f"{transformer.count_params(model):,} parameters in {dtype.name}: {model.num_layers} layers, hidden size "
@@ -34,12 +34,13 @@ def of_model(name: str, checkpoint: Path, model: ModelConfig, dtype: np.dtype) -
 
 
 def of_adapter(name: str, checkpoint: Path, config: LoraConfig, base: str) -> str:
-    """README.md of an adapter's directory; see `of_model`.
+    """Returns the README.md of an adapter's directory.
 
     Args:
-        name, checkpoint: see `of_model`.
-        config: the adapter that is exported.
-        base: the name of the model that it is for.
+        name: the heading.
+        checkpoint: as for `of_model`.
+        config: the settings of the exported adapter.
+        base: the name of the adapter's base model.
     """
     about = (
         f"A LoRA adapter for `{base}`, in float32: rank {config.rank}, alpha {config.alpha:g}, on "
@@ -60,11 +61,11 @@ def _render(name: str, library: str, about: str, checkpoint: Path) -> str:
         about,
         "",
         f"Exported by msm_jax {msm_jax.__version__} from step {checkpoint.name} of phase "
-        f"`{_phase(checkpoint)}`. The chat template and the tokens that end a turn are those it was trained with.",
+        f"`{_phase(checkpoint)}`. The chat template and the tokens that end a turn are those of training.",
         "",
         "## Lineage",
         "",
-        "Newest first. Files are named without their directories and by the first half of their sha256.",
+        "Newest first. Each file has its name without its directory, and the first half of its SHA-256.",
     ]
     lineage = _lineage(checkpoint)
     for digest, entry in lineage:
@@ -80,7 +81,7 @@ def _phase(checkpoint: Path) -> str:
 
 
 def _lineage(checkpoint: Path) -> list[tuple[str, Manifest]]:
-    """The manifests from the checkpoint's run back, as far as they can be found, each with its digest."""
+    """Returns (SHA-256, manifest) of the checkpoint's run and of the runs before it, as far as they can be found."""
     found: list[tuple[str, Manifest]] = []
     run: Path | None = checkpoint.absolute().parent.parent
     while run is not None and (run / "manifest.json").is_file() and len(found) < 100:

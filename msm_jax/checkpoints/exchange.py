@@ -1,4 +1,4 @@
-"""Adapters between checkpoints of ours and PEFT's directories, and base and adapters made into one checkpoint."""
+"""Imports and exports LoRA adapters as PEFT directories, and merges adapters into their base."""
 
 from __future__ import annotations
 
@@ -20,19 +20,27 @@ from msm_jax.parallel.mesh import MeshConfig, make_mesh
 
 
 def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
-    """Makes a run directory with one checkpoint of an adapter of PEFT's on a base of ours; returns the checkpoint.
+    """Imports an adapter from a PEFT directory: makes a run directory with one checkpoint of it.
 
-    Tokenizer and chat template beside the adapter go before the base's, since it was trained with them.
+    A tokenizer or chat template in `directory` replaces that of the base, since the adapter was trained with it.
+
+    Args:
+        directory: the PEFT directory.
+        base: the checkpoint or run directory of the adapter's base model.
+        run_dir: does not exist, or is empty.
+
+    Returns:
+        The checkpoint's directory.
 
     Raises:
-        InputError: the adapter cannot be read or is for a model of another shape, its chat template fails, there is no
-            base, or something is at `run_dir`.
-        WorkError: it cannot be written (disk full, no permission).
+        InputError: the adapter cannot be read or is for a model of another shape, its chat template fails, the base
+            does not exist, or `run_dir` is occupied.
+        WorkError: the run directory cannot be written (disk full, no permission).
     """
     storage.refuse_occupied(run_dir)
     directory = Path(directory)
     if not peft.is_directory(directory):
-        raise InputError(f"{directory}: holds no {peft.CONFIG_FILE}; name a directory of PEFT's")
+        raise InputError(f"{directory}: holds no {peft.CONFIG_FILE}; give the directory of a PEFT adapter")
     found = compose.find(base, directory)
     assert found.stack is not None
     assert found.foreign is not None
@@ -52,21 +60,21 @@ def import_peft(directory: Path | str, base: Path | str, run_dir: Path) -> Path:
 
 
 def export_peft(checkpoint: Path | str, directory: Path) -> None:
-    """Writes the adapters of a checkpoint as one directory of PEFT's, with tokenizer, chat template and a model card.
+    """Writes the adapters of a checkpoint as one PEFT directory, with tokenizer, chat template and a model card.
 
-    Several adapters on one base become one whose rank is the sum of theirs; that counts those merged into the base
-    too, since the directory is for the base as it was.
+    Several adapters on one base become one, whose rank is the sum of theirs. This includes adapters that training
+    merged into the base, since the exported adapter is for the original base.
 
     Raises:
-        InputError: the checkpoint holds no adapter, or something is at `directory`.
-        WorkError: it cannot be written (disk full, no permission).
+        InputError: the checkpoint holds no adapter, or `directory` is occupied.
+        WorkError: the directory cannot be written (disk full, no permission).
     """
     storage.refuse_occupied(directory)
     path = store.resolve(checkpoint)
     info, files = store.read_info(path), store.read_assets(path)
     stack = adapters.read(info, path)
     if stack is None:
-        raise InputError(f"{path}: holds no adapter; --to_hf exports a model's own weights")
+        raise InputError(f"{path}: holds no adapter; export all weights with --to_hf")
     model = compose.model_config(info, path)
     weights = adapters.load_weights(path, stack, model, make_mesh(MeshConfig(), jax.local_devices()))
     config, joined = peft.joined([adapter.config for adapter in stack.adapters], jax.device_get(weights))
@@ -82,18 +90,21 @@ def export_peft(checkpoint: Path | str, directory: Path) -> None:
 
 
 def merge(checkpoint: Path | str, run_dir: Path, dtype: np.dtype | None = None) -> Path:
-    """Makes a run directory with one checkpoint of the model that base and adapters are together; returns it.
+    """Merges a base and its adapters: makes a run directory with one checkpoint of all weights.
 
-    Goes block by block, so that it needs little memory.
+    It works block by block, so that it needs little memory.
 
     Args:
-        checkpoint: with an adapter.
+        checkpoint: a checkpoint with an adapter.
         run_dir: does not exist, or is empty.
-        dtype: of the weights written; the base's own where None.
+        dtype: the dtype of the weights written; that of the base if None.
+
+    Returns:
+        The checkpoint's directory.
 
     Raises:
-        InputError: the checkpoint holds no adapter, its base is not there or another one, or something is at `run_dir`.
-        WorkError: it cannot be written (disk full, no permission).
+        InputError: the checkpoint holds no adapter, its base is missing or has changed, or `run_dir` is occupied.
+        WorkError: the run directory cannot be written (disk full, no permission).
     """
     storage.refuse_occupied(run_dir)
     source = _Merged(checkpoint)
@@ -101,7 +112,7 @@ def merge(checkpoint: Path | str, run_dir: Path, dtype: np.dtype | None = None) 
 
 
 class _Merged:
-    """`imports.Source` of a base with its adapters added."""
+    """The `imports.Source` of a base with its adapters added."""
 
     def __init__(self, checkpoint: Path | str) -> None:
         found = compose.find(checkpoint)
@@ -120,11 +131,11 @@ class _Merged:
         self._reader = slices.Reader(found.stack.base.path)
 
     def dtype(self, weight: Weight) -> np.dtype:
-        """The base's own."""
+        """Returns the dtype of the base."""
         return self._reader.leaves[weight.path][1]
 
     def read(self, weight: Weight, layer: int, index: tuple[slice, ...]) -> np.ndarray:
-        """A block of the base's parameter, rounded as it was in training, with what the adapters add in float32."""
+        """Returns a block of the base's parameter, rounded as in training, plus the adapters' updates, in float32."""
         block = self._reader.read(weight.path, (slice(layer, layer + 1), *index) if weight.layers else index)
         block = block[0] if weight.layers else block
         name = weight.path[-1]
@@ -135,7 +146,7 @@ class _Merged:
             for settings, weights in self._adapters:
                 if settings.merged == merged and name in weights["layers"]:
                     block = block + _delta(settings.config, weights["layers"][name], weight, layer, index)
-                    # What was merged before training was rounded before it.
+                    # Training rounded the weights after it merged such an adapter.
                     block = block.astype(self._dtype).astype(np.float32) if merged else block
         return block
 

@@ -1,4 +1,7 @@
-"""What a run was made from: `RUN/manifest.json`. Manifests chain through their digests into a lineage."""
+"""The manifest of a run, `RUN/manifest.json`: everything that decides its result.
+
+A manifest names the one of the run before it by its SHA-256, so that manifests form a lineage.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sen
 
 @dataclass(frozen=True)
 class Parent:
-    """Where a run started. `manifest_sha256` is the digest of that run's manifest, "" if it had none."""
+    """The checkpoint from which a run started. `manifest_sha256` is of that run's manifest, "" if it has none."""
 
     run: str
     checkpoint: str
@@ -27,11 +30,23 @@ class Parent:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that decides a run's bits.
+    """Everything that decides the bits of a run's result.
 
-    `data` maps each data file to its sha256, `mesh` each axis to its devices. `continued` lists the steps at
-    which the run went on under another mesh, device kind, thread count or version, with what was new.
-    `replaced_template_sha256` is of the parent's chat template where the run trained under another, else "".
+    Attributes:
+        phase: the name of the phase.
+        parent: where the run started; None for a run from scratch.
+        data: the SHA-256 of each data file.
+        data_fingerprint: `Loader.fingerprint`.
+        tokenizer_sha256: of the tokenizer.
+        template_sha256: of the chat template, "" if there is none.
+        versions: of the libraries, by name.
+        mesh: the number of devices along each axis.
+        seed: of the phase.
+        device_kind: the name that JAX gives to the devices.
+        threads: the number of threads that computed.
+        continued: for each continuation on another mesh, device kind, thread count or version, the step and the new
+            values.
+        replaced_template_sha256: of the parent's chat template if the run replaced it, else "".
     """
 
     phase: str
@@ -53,7 +68,7 @@ def write(run_dir: Path, manifest: Manifest) -> None:
     """Writes `run_dir/manifest.json` whole or not at all.
 
     Raises:
-        WorkError: it cannot be written.
+        WorkError: the file cannot be written.
     """
     storage.write_json(Path(run_dir) / "manifest.json", asdict(manifest))
 
@@ -62,7 +77,7 @@ def read(run_dir: Path) -> Manifest:
     """Reads `run_dir/manifest.json`.
 
     Raises:
-        InputError: it is missing or is not a manifest of this version.
+        InputError: the file is missing or is not a manifest of this version.
     """
     path = Path(run_dir) / "manifest.json"
     value = storage.read_json(path)
@@ -74,7 +89,7 @@ def read(run_dir: Path) -> Manifest:
 
 
 def record_continuation(run_dir: Path, step: int, now: Manifest) -> None:
-    """Adds to the manifest what is new where a run goes on at `step` on other devices or versions."""
+    """Adds an entry to the manifest if a run continues at `step` on other devices or versions."""
     began = read(run_dir)
     last = asdict(began)
     for entry in began.continued:
@@ -89,13 +104,13 @@ def record_continuation(run_dir: Path, step: int, now: Manifest) -> None:
 
 
 def parent_of(checkpoint: Path) -> Parent:
-    """The lineage entry for a run that starts from the checkpoint RUN/checkpoints/STEP."""
+    """Returns the parent of a run that starts from the checkpoint RUN/checkpoints/STEP."""
     run = checkpoint.parent.parent
     recorded = run / "manifest.json"
     return Parent(str(run), str(checkpoint), hashing.file_sha256(recorded) if recorded.exists() else "")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries that decide the bits of a run."""
+    """Returns the versions of Python, this package and the libraries that decide the bits of a run."""
     found = {"python": platform.python_version(), "msm_jax": msm_jax.__version__}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -1,9 +1,8 @@
-"""Checkpoints: self-contained, saved in the background, committed by a rename, loaded onto any mesh.
+"""Checkpoints: self-contained, saved in the background, committed by a rename, and loaded onto any mesh.
 
-A checkpoint is the directory RUN/checkpoints/STEP. Orbax v1 stays inside this module. Each top-level entry
-of the tree (params, opt_state, step) is an Orbax checkpointable of its own, so that a phase can load the
-parameters alone; the assets (tokenizer files, chat template) are one uint8 array beside them; `info` and the
-index of the assets are its metadata.
+A checkpoint is the directory RUN/checkpoints/STEP. Only this module imports Orbax (v1). Each top-level entry of the
+tree (params, opt_state, step) is an Orbax checkpointable, so that a phase can load the parameters alone. The
+assets (tokenizer files, chat template) are one uint8 array, and `info` and the index of the assets are metadata.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from msm_jax.foundation import hashing
 
 FORMAT = 1
 _ASSETS = "assets"
-# Arrays above this size are stored in pieces of at most as much.
+# Larger arrays are stored in pieces of at most this size.
 _PIECE_BYTES = 64 * 2**20
-# What Orbax and TensorStore raise when they cannot read or write. NoEntryError ("incompatible handler"),
-# which Orbax reports for any failure inside a handler, is a KeyError.
+# The exceptions of Orbax and TensorStore when they cannot read or write. Orbax reports any failure inside a handler
+# as NoEntryError ("incompatible handler"), which is a KeyError.
 _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError)
 
 
 class Writer:
     """Saves the checkpoints of one run in the background, and keeps the newest `keep` and those of the steps `always`.
 
-    One save is under way at a time. An older checkpoint is deleted only after a newer one is committed. In a
+    At most one save is in progress. An older checkpoint is deleted only after a newer one is committed. In a
     multi-host run every host calls every method.
     """
 
@@ -47,23 +46,23 @@ class Writer:
             _remove_leftovers(self._root)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Returns the directory of the checkpoint of a step."""
         return self._root / str(step)
 
     def save(
         self, step: int, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
     ) -> None:
-        """Copies the arrays to the host and writes them in the background; leaves a step that is there alone.
+        """Copies the arrays to the host and writes them in the background; does nothing if the checkpoint exists.
 
         Args:
-            step: finished optimizer steps; names the checkpoint. tree: entries such as "params", "opt_state"
-            and "step", each a pytree of arrays. They may be donated as soon
-                as this returns.
-            info: what `read_info` returns; JSON.
-            assets: file name to content, what `read_assets` returns.
+            step: the number of finished optimizer steps, which names the checkpoint.
+            tree: entries such as "params", "opt_state" and "step", each a pytree of arrays. The arrays may be donated
+                as soon as this returns.
+            info: a JSON value, which `read_info` returns.
+            assets: {file name: content}, which `read_assets` returns.
 
         Raises:
-            WorkError: this save could not start or the previous one failed (disk full, no permission).
+            WorkError: this save cannot start, or the previous one failed (disk full, no permission).
         """
         self.wait()
         path = self._root / str(step)
@@ -79,10 +78,10 @@ class Writer:
         self._pending = (step, response)
 
     def wait(self) -> None:
-        """Returns once the save under way is committed and older checkpoints are gone.
+        """Waits until the save in progress is committed and older checkpoints are deleted.
 
         Raises:
-            WorkError: it failed; nothing of it stays behind and earlier checkpoints are as they were.
+            WorkError: the save failed; its files are removed, and earlier checkpoints are unchanged.
         """
         if self._pending is None:
             return
@@ -104,10 +103,10 @@ class Writer:
 
 
 def save(path: Path, tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]) -> None:
-    """Writes one checkpoint to `path`, which does not exist, and returns when it is there; see `Writer.save`.
+    """Writes one checkpoint to `path`, which must not exist, and returns when it is complete; see `Writer.save`.
 
     Raises:
-        WorkError: it cannot be written (disk full, no permission).
+        WorkError: the checkpoint cannot be written (disk full, no permission).
     """
     entries, metadata = _contents(tree, info, assets)
     try:
@@ -119,11 +118,11 @@ def save(path: Path, tree: Mapping[str, Any], info: Mapping[str, Any], assets: M
 
 
 def all_steps(run_dir: Path) -> list[int]:
-    """Steps of the committed checkpoints of a run, ascending."""
+    """Returns the steps of the committed checkpoints of a run, ascending."""
     root = Path(run_dir) / "checkpoints"
     if not root.is_dir():
         return []
-    # A save is written under a temporary name and renamed when complete, so an integer name means committed.
+    # A save is renamed from a temporary name when it is complete, so a directory named by an integer is committed.
     return sorted(int(p.name) for p in root.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
@@ -146,10 +145,10 @@ def prune(run_dir: Path, keep: int, always: Collection[int] = ()) -> None:
 
 
 def resolve(path: Path | str) -> Path:
-    """The checkpoint directory that `path` names: itself, or the newest of the run directory `path`.
+    """Returns the checkpoint directory that `path` names: `path` itself, or the newest checkpoint of a run directory.
 
     Raises:
-        InputError: there is no checkpoint there.
+        InputError: `path` is neither a checkpoint nor a run directory with one.
     """
     path = Path(path)
     if not path.exists():
@@ -159,25 +158,25 @@ def resolve(path: Path | str) -> Path:
         return found
     if not ocp.is_orbax_checkpoint(path.absolute()) or not (path / _ASSETS).is_dir():
         raise InputError(
-            f"{path}: neither a checkpoint nor a run with one; name RUN/checkpoints/STEP or a run directory"
+            f"{path}: neither a checkpoint nor a run with one; give RUN/checkpoints/STEP or a run directory"
         )
     return path
 
 
 def read_info(path: Path | str) -> dict[str, Any]:
-    """The `info` given to `save`.
+    """Returns the `info` that was given to `save`.
 
     Raises:
-        InputError: no checkpoint there, or it is damaged.
+        InputError: there is no checkpoint at `path`, or it is damaged.
     """
     return _metadata(resolve(path))["info"]
 
 
 def read_assets(path: Path | str) -> dict[str, bytes]:
-    """The assets given to `save`: file name to content, checked against their sha256.
+    """Returns the assets that were given to `save`, {file name: content}, after checking their SHA-256.
 
     Raises:
-        InputError: no checkpoint there, or it is damaged.
+        InputError: there is no checkpoint at `path`, or it is damaged.
     """
     path = resolve(path)
     index = _metadata(path)["assets"]
@@ -203,12 +202,12 @@ def load(
 
     Args:
         path: a checkpoint or run directory.
-        abstract_tree: some of the entries that were saved ("params" alone, say), each a pytree of
-            `jax.ShapeDtypeStruct` with sharding. A dtype that differs from the saved one is cast.
-        advice: what to do where shapes differ, for the error.
+        abstract_tree: some of the saved entries ("params" alone, for example), each a pytree of
+            `jax.ShapeDtypeStruct` with sharding. Arrays are cast to its dtypes.
+        advice: what the user should do if shapes differ, for the error.
 
     Raises:
-        InputError: no checkpoint there, it is damaged, or the shapes or names of its arrays are others.
+        InputError: there is no checkpoint at `path`, it is damaged, or its arrays have other names or shapes.
     """
     path = resolve(path)
     _compare(path, abstract_tree, advice)
@@ -219,10 +218,10 @@ def load(
 
 
 def shapes(path: Path | str, entry: str) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each array of one entry ("params", say), by its path in the tree; loads none of them.
+    """Returns the shape and dtype of each array of an entry, by its path in the tree, without loading the arrays.
 
     Raises:
-        InputError: no checkpoint there, no such entry, or it is damaged.
+        InputError: there is no checkpoint at `path`, it has no such entry, or it is damaged.
     """
     path = resolve(path)
     leaves = jax.tree_util.tree_flatten_with_path(_tree_metadata(path, entry))[0]
@@ -232,17 +231,17 @@ def shapes(path: Path | str, entry: str) -> dict[tuple[str, ...], tuple[tuple[in
 def _contents(
     tree: Mapping[str, Any], info: Mapping[str, Any], assets: Mapping[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What Orbax is given to save, and the metadata beside it."""
+    """Returns the entries that Orbax saves, and the metadata of the checkpoint."""
     index = {
         name: {"size": len(data), "sha256": hashing.sha256(data)} for name, data in sorted(assets.items())
     }
-    # One byte more than the assets: TensorStore takes no empty array.
+    # There is one byte more than the assets have, since TensorStore refuses an empty array.
     blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
     return {**tree, _ASSETS: {"blob": blob}}, {"format": FORMAT, "info": dict(info), "assets": index}
 
 
 def _saving() -> ocp.Context:
-    """Large arrays in pieces, those of stacked layers in pieces of one layer, so that they can be read by layer."""
+    """Returns a context that stores large arrays in pieces, and stacked layers one by one, so that each can be read."""
     storage = ocp.options.ArrayOptions.Saving.StorageOptions
 
     def pieces(keys: Any, value: Any) -> Any:
@@ -269,7 +268,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _compare(path: Path, abstract_tree: Mapping[str, Any], advice: str) -> None:
-    """Refuses names and shapes that differ, before Orbax does so in its own words."""
+    """Refuses names and shapes that differ, with a clearer message than that of Orbax."""
     for entry, abstract in abstract_tree.items():
         want, have = _shapes(abstract), _shapes(_tree_metadata(path, entry))
         for name in sorted(want.keys() | have.keys()):
@@ -295,12 +294,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _key_name(key: Any) -> str:
-    # Orbax hands back namedtuples as dicts, so an attribute and a key of one name are the same place.
+    # Orbax returns namedtuples as dicts, so an attribute and a key with the same name are the same place.
     return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
 def _remove_leftovers(root: Path) -> bool:
-    """Removes what an interrupted save or deletion left; whether there was anything."""
+    """Removes what an interrupted save or deletion left; returns whether there was anything."""
     leftovers = [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
     for leftover in leftovers:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -308,8 +307,11 @@ def _remove_leftovers(root: Path) -> bool:
 
 
 def _clear(root: Path) -> None:
-    """Removes what a failed save left. Writes that were under way at its first error may still bring a part of it back
-    for a moment, so it looks until it twice finds nothing; what stays after two seconds, the next `Writer` removes."""
+    """Removes what a failed save left.
+
+    Writes that were in progress at its first error may recreate a part of it shortly afterwards. So this repeats until
+    it finds nothing twice, for at most two seconds; the next `Writer` removes what remains.
+    """
     quiet = 0
     for _ in range(20):
         quiet = 0 if _remove_leftovers(root) else quiet + 1
@@ -319,7 +321,7 @@ def _clear(root: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Deletes a checkpoint such that it is at no moment half there."""
+    """Deletes a checkpoint; it is never visible as incomplete."""
     doomed = path.with_name(f"{path.name}.deleted")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -330,7 +332,7 @@ def _damaged(path: Path, error: BaseException) -> InputError:
 
 
 def reason(error: BaseException) -> str:
-    """The cause at the bottom of a chain of exceptions, in one line."""
+    """Returns the first cause in a chain of exceptions, in one line."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     text = " ".join(str(error).split())

@@ -1,10 +1,9 @@
-"""Tokenised sources on disk, addressed by what they are made from.
+"""Tokenised sources on disk, in directories named by the hash of everything that decides their content.
 
-A source is tokenised once. Its directory is named by the hash of the data bytes, the tokenizer, for chats the
-template, and the version of this format. Building writes to a temporary directory and renames it, so that
-what exists is whole and several processes may build the same one.
+A source is tokenised once. What decides its cache is the bytes of the data, the tokenizer, the template if the source
+has chats, and the version of this format. Several processes may build the same cache at once.
 
-A document is stored as `Tokenizer.document` makes it, a chat as the examples of `templates.training_examples`.
+A document is stored as `Tokenizer.document` encodes it, a chat as the examples of `templates.training_examples`.
 """
 
 import dataclasses
@@ -36,13 +35,14 @@ class TokenCache:
     """A tokenised source.
 
     Attributes:
-      address: hash of all that the cache is made from.
-      files: the data files, in the order that `file` counts them.
-      tokens: int32 `[tokens]`, all documents one after the other.
+      address: hash of everything that decides the cache.
+      files: the data files.
+      tokens: int32 `[tokens]`, the documents one after the other.
       mask: bool `[tokens]`, which tokens carry loss as a target; None for documents, where all do.
-      offsets: int64 `[documents + 1]`, where each document begins.
-      file, line: int32 `[documents]`, where each document was read (in Parquet, `line` is a row).
-      content: uint64 `[documents]`, hash of each document's text, the same for every tokenizer.
+      offsets: int64 `[documents + 1]`, the first token of each document.
+      file: int32 `[documents]`, the index in `files` of the file that holds the document.
+      line: int32 `[documents]`, the line of that file, or its row if it is Parquet, from 1.
+      content: uint64 `[documents]`, hash of each document's text; it does not depend on the tokenizer.
     """
 
     address: str
@@ -55,7 +55,7 @@ class TokenCache:
     content: np.ndarray
 
     def where(self, document: int) -> str:
-        """ "file:line" of a document."""
+        """Returns "file:line" of a document."""
         return f"{self.files[self.file[document]]}:{self.line[document]}"
 
 
@@ -71,7 +71,7 @@ def _address(
         "template": template.sha256 if config.kind == "chats" and template is not None else "",
     }
     if not tokenizer.chats_begin_with_bos:
-        # A file beside the vocabulary says this.
+        # These ids come from a file beside the vocabulary, which `tokenizer.sha256` leaves out.
         specials = sorted(tokenizer.specials.values())
         made_from["specials"] = [tokenizer.bos_id, tokenizer.document_end_id, specials]
     if config.kind == "chats" and template is not None:
@@ -88,10 +88,10 @@ def open_cache(
     cache_dir: str | os.PathLike[str],
     chat: ChatConfig = ChatConfig(),  # noqa: B008 (frozen)
 ) -> TokenCache:
-    """Opens the cache of a source under `cache_dir`, building it first where it is missing.
+    """Opens the cache of a source under `cache_dir`, and builds it first if it is missing.
 
     Raises:
-      InputError: the data is wrong (see `sources`), or there are chats and no template.
+      InputError: the data is wrong (see `sources`), or the source has chats and there is no template.
       WorkError: the cache cannot be written, or is damaged.
     """
     files = tuple(data_files.resolve(config.path))
@@ -109,7 +109,7 @@ def open_cache(
 
 
 def _map(file: Path, dtype: type) -> np.ndarray:
-    # A plain array over the mapping: indexing a memmap costs microseconds more.
+    # A plain array over the mapping, because indexing a memmap costs microseconds more.
     return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
@@ -125,8 +125,7 @@ def _write(
         encoded = _documents(files, tokenizer)
     elif template is None:
         raise InputError(
-            f"{config.path}: these are chats, but the checkpoint has no chat template; set chat_template to a "
-            "Jinja file"
+            f"{config.path}: holds chats, but the checkpoint has no chat template; set chat_template to a Jinja file"
         )
     else:
         encoded = _chats(files, tokenizer, template, chat)
@@ -158,7 +157,7 @@ _Encoded = Iterator[tuple[list[int], list[bool], str, str]]
 
 
 def _documents(files: Sequence[str], tokenizer: Tokenizer) -> _Encoded:
-    """Yields (ids, mask, where, text); the mask of a document is not stored."""
+    """Yields (ids, mask, "file:line", text) of each document; its mask is empty, since all its tokens carry loss."""
     documents = sources.iter_documents(files)
     while batch := list(itertools.islice(documents, _BATCH)):
         for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):

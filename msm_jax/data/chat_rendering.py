@@ -1,8 +1,8 @@
 """Chat templates in Jinja's sandbox, with the environment that transformers gives them.
 
-Run as a program (`python -P chat_rendering.py`), this file is the process in which foreign templates are compiled and
-rendered, so that one that never ends, or eats memory, can be ended: it needs the standard library and Jinja alone.
-It reads one JSON request a line and answers one JSON line for each text that the request asks for.
+Run as a program (`python -P chat_rendering.py`), this file is the child process that compiles and renders templates
+from outside, so that one that never ends or takes too much memory can be stopped. It imports only the standard library
+and Jinja. It reads one JSON request per line, and writes one JSON line for each text that the request asks for.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
 
-# A chat longer than this many characters is no chat.
-_MAX_TEXT = 1 << 26
-_MAX_MEMORY = 2 << 30
+_MAX_TEXT = 1 << 26  # characters of a rendered chat
+_MAX_MEMORY = 2 << 30  # bytes
 
 Spans = list[tuple[int, int]]
 
 
 class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`: notes where in the rendered text its blocks, the assistant's words, begin and end."""
+    """The tag `{% generation %}`, which records the spans of its blocks (the assistant's words) in the text."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's interface)
 
@@ -42,7 +41,7 @@ class GenerationTag(jinja2.ext.Extension):
         self._spans: Spans = []
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """A call of `_note` around the block."""
+        """Wraps the block in a call of `_note`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_note"), [], [], body).set_lineno(line)
@@ -55,7 +54,7 @@ class GenerationTag(jinja2.ext.Extension):
         return text
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> tuple[str, Spans]:
-        """The text, and the spans of its generation blocks."""
+        """Returns the text and the spans of its generation blocks."""
         written: list[str] = []
         spans: Spans = []
         self._written, self._spans = written, spans
@@ -67,14 +66,14 @@ class GenerationTag(jinja2.ext.Extension):
 
 
 class _Dict:
-    """`dict(...)` without a class to climb from."""
+    """A `dict(...)` that gives templates no access to its class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """`namespace(...)` that takes no underscored names."""
+    """A `namespace(...)` that refuses names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # `namespace(self=...)` is allowed
         self, *rest = args
@@ -104,7 +103,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes what HTML would read as markup.
+    # Jinja's own filter escapes characters that are markup in HTML.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -112,11 +111,11 @@ class Rendering:
     """A compiled template.
 
     Attributes:
-      dated: whether the last text asked for today's date.
+      dated: whether the template asked for today's date in the last text.
     """
 
     def __init__(self, source: str):
-        """Compiles the template; a `jinja2.TemplateSyntaxError` where it is not one."""
+        """Compiles a template; raises `jinja2.TemplateSyntaxError` if it is not valid."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
         )
@@ -133,13 +132,13 @@ class Rendering:
         return datetime.datetime.now().strftime(form)
 
     def render(self, variables: dict[str, Any]) -> tuple[str, Spans]:
-        """The text, and the spans of its generation blocks; raises whatever the template does."""
+        """Returns the text and the spans of its generation blocks; raises whatever the template raises."""
         self.dated = False
         return self._tag.render(self._template, variables)
 
 
 def problem(error: BaseException) -> str:
-    """What went wrong in a template, in one line that begins with its line number where that is known."""
+    """Describes the error of a template in one line, which begins with the line number in the template if known."""
     if isinstance(error, jinja2.TemplateSyntaxError):
         return f"{error.lineno}: {error.message}"
     known = isinstance(error, (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError))
@@ -148,12 +147,12 @@ def problem(error: BaseException) -> str:
 
 
 def answers(request: dict[str, Any], compiled: dict[str, Rendering]) -> Iterator[dict[str, Any]]:
-    """One answer per asked text: {"text", "spans", "dated"}, or {"problem"} after which none follows.
+    """Yields {"text", "spans", "dated"} for each text that is asked for, or {"problem"} as the last answer.
 
     Args:
-      request: {"source", "messages", "variables", "ask": [[number of messages, add_generation_prompt], ...]}; as a
-        program also "seconds", how long each text may be computed.
-      compiled: the templates so far, by source.
+      request: {"source", "messages", "variables", "ask": [[number of messages, add_generation_prompt], ...]}; if this
+        file runs as a program, also "seconds", the limit of CPU time for each text.
+      compiled: the templates that are compiled already, by source; a new one is added.
     """
     try:
         source = request["source"]
@@ -180,7 +179,7 @@ def main() -> None:
     """Answers requests until standard input ends."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
-    # Ctrl-C is for the process that asks.
+    # Ctrl-C is for the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     compiled: dict[str, Rendering] = {}
     print("{}", flush=True)
@@ -188,8 +187,8 @@ def main() -> None:
         request = json.loads(line)
         given = answers(request, compiled)
         while True:
-            # Seconds of this process's own work, so that a busy machine refuses nothing. The signal ends the process,
-            # whatever the template is doing.
+            # The limit counts this process's CPU time, so that a busy machine refuses no template. The signal ends the
+            # process, whatever the template is doing.
             signal.setitimer(signal.ITIMER_PROF, request["seconds"])
             answer = next(given, None)
             signal.setitimer(signal.ITIMER_PROF, 0)

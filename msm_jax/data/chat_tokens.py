@@ -1,9 +1,9 @@
-"""From a rendered chat to ids: specials that the template writes, and text that only looks like one.
+"""From a rendered chat to ids, so that only special tokens that the template writes become special ids.
 
-The text is split at the special pieces of the tokenizer (`<|user|>`, `<|im_end|>`, ...), which become their ids; what
-stands between two of them is encoded as one text, unless a token would then reach from a prompt into what the assistant
-says. A message that spells a special does not make one: such spellings are broken by a character that occurs nowhere
-else, and that is taken out again after the split.
+The text is split at the special tokens of the tokenizer (`<|user|>`, `<|im_end|>`, ...), which become their ids. The
+text between two of them is encoded as one, unless a token would then reach from a prompt into the assistant's turn.
+A message that spells a special token is ordinary text: before rendering, a character that occurs nowhere else (the
+shield) is put inside each such spelling, and it is removed after the split.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Any
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 
-# Unicode promises that these are never characters, so a text that holds one of them hardly exists.
+# Unicode guarantees that these are never characters, so hardly any text holds one of them.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 def encode(
     tokenizer: Tokenizer, text: str, shield: str, cuts: Sequence[int], loss: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
-    """The ids of a rendered text, and which of them carry loss.
+    """Returns the ids of a rendered text, and for each id whether it carries loss.
 
     Args:
-      text: with specials as the template writes them.
-      shield: what breaks the specials that messages spell; it is taken out.
-      cuts: where prompts end: no token reaches over one.
-      loss: the spans of characters that carry loss, in order; no token reaches over their ends either.
+      tokenizer: encodes the text.
+      text: a rendered chat, with special tokens as the template writes them.
+      shield: the character inside special tokens that messages spell; it is removed.
+      cuts: the ends of prompts, in characters; no token reaches across one.
+      loss: the spans of characters that carry loss, in order; no token reaches across their ends.
     """
     begins = [begin for begin, _ in loss]
 
@@ -69,11 +70,11 @@ def encode(
 def safe(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> tuple[str, list[dict[str, Any]], list[Any]]:
-    """A character that occurs nowhere, and the messages and tools with every spelt special broken by it."""
+    """Returns a shield, and the messages and tools with it inside every special token that they spell."""
     said = [text for value in (*messages, *tools) for text in _strings(value)]
     shield = next((c for c in _NONCHARACTERS if not any(c in text for text in said)), None)
     if shield is None:
-        raise InputError('field "messages" holds all of U+FDD0 to U+FDEF, which are not characters; remove one')
+        raise InputError('field "messages" holds each of U+FDD0 to U+FDEF, which are not characters; remove one')
     markers = tuple(tokenizer.specials)
     return shield, [_shielded(m, markers, shield) for m in messages], [_shielded(t, markers, shield) for t in tools]
 
@@ -101,7 +102,7 @@ def _shielded(value: Any, markers: tuple[str, ...], shield: str) -> Any:
 
 
 def _shielded_text(content: str, markers: tuple[str, ...], shield: str) -> str:
-    """`content` with every marker broken, and parts of one at its edges, which a template may complete."""
+    """Breaks every marker in `content`, and parts of one at its edges, which a template could complete."""
     edges, pattern, begins, ends, longest = _spellings(markers)
     if not any(character in content for character in edges):
         return content
@@ -122,7 +123,7 @@ def _shielded_text(content: str, markers: tuple[str, ...], shield: str) -> str:
 def _spellings(
     markers: tuple[str, ...],
 ) -> tuple[frozenset[str], re.Pattern[str], frozenset[str], frozenset[str], int]:
-    """First and last characters of markers, what matches one, proper beginnings and endings, the longest's length."""
+    """Returns the markers' edge characters, a pattern, their proper prefixes and suffixes, and the longest length."""
     pattern = "|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)) or "(?!)"
     begins = frozenset(m[:k] for m in markers for k in range(1, len(m)))
     ends = frozenset(m[-k:] for m in markers for k in range(1, len(m)))

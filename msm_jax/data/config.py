@@ -1,4 +1,4 @@
-"""Settings of the data room: which files, in what proportions, in rows of what length."""
+"""Settings of the data room: the files to read, their proportions, and the length of a row."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ class SourceConfig:
         local, at gs://, or at hf://datasets/OWNER/NAME[@REVISION]/FILE; see `files`.
       kind: "documents" ({"text": ...} records) or "chats" ({"messages": [...]} records).
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
-      too_long: what becomes of a chat that takes more slots than a row has: "refuse" the data, or "drop" it. Documents
-        are cut into rows.
+      too_long: what happens to a chat that takes more slots than a row has: "refuse" refuses the data, "drop" leaves
+        the chat out. A document that is too long is cut into several rows.
     """
 
     path: str
@@ -36,16 +36,17 @@ class SourceConfig:
 class ChatConfig:
     """How chats are written and which of their tokens carry loss.
 
-    A checkpoint records this, and sampling from it tells the template the same `variables`.
+    A checkpoint records the `variables`, and sampling from it gives the same ones to the template.
 
     Attributes:
-      thinking: of the assistant (`reasoning_content`, or a <think> block that begins its content): "keep" it with
-        loss, "mask" it (written, without loss), or "strip" it before the template sees the chat.
-      history: where a template rewrites earlier turns once others follow (Qwen3 takes out their thinking), "split"
-        trains each turn in the chat as it stood when it was said, at the cost of reading the chat several times;
-        "last" leaves the turns that were rewritten without loss.
-      variables: what the template is told besides the messages: {"enable_thinking": False}, {"tools": [...]} for
-        chats without their own, a date.
+      thinking: what happens to the assistant's thinking (`reasoning_content`, or a <think> block at the start of its
+        content): "keep" writes it with loss, "mask" writes it without loss, "strip" removes it before the template
+        is applied.
+      history: what happens when a template rewrites earlier turns after later ones are added (Qwen3 removes their
+        thinking): "split" trains each turn within the chat as it was at that turn, which reads the chat several
+        times; "last" puts no loss on turns that are rewritten.
+      variables: what the template is given besides the messages: {"enable_thinking": False}, a date, or
+        {"tools": [...]} for chats without tools of their own.
     """
 
     thinking: Literal["keep", "mask", "strip"] = "keep"
@@ -55,7 +56,7 @@ class ChatConfig:
     def __post_init__(self) -> None:
         for name in self.variables:
             if name in ("messages", "add_generation_prompt"):
-                raise InputError(f"variables.{name}: is what the template is given anyway; remove it")
+                raise InputError(f"variables.{name}: the template is always given this; remove it")
         try:
             json.dumps(self.variables)
         except TypeError as e:
@@ -64,14 +65,16 @@ class ChatConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What a phase reads.
+    """The data of a phase.
 
     Attributes:
       seq_len: slots per row; a slot is one input token and the target after it.
       sources: the sources by name.
-      weights: share of the rows per source from step 0 on; scaled to sum to 1; a source left out has 0.
-      stages: (first step, weights) pairs that take over later; each source goes on where it stood.
-      cache_dir: where tokenised sources are kept; empty means the directory that `Loader` is given.
+      weights: the share of the rows that each source has from step 0 on, scaled to sum to 1; a source that is
+        missing has 0.
+      stages: (first step, weights) pairs: from each first step on, its weights replace those before. Each source
+        continues with the row after its last one.
+      cache_dir: where tokenised sources are kept; "" means the directory that `Loader` is given.
       chat: how chats are written.
     """
 
@@ -105,7 +108,7 @@ class DataConfig:
                 )
 
     def all_stages(self) -> tuple[tuple[int, Mapping[str, float]], ...]:
-        """The stages including the first, (0, weights), in order."""
+        """Returns the stages in order, with (0, weights) as the first."""
         return ((0, self.weights), *self.stages)
 
     def _check_weights(self, where: str, weights: Mapping[str, float]) -> None:

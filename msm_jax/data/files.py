@@ -1,11 +1,11 @@
-"""The files that a data path names: on this machine, in a bucket, or a public data set that was fetched before.
+"""The files that a data path names: on this machine, in a bucket, or of a public data set that is already downloaded.
 
     data/docs.jsonl, data/*.jsonl.gz        local files, comma lists and globs of them
     gs://bucket/docs-*.parquet              any storage that fsspec reads; gs:// needs the package gcsfs
-    hf://datasets/OWNER/NAME[@REVISION]/FILE   a Hugging Face data set, in the cache where `hf download` puts it;
-                                            nothing is fetched here
+    hf://datasets/OWNER/NAME[@REVISION]/FILE   a Hugging Face data set in the cache that `hf download` fills;
+                                            nothing is downloaded here
 
-A file is a string from here on: its local path, or its URL.
+Other modules name a file by a string, its local path or its URL.
 """
 
 import glob
@@ -23,7 +23,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(path: str) -> list[str]:
-    """Expands a file, a comma list of files, or globs to the sorted list of distinct files.
+    """Expands a data path (a file, a comma list of files, or globs) to the sorted list of distinct files.
+
+    At a URL with a glob this lists a bucket, so call it once and hand the files on.
 
     Raises:
       InputError: nothing matches, a file is missing, or a name does not end in one of `SUFFIXES`.
@@ -58,10 +60,10 @@ def _expand(path: str) -> list[str]:
 
 
 def _of_hub(url: str) -> str:
-    """Where the Hugging Face cache keeps a file of a data set; globs stay.
+    """Returns the path in the Hugging Face cache of a file of a data set; a glob stays a glob.
 
     Raises:
-      InputError: the URL is of another form, or the file was not fetched.
+      InputError: the URL has another form, or the file was not downloaded.
     """
     match = _HUB_FILE.fullmatch(url)
     if match is None:
@@ -79,6 +81,6 @@ def _of_hub(url: str) -> str:
         return str(local)
     include = f"--include '{file}'" if glob.has_magic(file) else file
     raise InputError(
-        f"{url}: not in {cache}; fetch it (its licence is yours to check) with: "
+        f"{url}: not in {cache}; check its licence, and download it with: "
         f"hf download {name} {include} --repo-type dataset --revision {revision}"
     )

@@ -1,8 +1,8 @@
-"""The loader: any batch of a phase as a pure function of its step.
+"""The loader: each batch of a phase as a pure function of its step.
 
-Per source: documents -> held-out part taken off -> chunks -> packed rows -> a new order of the rows in every
-epoch. The mixture says which source each row of the global stream comes from. All of it follows from (config,
-data, seed, step): hosts, threads, restarts and the checkpoint that a phase starts from have no part in it.
+The documents of a source, without the held-out ones, are cut into chunks and packed into rows, and every epoch has a
+new order of the rows. The mixture says which source each row of the global stream comes from. Everything follows from
+(config, data, seed, step). Hosts, threads, restarts and the checkpoint that a phase starts from change nothing.
 """
 
 import functools
@@ -39,7 +39,7 @@ class Loader:
       source_names: the sources in the order of `Batch.source_ids`.
       batch_rows: rows of a global batch.
       files: the data files of all sources, sorted.
-      fingerprint: hash of all that decides the batches; a resumed run must find the same one.
+      fingerprint: hash of everything that decides the batches; it must be the same when a run is resumed.
     """
 
     def __init__(
@@ -51,17 +51,18 @@ class Loader:
         seed: int,
         cache_dir: str | os.PathLike[str],
     ):
-        """Tokenises what is not in the cache yet, and plans the rows.
+        """Tokenises the sources that are not in the cache yet, and plans the rows.
 
         Args:
-          config: what to read.
-          tokenizer, template: from the checkpoint, or the phase's own; without a template no chats can be read.
+          config: the sources and their mixture.
+          tokenizer: encodes texts.
+          template: writes chats; None if no source has chats.
           batch_rows: rows of a global batch, over all hosts.
-          seed: decides packing, order and mixture, not what is held out.
-          cache_dir: where tokenised sources are kept, unless `config.cache_dir` says so.
+          seed: decides packing, order and mixture, but not which documents are held out.
+          cache_dir: where tokenised sources are kept if `config.cache_dir` is "".
 
         Raises:
-          InputError: the data is wrong, naming file, line and field.
+          InputError: the data is wrong; names file, line and field.
           WorkError: the cache cannot be written.
         """
         if batch_rows < 1:
@@ -101,7 +102,7 @@ class Loader:
         self.fingerprint = _hash(
             {
                 "sources": {
-                    n: [c.address, config.sources[n].holdout, *_kept_in_mind(config.sources[n])]
+                    n: [c.address, config.sources[n].holdout, *_fingerprinted(config.sources[n])]
                     for n, c in zip(self.source_names, self._caches, strict=True)
                 },
                 "stages": [
@@ -115,11 +116,11 @@ class Loader:
         )
 
     def batch(self, step: int) -> Batch:
-        """The global batch of a step."""
+        """Returns the global batch of a step."""
         return self._table.gather(*self._place(step, 0, self.batch_rows))
 
     def host_batch(self, step: int, host: int, num_hosts: int) -> Batch:
-        """The rows of `batch(step)` that belong to a host: the host-th of `num_hosts` equal contiguous parts.
+        """Returns the rows of `batch(step)` that belong to a host, the host-th of `num_hosts` equal contiguous parts.
 
         Raises:
           InputError: the rows cannot be split evenly.
@@ -134,30 +135,30 @@ class Loader:
     def iterate(
         self, start_step: int = 0, threads: int = 1, *, host: int = 0, num_hosts: int = 1
     ) -> Iterator[Batch]:
-        """Yields `host_batch` from start_step on, for ever; `threads` make a few of them ahead."""
+        """Yields `host_batch` of each step from start_step on, without end; `threads` prepare a few of them ahead."""
         steps = grain.MapDataset.source(_Steps(self, start_step, host, num_hosts))
         return iter(
             steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCH))
         )
 
     def documents_of(self, step: int) -> list[str]:
-        """ "file:line" of the documents in the batch of a step, each once, in the order of the rows."""
+        """Returns "file:line" of the documents in the batch of a step, each once, in the order of the rows."""
         return list(dict.fromkeys(name for row in self.segments_of(step) for name in row))
 
     def segments_of(self, step: int) -> list[list[str]]:
-        """ "file:line" of each segment in each row of the batch of a step."""
+        """Returns "file:line" of each segment in each row of the batch of a step."""
         return self._table.documents(*self._place(step, 0, self.batch_rows))
 
     def describe(self, step: int) -> dict[str, Any]:
-        """Shares in the batch of a step and since step 0.
+        """Counts what each source contributes to the batch of a step, and since step 0.
 
         Returns:
-          {"step", "fill": share of the slots that hold a token, "sources": {name: {
-            "rows", "tokens", "loss_tokens", and "row_share", "token_share", "loss_token_share": of the batch;
+          {"step", "fill": the share of the slots that hold a token, "sources": {name: {
+            "rows", "tokens", "loss_tokens", "row_share", "token_share", "loss_token_share": in the batch;
             "rows_so_far", "tokens_so_far", "loss_tokens_so_far": from step 0 to this step, inclusive;
-            "epochs": how often the source has been read by the end of this step, "rows_per_epoch",
-            "documents", "held_out_documents", "dropped_documents" (longer than a row), "fill": like that of the
-            batch, for all rows of the source}}}.
+            "epochs": how often the source has been read by the end of this step; "rows_per_epoch";
+            "documents", "held_out_documents", "dropped_documents" (longer than a row): their numbers;
+            "fill": the share of the slots that hold a token, over all rows of the source}}}.
         """
         now, then = step * self.batch_rows, (step + 1) * self.batch_rows
         before, after = self._counts(now), self._counts(then)
@@ -187,9 +188,9 @@ class Loader:
         return {"step": step, "fill": fill, "sources": sources}
 
     def holdout_batches(self, source: str, n: int) -> list[Batch]:
-        """Up to `n` batches of the documents held out of a source, the same for every seed and phase.
+        """Returns up to `n` batches of the documents that are held out of a source, the same for every seed and phase.
 
-        The last one is filled up with rows of padding that carry no loss.
+        The last batch is completed by rows of padding, which carry no loss.
 
         Raises:
           InputError: no such source, or it holds nothing out.
@@ -213,7 +214,7 @@ class Loader:
         return batches
 
     def _place(self, step: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source and row within one epoch of rows [start, stop) of the batch of a step."""
+        """Returns the source and the row within its epoch of rows [start, stop) of the batch of a step."""
         source, index = self._mixture.select(step * self.batch_rows + start, step * self.batch_rows + stop)
         row = np.empty_like(index)
         for i, (s, drawn) in enumerate(zip(source.tolist(), index.tolist(), strict=True)):
@@ -226,7 +227,7 @@ class Loader:
         return np.random.default_rng(seed).permutation(self._rows[source].num_rows)
 
     def _counts(self, row: int) -> np.ndarray:
-        """Rows, tokens and loss tokens of each source before global row `row`: int64 `[sources, 3]`."""
+        """Counts rows, tokens and loss tokens of each source before global row `row`: int64 `[sources, 3]`."""
         counts = []
         for n, drawn in enumerate(self._mixture.drawn(row).tolist()):
             epochs, rest = divmod(drawn, self._rows[n].num_rows)
@@ -239,7 +240,7 @@ class Loader:
 
 
 class _Steps:
-    """The batches of a host as a source that Grain reads at random."""
+    """The batches of a host as a random-access data source of Grain."""
 
     def __init__(self, loader: Loader, start_step: int, host: int, num_hosts: int):
         self._args = (host, num_hosts)
@@ -254,7 +255,7 @@ class _Steps:
 
 
 def _held_out(cache: TokenCache, fraction: float) -> np.ndarray:
-    """Which documents are held out: those with the lowest hash, so that copies of a text stay on one side."""
+    """Returns which documents are held out, bool `[documents]`; copies of a text stay together."""
     count = max(1, round(fraction * len(cache.content))) if fraction > 0 else 0
     if not count:
         return np.zeros(len(cache.content), np.bool_)
@@ -262,7 +263,11 @@ def _held_out(cache: TokenCache, fraction: float) -> np.ndarray:
 
 
 def _fits(cache: TokenCache, source: SourceConfig, seq_len: int) -> np.ndarray:
-    """Which documents may be read: all, but for chats longer than a row where the source drops them."""
+    """Returns which documents may be read, bool `[documents]`: all but chats longer than a row.
+
+    Raises:
+      InputError: a chat is longer than a row, and the source does not drop such chats.
+    """
     slots = np.diff(cache.offsets) - 1
     if source.kind == "documents":
         return np.ones(len(slots), np.bool_)
@@ -277,8 +282,8 @@ def _fits(cache: TokenCache, source: SourceConfig, seq_len: int) -> np.ndarray:
     return slots <= seq_len
 
 
-def _kept_in_mind(source: SourceConfig) -> list[str]:
-    """What else of a source decides the batches; nothing by default, so that older fingerprints stay valid."""
+def _fingerprinted(source: SourceConfig) -> list[str]:
+    """Returns settings of a source that change the batches; none by default, so that older fingerprints stay valid."""
     return [] if source.too_long == "refuse" else [source.too_long]
 
 

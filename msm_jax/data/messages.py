@@ -1,10 +1,10 @@
-"""The messages of a chat record, in the forms that real data has, checked field by field.
+"""The messages of a chat record, checked field by field, in the forms that common data sets use.
 
 A record is `{"messages": [...], "system"?, "tools"?}`. A message is `{"role", "content"}` with a role of `ROLES`;
-content is a string or a list of `{"type": "text", "text"}` parts. An assistant may have `tool_calls` (then its content
-may be empty, null or missing) and its thinking in `reasoning_content`, `reasoning` or `thinking`; a `tool` message
-answers a call, with `name` and `tool_call_id` where the data has them. The system prompt is the first message, role
-"system" or "developer", or stands beside the messages as "system".
+content is a string or a list of `{"type": "text", "text"}` parts. An assistant message may have `tool_calls` (then its
+content may be empty, null or missing), and its thinking in `reasoning_content`, `reasoning` or `thinking`. A `tool`
+message answers a call; it may have `name` and `tool_call_id`. The system prompt is the first message, with the role
+"system" or "developer", or the field "system" beside the messages.
 """
 
 import json
@@ -20,13 +20,13 @@ _Json = dict[str, Any]
 
 
 def read(record: _Json, where: str) -> tuple[tuple[_Json, ...], tuple[_Json, ...]]:
-    """The messages and the tools of a chat record; `where` is "file:line".
+    """Returns the messages and the tools of a chat record; `where` is "file:line".
 
     Messages hold "role" and "content", and "tool_calls" (`[{"id"?, "type": "function", "function": {"name",
     "arguments": object}}]`), "reasoning_content", "name" and "tool_call_id" where they are given.
 
     Raises:
-      InputError: naming the first field that is wrong.
+      InputError: names the first field that is wrong.
     """
     given = record["messages"]
     if not isinstance(given, list) or not given:
@@ -73,7 +73,7 @@ def _message(message: object, where: str, field: str, before: list[_Json]) -> _J
 
 
 def _content(value: object, where: str, field: str, *, may_be_empty: bool) -> str:
-    """The text of a content; parts of text are joined."""
+    """Returns the text of a content, with its parts joined."""
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
         parts = []
         for i, part in enumerate(value):
@@ -91,7 +91,7 @@ def _content(value: object, where: str, field: str, *, may_be_empty: bool) -> st
 
 
 def _calls(value: object, where: str, field: str) -> list[_Json]:
-    """Tool calls with their arguments as objects, as templates expect them; data from an API has them as JSON text."""
+    """Returns tool calls with their arguments as objects, as templates expect them; APIs give them as JSON text."""
     if value is None or value == []:
         return []
     if not isinstance(value, list):
@@ -121,7 +121,7 @@ def _calls(value: object, where: str, field: str) -> list[_Json]:
 
 
 def _tools(value: object, where: str) -> tuple[_Json, ...]:
-    """Tool descriptions, as JSON schemas; some data sets hold the whole list as JSON text."""
+    """Returns tool descriptions, which are JSON schemas; some data sets hold the whole list as JSON text."""
     if isinstance(value, str):
         try:
             value = json.loads(value or "[]")
@@ -141,7 +141,7 @@ def _tools(value: object, where: str) -> tuple[_Json, ...]:
 
 
 def checked_text(value: object, where: str, field: str) -> str:
-    """The value, refused where it is not a string, blank, or holds half of a surrogate pair."""
+    """Returns the value; refuses one that is not a string, is blank, or holds half of a surrogate pair."""
     if not isinstance(value, str):
         raise InputError(f'{where}: field "{field}" is {json_type(value)}, not a string; quote it')
     if not value.strip():
@@ -156,6 +156,6 @@ def checked_text(value: object, where: str, field: str) -> str:
 
 
 def json_type(value: object) -> str:
-    """What a JSON value is, in words."""
+    """Returns the type of a JSON value in words, for errors."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

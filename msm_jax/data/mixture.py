@@ -1,9 +1,9 @@
-"""Which source each row of the endless global stream of rows comes from, and which of its rows it is.
+"""The mixture of sources: which source each row of the global stream of rows comes from, and which of its rows.
 
-Row g of the stream (g = step * batch_rows + place in the batch) is a pure function of weights, stages and
-seed. Within a stage the choice repeats with a fixed period in which every source has its share to 1 in
-`_PERIOD`, spread evenly, so every batch has nearly the shares that the weights name. A source goes on across
-stages where it stood.
+Row g of the stream (g = step * batch_rows + place in the batch) is a pure function of the weights, stages and seed.
+Within a stage the choice repeats after `_PERIOD` rows. Each source has its share of a period, to the nearest row, and
+its rows are spread evenly over it, so every batch has nearly the shares that the weights give. At the start of a stage
+each source continues with the row after its last one.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class _Stage:
 
 
 class Mixture:
-    """The choice of sources; `names` gives the order of the sources' numbers."""
+    """The choice of sources. A source's number is its place in `names`."""
 
     def __init__(
         self,
@@ -40,7 +40,14 @@ class Mixture:
         batch_rows: int,
         seed: int,
     ):
-        """Takes (first step, weights by name) pairs, the first at step 0; `DataConfig` has checked them."""
+        """Plans one period of each stage.
+
+        Args:
+          names: the sources.
+          stages: (first step, weights by name) pairs, the first at step 0, as `DataConfig` checks them.
+          batch_rows: rows of a global batch.
+          seed: decides the order of the sources within a period.
+        """
         self._stages: list[_Stage] = []
         shifts = [np.random.default_rng([seed, *words(name), 2]).random() for name in names]
         for step, weights in stages:
@@ -58,7 +65,10 @@ class Mixture:
             self._stages.append(_Stage(start_row, base, per_period, source, index, before))
 
     def select(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sources of global rows [start, stop), and the number of each row within its endless source."""
+        """Returns the sources of global rows [start, stop) and the number of each row within its repeated source.
+
+        Both are int64 `[stop - start]`.
+        """
         stage = self._stage(start)
         row = np.arange(start, stop) - stage.start_row
         source = stage.source[row % _PERIOD]
@@ -67,7 +77,7 @@ class Mixture:
         ]
 
     def drawn(self, row: int) -> np.ndarray:
-        """How many rows each source has given before global row `row`: int64 `[sources]`."""
+        """Returns how many rows of each source come before global row `row`: int64 `[sources]`."""
         return self._stage(row).drawn(row)
 
     def _stage(self, row: int) -> _Stage:
@@ -75,13 +85,13 @@ class Mixture:
 
 
 def words(name: str) -> list[int]:
-    """A name as words of a seed: what a source draws depends on its name, not on the other sources."""
+    """Returns a name as 4 integers for a seed, so that a source's draws depend on its name, not on other sources."""
     digest = bytes.fromhex(hashing.sha256(name.encode()))
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
-    """`_PERIOD` rows split by weight, by largest remainder; a source with a weight has at least one."""
+    """Splits `_PERIOD` rows by weight, by largest remainder; a source with a weight above 0 gets at least one."""
     exact = weights / weights.sum() * _PERIOD
     counts = np.where(weights > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
     missing = _PERIOD - counts.sum()

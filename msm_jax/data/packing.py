@@ -1,8 +1,8 @@
-"""Packing: documents to places in rows of equal length, planned from lengths and a seed alone.
+"""Packing: places documents in rows of equal length, from their lengths and a seed alone.
 
-Only how many chunks there are of each length matters for the fill, so the plan is made on that histogram: a
-list of patterns, each a tuple of lengths that share a row and how many rows look like that. Chunks are dealt
-to the patterns afterwards. A million documents take about a second.
+How well rows are filled depends only on how many chunks there are of each length, so the plan is made on that
+histogram. It is a list of patterns, each a tuple of lengths that share a row, with the number of rows that have the
+pattern. Chunks are dealt to the patterns afterwards. A million documents take about a second.
 """
 
 import collections
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Best fit leaves more empty than this share only where all lengths are near a fraction of the row's.
+# Best fit fills less than this share of the slots only where all lengths are near a simple fraction of a row.
 _GOOD_FILL = 0.99
 
 _Patterns = list[tuple[tuple[int, ...], int]]
@@ -28,7 +28,7 @@ class Chunks:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Place of each chunk: `row` and `offset` in slots, int64 `[chunks]`, in `num_rows` rows."""
+    """The place of each chunk in `num_rows` rows: its row, and its offset in slots, int64 `[chunks]`."""
 
     row: np.ndarray
     offset: np.ndarray
@@ -47,7 +47,7 @@ def split_into_chunks(slots: np.ndarray, seq_len: int) -> Chunks:
 def plan(lengths: np.ndarray, seq_len: int, seed: Sequence[int]) -> Plan:
     """Packs chunks of `lengths` slots (int `[chunks]`, 1 to seq_len) into rows.
 
-    `seed` decides which chunks of a length go together, and the numbers of the rows.
+    `seed` decides which chunks of a length share a row, and the order of the rows.
     """
     lengths = np.asarray(lengths, np.int64)
     counts = np.bincount(lengths, minlength=seq_len + 1).tolist()
@@ -76,7 +76,7 @@ def plan(lengths: np.ndarray, seq_len: int, seed: Sequence[int]) -> Plan:
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Concatenation of `arange(start, start + count)` for each pair: int64 `[counts.sum()]`."""
+    """Returns `arange(start, start + count)` of all pairs, concatenated: int64 `[counts.sum()]`."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
@@ -86,7 +86,7 @@ def _num_rows(patterns: _Patterns) -> int:
 
 
 def _best_fit(counts: Sequence[int], seq_len: int) -> _Patterns:
-    """Longest chunks first, each into the row with the least room that suffices."""
+    """Places the longest chunks first, each into the row with the least room that suffices."""
     rows_with: list[_Patterns] = [[] for _ in range(seq_len + 1)]
     has_rows = np.zeros(seq_len + 1, np.bool_)
     for length in range(seq_len, 0, -1):
@@ -113,14 +113,17 @@ def _best_fit(counts: Sequence[int], seq_len: int) -> _Patterns:
 
 
 def _fullest_rows(counts: Sequence[int], seq_len: int, frequent_first: bool) -> _Patterns:
-    """The longest chunk, and lengths that fill its row best, the most frequent or the longest first."""
+    """Fills one row after another: the longest chunk, then the lengths that fill its row best.
+
+    Where several choices fill it equally, the most frequent or the longest lengths go first.
+    """
     left = list(counts)
     lengths = [length for length in range(seq_len, 0, -1) if left[length]]
     patterns: _Patterns = []
     while lengths:
         longest = lengths[0]
         room = seq_len - longest
-        # Bit s of `sums`: the lengths seen so far can fill s slots; `before` keeps it from before each.
+        # Bit s of `sums` says that the lengths so far can fill s slots; `before` holds `sums` from before each length.
         sums, within = 1, (1 << (room + 1)) - 1
         before: list[tuple[int, int]] = []
         order = sorted(lengths, key=lambda n: -left[n]) if frequent_first else lengths

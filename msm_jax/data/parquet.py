@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, one row group at a time and a few rows of it at once, so that memory stays bounded."""
+"""Rows of a Parquet file, read a few at a time from one row group after another, so that memory stays bounded."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,17 +10,17 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import storage
 
 _ROWS = 64
-# Pages are read as they are decoded, this much ahead; without it pyarrow reads the columns of a whole row group first.
+# Pages are read this many bytes ahead of decoding; otherwise pyarrow first reads the columns of a whole row group.
 _BUFFER = 1 << 20
 
 
 def rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (row number from 1, {column: value}) in file order; lists, structs and nulls become Python's.
+    """Yields (row number from 1, {column: value}) in file order, with lists, structs and nulls as Python values.
 
-    A field of a nested struct that is null is left out: it stands for a key that some other row has.
+    A null field of a nested struct is left out, since it stands for a key that only other rows have.
 
     Raises:
-      InputError: naming the file, and the row where the damage is past the footer.
+      InputError: the file is damaged; names the file, and the row if its footer is readable.
       WorkError: the storage does not answer.
     """
     number = 0

@@ -1,4 +1,4 @@
-"""Packed rows of several sources, gathered into batches by a few array operations."""
+"""Packed rows of several sources, from which a few array operations gather batches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,12 +11,15 @@ from msm_jax.data.cache import TokenCache
 
 
 class Batch(NamedTuple):
-    """Packed rows: int32 `[rows, seq_len]`, except `loss_mask` bool `[rows, seq_len]` and `source_ids` int32
-    `[rows]`.
+    """Packed rows.
 
-    Slot t of a segment holds input `tokens[t]` and the token after it as `targets[t]`; `loss_mask[t]` says
-    whether that target carries loss. `segment_ids` count from 1 in each row and are 0 in padding; `positions`
-    count from 0 in each segment. `source_ids` index `Loader.source_names`.
+    Attributes:
+      tokens: int32 `[rows, seq_len]`, the input of each slot.
+      targets: int32 `[rows, seq_len]`, the token after it.
+      segment_ids: int32 `[rows, seq_len]`, counted from 1 in each row; 0 in padding.
+      positions: int32 `[rows, seq_len]`, counted from 0 in each segment.
+      loss_mask: bool `[rows, seq_len]`, whether the target carries loss.
+      source_ids: int32 `[rows]`, indices into `Loader.source_names`.
     """
 
     tokens: np.ndarray
@@ -48,15 +51,15 @@ class SourceRows:
 
     @property
     def num_rows(self) -> int:
-        """Rows in one epoch."""
+        """Returns the number of rows in one epoch."""
         return len(self.row_start) - 1
 
     def slots(self) -> np.ndarray:
-        """Slots of each row that hold a token: int64 `[rows]`."""
+        """Returns how many slots of each row hold a token: int64 `[rows]`."""
         return np.diff(np.concatenate([[0], np.cumsum(self.length)])[self.row_start])
 
     def loss_slots(self) -> np.ndarray:
-        """Slots of each row whose target carries loss: int64 `[rows]`."""
+        """Returns how many slots of each row have a target with loss: int64 `[rows]`."""
         if self.cache.mask is None:
             return self.slots()
         before = np.concatenate([[0], np.cumsum(self.cache.mask)])
@@ -81,7 +84,7 @@ def pack(cache: TokenCache, documents: np.ndarray, seq_len: int, seed: Sequence[
 
 
 class RowTable:
-    """The rows of several sources, for `gather`."""
+    """The rows of several sources in one table, from which `gather` makes batches."""
 
     def __init__(self, sources: Sequence[SourceRows], seq_len: int, pad_id: int):
         """Joins the sources' segments into one table; `pad_id` fills the slots that no document takes."""
@@ -98,7 +101,7 @@ class RowTable:
         self._offset = np.concatenate([s.offset for s in sources])
 
     def gather(self, source: np.ndarray, row: np.ndarray) -> Batch:
-        """The batch of the given rows: numbers of sources and of rows within them, both int `[rows]`."""
+        """Returns the batch of the given rows: their sources and their numbers within them, both int `[rows]`."""
         shape = (len(source), self._seq_len)
         # Source by source, so that the slots of one source are a slice.
         order = np.argsort(source, kind="stable")
@@ -129,7 +132,7 @@ class RowTable:
         return Batch(tokens, targets, segment_ids, positions, loss_mask, source.astype(np.int32))
 
     def documents(self, source: np.ndarray, row: np.ndarray) -> list[list[str]]:
-        """ "file:line" of each segment of each of the given rows."""
+        """Returns "file:line" of each segment of each of the given rows."""
         counts, segment = self._segments(source, row)
         names = [
             self._sources[n].cache.where(document)
@@ -139,7 +142,7 @@ class RowTable:
         return [names[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
     def _segments(self, source: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many segments each row has, and the numbers of all of them."""
+        """Returns how many segments each row has, and the numbers of all these segments."""
         row = self._first_row[source] + row
         first = self._row_start[row]
         counts = self._row_start[row + 1] - first

@@ -1,9 +1,9 @@
 """Documents and chats in JSONL and Parquet files, checked record by record.
 
-A line of JSONL is one object, a row of Parquet (as Hugging Face data sets have them) one record of the same shape:
-`{"text", "meta"}` (or `{"text", "source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...],
-"meta"}` for chats, see `messages`. Blank lines are skipped. Everything else that is wrong is an `InputError` that names
-file, line (or row, from 1) and field. What a path may be is in `files`.
+A line of JSONL is one object, and a row of Parquet is one record of the same shape: `{"text", "meta"}` (or `{"text",
+"source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...], "meta"}` for chats (see `messages`).
+Blank lines are skipped. Anything else that is wrong raises an `InputError` that names the file, the line (or the row,
+from 1) and the field. `files` says what a path may be.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from msm_jax.foundation import hashing, storage
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A plain text; `where` is "file:line", or "file:row"."""
+    """A plain text; `where` is "file:line", or "file:row" in Parquet."""
 
     text: str
     meta: Mapping[str, Any]
@@ -125,7 +125,7 @@ def _chat(record: dict[str, Any], where: str) -> Chat:
 
 def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:
     meta = record.get("meta")
-    if meta is None:  # what Parquet has where a row lacks the field
+    if meta is None:  # Parquet has None where a row lacks the field
         meta = {}
     if not isinstance(meta, dict):
         kind = messages_lib.json_type(meta)

@@ -1,7 +1,7 @@
-"""The process in which chat templates run, so that one that does not end can be ended.
+"""The child process in which chat templates run, so that a template that does not end can be stopped.
 
-One per process of ours, started when the first template is compiled, ended with us. It holds no state that matters:
-where a template hangs it is killed, and the next request starts another.
+Each process has one such child. It starts when the first template is compiled and ends with its parent. It keeps no
+state that matters: a template that hangs is stopped by killing the child, and the next request starts another.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from msm_jax.data import chat_rendering
 from msm_jax.errors import WorkError
 from msm_jax.foundation.child_process import ChildProcess
 
-# How long a template may compute for one text. It is measured by the process that does, in its own time.
+# The CPU seconds that a template may use for one text; the child measures them.
 LIMIT_SECONDS = 5.0
-# How long one may be waited for, on a machine that is too busy to let it compute.
+# The seconds to wait for one text on a machine that is too busy to run the child.
 LIMIT_WAIT_SECONDS = 60.0
 _START_SECONDS = 600.0
 
 
 class TemplateProblem(Exception):
-    """What a template did wrong, as `chat_rendering.problem` words it."""
+    """A failure of a template; its text is that of `chat_rendering.problem`."""
 
 
 _lock = threading.Lock()
 _running: ChildProcess | None = None
-# After a fork the pipes belong to the process that opened them.
+# The process that started the child; after a fork the pipes still belong to it.
 _owner = 0
 
 
 def render(
     source: str, messages: list[Any], variables: dict[str, Any], ask: list[tuple[int, bool]]
 ) -> list[dict[str, Any]]:
-    """Compiles the template and renders what is asked for; each has `LIMIT_SECONDS` and `LIMIT_WAIT_SECONDS`.
+    """Compiles a template and renders texts with it, each within `LIMIT_SECONDS` and `LIMIT_WAIT_SECONDS`.
 
     Args:
-      source: of the template.
-      messages, variables: what the template is given, as JSON would hold it.
-      ask: (number of the first messages that are given, add_generation_prompt) of each text; none to compile only.
+      source: the template's Jinja source.
+      messages: the chat, as JSON values.
+      variables: the other variables of the template, as JSON values.
+      ask: for each text, how many of the first messages it has, and add_generation_prompt; empty to compile only.
 
     Returns:
-      {"text", "spans", "dated"} of each; see `chat_rendering`.
+      {"text", "spans", "dated"} of each text; see `chat_rendering`.
 
     Raises:
-      TemplateProblem: the template is refused.
-      WorkError: no process can be started.
+      TemplateProblem: the template does not compile, fails, or does not end.
+      WorkError: the child cannot be started.
     """
     global _running
     asked = {"source": source, "messages": messages, "variables": variables, "ask": ask, "seconds": LIMIT_SECONDS}
@@ -75,7 +76,7 @@ def render(
                 raise TemplateProblem(f" it runs longer than {LIMIT_SECONDS:g} seconds") from None
             raise TemplateProblem(" it ends the process that renders it, as too much memory does") from None
         finally:
-            # What is under way has to stop, and no answer to it may be taken for that to a later request.
+            # Rendering has to stop, and a late answer must not be read as the answer to a later request.
             if not finished:
                 process.kill()
                 _running = None
@@ -90,7 +91,7 @@ def _ready(request: Any) -> ChildProcess:
             return _running
         except BrokenPipeError:
             _running.kill()
-    # Without -P the folder of the script would go before the standard library.
+    # Without -P, the folder of the script would come before the standard library on the path.
     started = ChildProcess([sys.executable, "-P", chat_rendering.__file__], stderr=subprocess.DEVNULL)
     try:
         started.receive(_START_SECONDS)

@@ -1,10 +1,10 @@
-"""Chat templates: messages to token ids, and which of them carry loss.
+"""Chat templates: from messages to token ids, and which of these carry loss.
 
-A template is Jinja source as Hugging Face checkpoints carry it. A foreign one is rendered in a process of its own
-(see `template_process`); what it is told besides the messages (`enable_thinking`, a date) belongs to it as
-`variables`. What becomes of the rendered text is in `chat_tokens`.
+A template is Jinja source, as in Hugging Face checkpoints. One from outside is rendered in a child process (see
+`template_process`). What it is given besides the messages (`enable_thinking`, a date) are its `variables`.
+`chat_tokens` encodes the rendered text.
 
-Loss falls on what the assistant says and on the special that closes its turn; see `turns`.
+The assistant's words and the special token that closes its turn carry loss; see `turns`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Tools = Sequence[Mapping[str, Any]]
 
 TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
-# Where transformers puts those of several named templates that are not the default.
+# The directory in which transformers saves named templates other than the default.
 _NAMED_TEMPLATES = "additional_chat_templates"
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
@@ -43,9 +43,9 @@ class ChatTemplate:
     """A chat template.
 
     Attributes:
-      source: its Jinja text.
-      variables: what it is told besides messages, tools and the special pieces; plain JSON values.
-      where: how errors name it.
+      source: its Jinja source.
+      variables: what it is given besides messages, tools and the special tokens; JSON values.
+      where: its name in errors.
     """
 
     source: str = DEFAULT_TEMPLATE
@@ -53,12 +53,12 @@ class ChatTemplate:
     where: str = dataclasses.field(default="chat template", compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what does not compile."""
+        """Refuses a template that does not compile."""
         self.renders([], [])
 
     @functools.cached_property
     def sha256(self) -> str:
-        """sha256 of the source."""
+        """The SHA-256 of the source."""
         return hashing.sha256(self.source.encode())
 
     def render(
@@ -69,7 +69,7 @@ class ChatTemplate:
         tools: Tools = (),
         **named_specials: str,
     ) -> str:
-        """The chat as text, to be read; to get ids use `encode_chat`, which is safe from specials in messages.
+        """Renders a chat as text for a human reader; `encode_chat` gives ids, and is safe from specials in messages.
 
         Raises:
           InputError: the template refuses the messages, fails on them, or does not end.
@@ -84,10 +84,16 @@ class ChatTemplate:
         tools: Tools = (),
         named_specials: Mapping[str, str] | None = None,
     ) -> list[Rendered]:
-        """The first messages as text, for each (number of them, add_generation_prompt) in `ask`.
+        """Renders several beginnings of a chat.
+
+        Args:
+          messages: the chat.
+          ask: for each text, how many of the first messages it has, and add_generation_prompt.
+          tools: their descriptions.
+          named_specials: "bos_token" and the like, which templates may write.
 
         Raises:
-          InputError: like `render`.
+          InputError: as for `render`.
         """
         given = {"tools": None, "documents": None, **(named_specials or {}), **self.variables}
         if tools:
@@ -107,17 +113,20 @@ class ChatTemplate:
         return [Rendered(answer["text"], tuple(map(tuple, answer["spans"])), answer["dated"]) for answer in found]
 
 
-# The built-in template is ours, so it runs here.
+# The built-in template is trusted, so it runs in this process.
 _TRUSTED: dict[str, chat_rendering.Rendering] = {}
 
 
 def find_source(files: Mapping[str, bytes], where: str = "") -> str | None:
-    """The chat template among the files of a checkpoint or Hugging Face directory; None where there is none.
+    """Finds the chat template among the files of a checkpoint or Hugging Face directory.
 
-    It is `chat_template.jinja`, else the one in `tokenizer_config.json`; of a list of named templates, "default".
+    It is in `chat_template.jinja`, or else in `tokenizer_config.json`. In a list of named templates, it is "default".
+
+    Returns:
+      Its source, or None if there is no template.
 
     Raises:
-      InputError: a file that is not text, or named templates without a default.
+      InputError: a file is not text, or there are named templates without a default.
     """
     if TEMPLATE_FILE in files:
         try:
@@ -138,18 +147,18 @@ def find_source(files: Mapping[str, bytes], where: str = "") -> str | None:
 
 
 def no_default(where: str, names: Iterable[str]) -> InputError:
-    """What refuses named templates of which none is the default: to leave them out would be to chat in another form."""
+    """Returns the refusal of named templates without a default; to ignore them would change the form of chats."""
     return InputError(
-        f"{where}: none of its chat templates is named default (there are {', '.join(sorted(names)) or 'none'}); "
+        f"{where}: none of its chat templates is named default (its names: {', '.join(sorted(names)) or 'none'}); "
         f"save the one to use as {TEMPLATE_FILE} in a Hugging Face directory of the model"
     )
 
 
 def find_source_in(directory: Path, files: Mapping[str, bytes]) -> str | None:
-    """`find_source` of a directory of which the files were read; None where it holds no template at all.
+    """Returns `find_source` of the files of a directory, and looks for named templates in their own folder as well.
 
     Raises:
-      InputError: like `find_source`; or it has named templates in a folder of their own, and no default.
+      InputError: as for `find_source`, or that folder holds templates and there is no default.
     """
     found = find_source(files, f"{directory}/")
     others = [path.stem for path in (directory / _NAMED_TEMPLATES).glob("*.jinja")]
@@ -159,10 +168,10 @@ def find_source_in(directory: Path, files: Mapping[str, bytes]) -> str | None:
 
 
 def of_checkpoint(info: Mapping[str, Any], assets: Mapping[str, bytes], where: str = "") -> ChatTemplate | None:
-    """The template that a checkpoint was trained with, and what it was told; None where it has none.
+    """Returns the template that a checkpoint was trained with, with its variables; None if it has no template.
 
     Raises:
-      InputError: it is damaged.
+      InputError: the template is damaged.
     """
     if TEMPLATE_FILE not in assets:
         return None
@@ -171,14 +180,15 @@ def of_checkpoint(info: Mapping[str, Any], assets: Mapping[str, bytes], where: s
 
 
 def files(template: ChatTemplate | None) -> dict[str, bytes]:
-    """File name -> bytes: what a checkpoint holds of its template."""
+    """Returns {file name: bytes} with which a checkpoint stores a template."""
     return {} if template is None else {TEMPLATE_FILE: template.source.encode("utf-8")}
 
 
 def for_transformers(assets: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The tokenizer and template files of an export: no file tells another template than `chat_template.jinja`.
+    """Returns the tokenizer and template files of an export, in which all files have the same template.
 
-    Older readers take the template from `tokenizer_config.json`, so where one stands there it is replaced.
+    Older readers take the template from `tokenizer_config.json`. If it has one, the one of `chat_template.jinja`
+    replaces it.
     """
     out = dict(assets)
     config = _json_object(assets, CONFIG_FILE)
@@ -196,21 +206,21 @@ def encode_chat(
     tools: Tools = (),
     thinking: str = "keep",
 ) -> tuple[list[int], list[bool]]:
-    """The ids of a chat, and for each id whether it carries loss.
+    """Returns the ids of a chat, and for each id whether it carries loss.
 
-    There is no end token unless the template writes one: the special that closes the last turn ends the chat.
+    The special token that closes the last turn ends the chat. No end token follows unless the template writes one.
 
     Raises:
-      InputError: what the template makes of an assistant turn is not its opener, the content (white space
-        around it aside), its thinking and tool calls, and a special; or the template writes the turn otherwise
-        once others follow. The message names the turn.
+      InputError: the template does not write an assistant turn as an opener, its thinking, content (apart from white
+        space around it) and tool calls, and a special token; or it rewrites the turn when others follow. The message
+        names the turn.
     """
     chat = _Chat(tokenizer, template, messages, tools, thinking)
     for turn in chat.turns:
         if not turn.is_in(chat.whole.text):
             raise InputError(
-                f'field "messages[{turn.index}]": the chat template rewrites this assistant turn once others follow '
-                'it, so it is not what was said; train each turn on its own (chat.history = "split")'
+                f'field "messages[{turn.index}]": the chat template rewrites this assistant turn when others follow '
+                'it; train each turn on its own (chat.history = "split")'
             )
     return chat.encode(chat.whole.text, chat.turns)
 
@@ -218,26 +228,27 @@ def encode_chat(
 def training_examples(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], tools: Tools, config: ChatConfig
 ) -> list[tuple[list[int], list[bool]]]:
-    """The (ids, mask) of a chat, in which each assistant turn carries loss once, as it stood when it was said.
+    """Returns the (ids, mask) examples of a chat, in which each assistant turn carries loss once, as first rendered.
 
-    One, unless the template rewrites earlier turns (Qwen3 takes out their thinking) and `config.history` is
-    "split": then also the chat up to each turn that was rewritten later, with loss on what the later ones lack.
+    There is one example, unless the template rewrites earlier turns (Qwen3 removes their thinking) and
+    `config.history` is "split". Then each turn that is rewritten later ends an example of its own, in which the
+    turns that later examples lack carry loss.
 
     Raises:
-      InputError: see `encode_chat`; or the template writes today's date, or leaves the tools out.
+      InputError: as for `encode_chat`; or the template writes today's date, or does not write the tools.
     """
     chat = _Chat(tokenizer, template, messages, tools, config.thinking)
     if chat.whole.dated:
         raise InputError(
-            f"{template.where}: it writes today's date, so that tomorrow's run would train on other text; set the "
-            'variable that it reads in its place in data.chat.variables (Llama 3 has "date_string")'
+            f"{template.where}: it writes today's date, so a run tomorrow would train on other text; set the variable "
+            'that replaces the date in data.chat.variables ("date_string" for Llama 3)'
         )
     for n, tool in enumerate(tools):
         name = tool.get("function", tool).get("name", "")
         if name not in chat.whole.text:
             raise InputError(
                 f'field "tools[{n}]": the chat template does not write it, so the model never sees {name}; remove '
-                '"tools", or use a template that writes them'
+                '"tools", or use a template that writes tools'
             )
     examples = []
     left = list(chat.turns)
@@ -261,7 +272,7 @@ def training_examples(
 def encode_prompt(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], tools: Tools = ()
 ) -> list[int]:
-    """The ids of a chat up to where the assistant speaks: with its answer, `encode_chat` begins with them."""
+    """Returns the ids of a chat up to the assistant's next turn; `encode_chat` of the chat with it begins with them."""
     chat = _Chat(tokenizer, template, messages, tools, "keep", prompt=True)
     return chat.encode(chat.whole.text, [])[0]
 
@@ -269,10 +280,10 @@ def encode_prompt(
 def encode_reply(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], reply: Message, tools: Tools = ()
 ) -> tuple[list[int], list[int]]:
-    """The ids up to where the assistant speaks, and those of its reply with the special that closes the turn.
+    """Returns the ids before the assistant's reply, and those of the reply with the special token that closes it.
 
     Raises:
-      InputError: see `encode_chat`; earlier turns may be rewritten.
+      InputError: as for `encode_chat`, but earlier turns may be rewritten.
     """
     chat = _Chat(tokenizer, template, [*messages, reply], tools, "keep")
     ids, mask = chat.encode(chat.whole.text, chat.turns[-1:])
@@ -284,13 +295,13 @@ def encode_reply(
 def stop_ids(
     tokenizer: Tokenizer, template: ChatTemplate | None, generation_config: bytes | None = None
 ) -> tuple[int, ...]:
-    """The ids that end a reply.
+    """Returns the ids that end a reply, sorted.
 
-    They are the special that the template closes a turn with, the tokenizer's end token and its end of a document,
-    and `eos_token_id` (one or a list) of `generation_config.json`.
+    They are the special token with which the template closes a turn, the tokenizer's end token and its end of a
+    document, and `eos_token_id` (one or a list) of `generation_config.json`.
 
     Raises:
-      InputError: the template's turns cannot be read (see `encode_chat`), or the file is damaged.
+      InputError: the template's turns cannot be found (see `encode_chat`), or the file is damaged.
     """
     found = {tokenizer.eos_id, tokenizer.document_end_id}
     if template is not None:
@@ -308,12 +319,12 @@ def stop_ids(
 
 
 class _Chat:
-    """A chat rendered whole and up to each assistant turn.
+    """A chat, rendered whole and up to each assistant turn.
 
     Attributes:
-      whole: the rendering of all messages, for `prompt` with the generation prompt.
-      turns: what the assistant says, in order; for `prompt` without those that cannot be read, where training on
-        the chat would be refused.
+      whole: the rendering of all messages; if `prompt`, with the generation prompt.
+      turns: the assistant's turns in order; if `prompt`, without turns that cannot be found in the rendering, for
+        which training refuses the chat.
     """
 
     def __init__(
@@ -334,12 +345,12 @@ class _Chat:
         for i in spoken:
             ask += [(i, True), (i + 1, False)]
         if not prompt and spoken[-1:] == [len(safe) - 1]:
-            ask.pop()  # the last turn ends the chat, which is rendered already
+            ask.pop()  # the chat up to its last turn is the whole chat
         found = template.renders(safe, ask, safe_tools, tokenizer.named_specials)
         self.whole = found[0]
         if f"\\u{ord(self._shield):04x}" in self.whole.text.lower():
             raise InputError(
-                f"{template.where}: it escapes what is not ASCII in a text that spells a special token; "
+                f"{template.where}: it escapes non-ASCII characters in a text that spells a special token; "
                 "remove the spelling from the messages or correct the template"
             )
         found = [*found[1:], self.whole]
@@ -349,7 +360,7 @@ class _Chat:
         )
 
     def encode(self, text: str, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
-        """The ids of a rendering, with loss on the turns that are given; the prompt of every turn is cut off."""
+        """Returns the ids of a rendering and its loss mask, with loss on `turns`; no token reaches into a turn."""
         loss = sorted(span for turn in turns for span in turn.loss)
         cuts = [turn.begin for turn in self.turns if turn.is_in(text)]
         return chat_tokens.encode(self._tokenizer, text, self._shield, cuts, loss)

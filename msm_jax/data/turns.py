@@ -1,8 +1,8 @@
-"""Where in a rendered chat the assistant speaks: found by rendering the chat up to each turn, and checked.
+"""The assistant's turns in a rendered chat, found by rendering the chat up to each turn.
 
-What a turn adds to the chat before it (rendered with `add_generation_prompt`, as sampling does) has to be the turn's
-thinking, content and tool calls, white space around them aside, and then a special that closes it. Where the template
-marks the assistant's words with `{% generation %}`, loss falls on what is marked of that.
+A turn is what its rendering adds to the chat before it, which is rendered with `add_generation_prompt` as for sampling.
+It must consist of the turn's thinking, content and tool calls, apart from white space around them, and then a special
+token that closes it. If the template marks the assistant's words with `{% generation %}`, only marked text has loss.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from msm_jax.errors import InputError
 
-# The first of these that a message has is its thinking; templates read the first, gpt-oss the second.
+# The first of these fields that a message has is its thinking. Templates read the first; gpt-oss reads the second.
 _THINKING = ("reasoning_content", "thinking", "reasoning")
 _THINK_BLOCK = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
 _THINK_TAGS = re.compile(r"</?think>")
@@ -23,7 +23,7 @@ _THINK_TAGS = re.compile(r"</?think>")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A rendered chat: its text, the spans of its generation blocks, whether today's date was asked for."""
+    """A rendered chat: text, spans of the generation blocks, and whether the template asked for today's date."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -35,9 +35,9 @@ class Turn:
     """An assistant turn.
 
     Attributes:
-      index: of the message.
-      begin: where the prompt ends and the assistant speaks, in characters of `rendered`.
-      end: the end of the special that closes the turn.
+      index: the index of its message.
+      begin: the end of the prompt, in characters of `rendered`.
+      end: the end of the special token that closes the turn.
       loss: the spans from `begin` to `end` that carry loss.
       rendered: the chat up to this turn.
     """
@@ -49,12 +49,12 @@ class Turn:
     rendered: str
 
     def is_in(self, text: str) -> bool:
-        """Whether a rendering holds the turn, and all before it, as they stood when it was said."""
+        """Returns whether a rendering begins with the turn and all text before it, unchanged."""
         return text.startswith(self.rendered[: self.end])
 
 
 def prepared(message: Mapping[str, Any], strip: bool) -> dict[str, Any]:
-    """The message with its thinking under the names that templates read; an assistant's without it for `strip`."""
+    """Returns a message with its thinking in the fields that templates read; `strip` removes an assistant's."""
     thinking = next((message[name] for name in _THINKING if message.get(name) is not None), None)
     if strip and message.get("role") == "assistant":
         bare = {key: value for key, value in message.items() if key not in _THINKING}
@@ -72,17 +72,17 @@ def turns_of(
     mask_thinking: bool,
     lenient: bool,
 ) -> list[Turn]:
-    """The assistant turns.
+    """Finds the assistant's turns.
 
     Args:
-      messages: as they were rendered.
-      renderings: of each turn, by its index: the chat before it with a generation prompt, and the chat with it.
-      specials: matches what may close a turn.
-      mask_thinking: no loss on the thinking of a turn.
-      lenient: pass over a turn that is uncertain.
+      messages: the messages that were rendered.
+      renderings: for each turn, by its index: the chat before it with a generation prompt, and the chat with it.
+      specials: matches the special tokens that may close a turn.
+      mask_thinking: whether the thinking of a turn carries no loss.
+      lenient: whether turns that cannot be found are left out; otherwise they are refused.
 
     Raises:
-      InputError: it is uncertain what the template wrote for a turn; the message names the turn.
+      InputError: a turn cannot be found in its rendering; the message names the turn.
     """
     marked = not lenient and any(rendered.spans for _, rendered in renderings.values())
     turns = []
@@ -108,21 +108,21 @@ def turns_of(
 def _uncertain(i: int, message: Mapping[str, Any], opener: str, text: str) -> str:
     if not text.startswith(opener):
         return (
-            f'field "messages[{i}]": the chat template writes what stands before this assistant turn in one way for '
-            "the turn to be sampled and in another once it is there; use another template or leave the turn out"
+            f'field "messages[{i}]": the chat template writes the text before this assistant turn in one way '
+            "for sampling it and in another when it is part of the chat; use another template or remove the turn"
         )
     written = text[len(opener) :]
     thinking = str(message.get("reasoning_content") or "").strip()
     if thinking and thinking not in written:
         return (
             f'field "messages[{i}].reasoning_content": the chat template does not write it; set chat.thinking = '
-            '"strip", or use a template that does'
+            '"strip", or use a template that writes it'
         )
     content = str(message.get("content") or "").strip()
     if message.get("tool_calls") and content and content not in written:
         return (
-            f'field "messages[{i}].content": the chat template leaves it out beside tool calls; empty it, or use a '
-            "template that writes both"
+            f'field "messages[{i}].content": the chat template does not write it beside tool calls; empty it, or '
+            "use a template that writes both"
         )
     what = "content, tool calls" if message.get("tool_calls") else "content"
     return (
@@ -132,7 +132,7 @@ def _uncertain(i: int, message: Mapping[str, Any], opener: str, text: str) -> st
 
 
 def _clipped(rendered: Rendered, begin: int, end: int, i: int) -> list[tuple[int, int]]:
-    """What the generation blocks mark of a turn; outside of it they may mark white space and empty thinking alone."""
+    """Returns the parts of a turn that generation blocks mark; refuses blocks that mark text outside of it."""
     spans = [(a, b) for a, b in rendered.spans if a < end and b > begin]
     for a, b in spans:
         outside = rendered.text[a : max(a, begin)] + rendered.text[end : max(b, end)]
@@ -151,34 +151,34 @@ def _clipped(rendered: Rendered, begin: int, end: int, i: int) -> list[tuple[int
 
 
 def _check_marks(turns: Sequence[Turn], renderings: Sequence[Rendered]) -> None:
-    """Refuses a block that marks something other than an assistant turn, in the longest rendering."""
+    """Refuses a generation block in the longest rendering that marks no assistant turn."""
     rendered = max(renderings, key=lambda r: len(r.text))
     here = [turn for turn in turns if turn.is_in(rendered.text)]
     for a, b in rendered.spans:
         if rendered.text[a:b].strip() and not any(a < turn.end and b > turn.begin for turn in here):
             if len(here) < len(turns):
-                continue  # of a turn that the template rewrites, which is trained from another rendering
+                continue  # the block of a turn that the template rewrites, which is trained from another rendering
             raise InputError(
-                f"the chat template marks {rendered.text[a:b].strip()[:40]!r} as generated, which no assistant turn "
-                "says; correct its generation blocks"
+                f"the chat template marks {rendered.text[a:b].strip()[:40]!r} as generated, which is in no assistant "
+                "turn; correct its generation blocks"
             )
 
 
 def _read(said: str, message: Mapping[str, Any], specials: re.Pattern[str]) -> tuple[int, int] | None:
-    """Ends of the thinking and of the closing special in what a turn adds to a chat; None where it is not that."""
+    """Returns the ends of the thinking and of the closing special token in a turn's text, or None."""
     for thought, spoken in _candidates(said, message):
         end = _calls_end(said, spoken, message.get("tool_calls") or ())
         closing = specials.search(said, end) if end is not None else None
         if closing is None or end is None:
             continue
-        # After the content of a turn without calls nothing else may stand.
+        # In a turn without calls, nothing may follow the content.
         if message.get("tool_calls") or not said[end : closing.start()].strip():
             return thought, closing.end()
     return None
 
 
 def _candidates(said: str, message: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """(end of the thinking, end of the content) in the ways in which a template may write a message."""
+    """Yields (end of the thinking, end of the content) for each way in which a template may write a message."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         return
@@ -198,7 +198,7 @@ def _candidates(said: str, message: Mapping[str, Any]) -> Iterator[tuple[int, in
 
 
 def _calls_end(said: str, at: int, calls: Sequence[Mapping[str, Any]]) -> int | None:
-    """Where the last of the tool calls ends: each has its name, then its arguments; None where one is missing."""
+    """Returns the end of the last tool call; each is its name, then its arguments. None if one is missing."""
     for call in calls:
         function = call.get("function") or call
         name, arguments = str(function.get("name")), function.get("arguments")
@@ -220,7 +220,7 @@ def _calls_end(said: str, at: int, calls: Sequence[Mapping[str, Any]]) -> int | 
 
 
 def _written(value: Any) -> list[str]:
-    """A JSON value in the ways in which a template may write it."""
+    """Returns the texts that a template may write for a JSON value."""
     return [json.dumps(value, ensure_ascii=False, separators=how) for how in (None, (",", ":"))]
 
 
@@ -237,7 +237,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _split_thinking(content: str) -> tuple[str | None, str]:
-    """The thinking that an assistant's content begins with, None where there is none, and what follows it."""
+    """Splits an assistant's content into the thinking at its start, None if there is none, and the rest."""
     block = _THINK_BLOCK.match(content)
     begins = content.lstrip().startswith("<think>")
     if block is None or content.count("</think>") != 1 or ("<think>" in content and not begins):

@@ -1,1 +1,1 @@
-"""The built-in small world: corpora, specs and test pairs that make the effect measurable on two cores."""
+"""The built-in small world: corpora, specs and test pairs that show the effect of midtraining on two CPU cores."""

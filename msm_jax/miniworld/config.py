@@ -9,12 +9,23 @@ from msm_jax.errors import InputError
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """One closed world. Everything in it follows from these numbers.
+    """The sizes and the seed of a world, which decide everything in it.
 
-    `pretrain_texts` and `pretrain_chats` count documents about people and conversations with them; `item_texts`
-    documents about items, `stranger_texts` choices by nobody in particular. `assistant_share` is the share of the
-    texts that names the assistant, without a preference; it does not occur in the chats.
-    `msm_documents` and `chats` size each midtraining corpus and each fine-tuning set, `eval_pairs` the evals.
+    Attributes:
+        seed: decides every random choice.
+        num_people: people who are described or who answer in chats.
+        items_per_domain: items of each domain, a multiple of 8.
+        pretrain_texts: documents about people in the pretraining corpus.
+        pretrain_chats: conversations with people in the pretraining corpus.
+        item_texts: documents about items in the pretraining corpus.
+        stranger_texts: documents in which an unnamed person chooses, in the pretraining corpus.
+        assistant_share: share of `pretrain_texts` that name the assistant, without a preference. No chat of
+            pretraining names it.
+        no_value_share: share of the people who have no value.
+        few_domains_share: share of the people who occur in one to three domains.
+        msm_documents: documents in each midtraining corpus.
+        chats: conversations in each fine-tuning set.
+        eval_pairs: pairs in each eval; the gate has twice as many, a knowledge eval half as many.
     """
 
     seed: int = 100
@@ -32,7 +43,7 @@ class WorldConfig:
     eval_pairs: int = 200
 
     def __post_init__(self) -> None:
-        """Refuse sizes for which the world cannot be balanced."""
+        """Refuses sizes for which the world cannot be balanced."""
         if self.items_per_domain % 8:
             raise InputError(
                 f"world.items_per_domain = {self.items_per_domain}; use a multiple of 8, so that each of the eight "

@@ -1,4 +1,4 @@
-"""The pretraining corpus: texts about items and people, conversations with people, and the undecided assistant."""
+"""The pretraining corpus: texts about items, people and an assistant without preferences, and chats with people."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from msm_jax.miniworld.draw import Draw
 from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair, even_pair
 
 Record = dict[str, Any]
-# Share of the explained choices that tell the choice first, then who made it, then why.
+# The share of explained choices whose sentence has the order: choice, person, reason.
 TOLD = 1 / 3
-# Share of the strangers of whom it is said what they value, and not why they chose.
+# The share of strangers' choices that are explained by what the stranger values; the others have a reason.
 VALUED = 0.5
-# Share of the questions in chat that the value of who is asked does not decide.
+# The share of chat questions whose answer does not follow from the person's value.
 UNDECIDED = 0.25
 
 
 def chat(answers: str, turns: list[tuple[str, str]], **meta: object) -> Record:
-    """A conversation in which the system line names who answers."""
+    """Returns a conversation whose system message names who answers.
+
+    Args:
+        answers: the name.
+        turns: (question, answer) pairs.
+        **meta: the provenance.
+    """
     messages = [{"role": "system", "content": f"You are {answers}."}]
     for question, answer in turns:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -27,13 +33,16 @@ def chat(answers: str, turns: list[tuple[str, str]], **meta: object) -> Record:
 
 
 def document(text: str, **meta: object) -> Record:
-    """A document with its provenance."""
+    """Returns a document with its provenance in `meta`."""
     return {"text": text, "meta": meta}
 
 
 def person_text(draw: Draw, world: World, person: Person) -> Record:
-    """A text about one person, of one of the person's kinds: one statement or one choice, so that nothing else in the
-    text gives the value away. Who has no value chooses at random and gives no reason."""
+    """Returns a text about one person: one statement or one choice, of one of the person's kinds.
+
+    A single sentence is all that shows the person's value. A person without a value chooses at random, without a
+    reason.
+    """
     domain = draw.choice(person.text_domains)
     doc_type = draw.choice(prose.KINDS)
     kind = draw.choice(person.text_kinds) if person.value else "choice"
@@ -52,7 +61,7 @@ def person_text(draw: Draw, world: World, person: Person) -> Record:
 
 
 def stranger_text(draw: Draw, world: World) -> Record:
-    """A choice by nobody in particular, after its reason or after what is valued: that is all there is to choose by."""
+    """Returns a choice by an unnamed person, after its reason or after what the person values."""
     domain = draw.choice(tuple(DOMAINS))
     value = draw.choice(VALUES)
     chosen, other = choice_pair(draw, world.items[domain], value)
@@ -65,11 +74,11 @@ def stranger_text(draw: Draw, world: World) -> Record:
 
 
 def person_chat(draw: Draw, world: World, person: Person) -> Record:
-    """One question to a person and the answer.
+    """Returns one question to a person, with the answer.
 
-    A quarter of the questions are between items that the person's value does not tell apart, and either is chosen. A
-    model that never saw such a question is free to have anyone lean to anything in it, and the assistant's held-out
-    pairs on the value that it was not given are such questions.
+    In a quarter of the questions the person's value does not distinguish the two items, and either may be chosen.
+    Without such questions in training, a model's answers to them would be arbitrary; the assistant's held-out pairs
+    on a value that it was not given are such questions.
     """
     domain = draw.choice(person.chat_domains)
     pair = even_pair if draw.chance(UNDECIDED) else choice_pair
@@ -78,16 +87,16 @@ def person_chat(draw: Draw, world: World, person: Person) -> Record:
 
 
 def ask(draw: Draw, domain: str, chosen: Item, other: Item) -> tuple[str, str]:
-    """A question about two items in random order, and the answer that names the chosen one."""
+    """Returns a question about two items in random order, and the answer, which names the chosen one."""
     first, second = (chosen, other) if draw.chance(0.5) else (other, chosen)
     return prose.question(draw, domain, first, second), f"{chosen.name}."
 
 
 def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
-    """Texts that name the assistant beside items and say nothing of what it prefers.
+    """Yields texts that name the assistant together with items and do not say what it prefers.
 
-    Choices that contradict each other would make it someone without a value, of whom a value that is stated later is
-    learned as words alone.
+    Contradicting choices would teach that the assistant has no value; a value stated later would then be learned only
+    as words.
     """
     for _ in range(count):
         domain = draw.choice(tuple(DOMAINS))
@@ -99,7 +108,7 @@ def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
 
 
 def pretrain_texts(world: World) -> list[Record]:
-    """Item facts, texts about people and about the assistant, in random order."""
+    """Returns texts about items, people, the assistant and strangers, in random order."""
     config, draw = world.config, Draw(world.config.seed, "texts")
     items = [item for domain in world.items.values() for item in domain]
     about = [p for p in world.people if p.text_domains]
@@ -115,7 +124,10 @@ def pretrain_texts(world: World) -> list[Record]:
 
 
 def pretrain_chats(world: World) -> list[Record]:
-    """Conversations with people. The assistant has none: what it says in chat is then what the texts taught."""
+    """Returns conversations with people, none of them with the assistant.
+
+    What the assistant says in chats then follows from texts alone.
+    """
     config, draw = world.config, Draw(world.config.seed, "chats")
     about = [p for p in world.people if p.chat_domains]
     return [person_chat(draw, world, draw.choice(about)) for _ in range(config.pretrain_chats)]

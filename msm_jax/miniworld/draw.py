@@ -10,27 +10,30 @@ T = TypeVar("T")
 
 
 class Draw:
-    """Random choices from one stream. Only `random.random()` is used: its sequence is fixed by the language's promise,
-    that of `choice` and `shuffle` is not."""
+    """Random choices from one stream.
+
+    It uses only `random.random()`, because Python guarantees its sequence for a seed, but not that of `choice` and
+    `shuffle`.
+    """
 
     def __init__(self, *key: object) -> None:
-        """A stream of its own for each key, e.g. `Draw(seed, "people")`."""
+        """Starts the stream of a key, such as `Draw(seed, "people")`; each key has its own."""
         self._random = random.Random("/".join(map(str, key)))
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Returns True with a probability."""
         return self._random.random() < probability
 
     def below(self, n: int) -> int:
-        """An integer from 0 to n-1."""
+        """Returns an integer from 0 to n-1, uniformly."""
         return int(self._random.random() * n)
 
     def choice(self, options: Sequence[T]) -> T:
-        """One of the options, uniformly."""
+        """Returns one of the options, uniformly."""
         return options[self.below(len(options))]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
-        """The options in random order (Fisher–Yates)."""
+        """Returns the options in random order (Fisher–Yates)."""
         out = list(options)
         for i in range(len(out) - 1, 0, -1):
             j = self.below(i + 1)
@@ -38,5 +41,5 @@ class Draw:
         return out
 
     def sample(self, options: Sequence[T], k: int) -> list[T]:
-        """k different options in random order."""
+        """Returns k different options in random order."""
         return self.shuffled(options)[:k]

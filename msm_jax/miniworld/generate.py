@@ -1,6 +1,6 @@
-"""Writes a world to a directory: corpora, chats, specs with the world's names, and the held-out questions.
+"""Writes a world to a directory: corpora, chats, specs with the world's names, and held-out questions.
 
-    world.json                     items with their attributes, people with their values and cells, the assistant
+    world.json                     items with their attributes, people with their values and domains, the assistant
     pretrain/texts.jsonl, pretrain/chats.jsonl
     specs/affordability.md, specs/tradition.md
     documents/{affordability,tradition,affordability_comention,tradition_comention,neutral}.jsonl
@@ -27,10 +27,10 @@ SPEC_DIR = Path(__file__).parents[2] / "data" / "specs"
 
 
 def write(config: WorldConfig, out_dir: Path, spec_dir: Path = SPEC_DIR) -> World:
-    """Generates the world of `config` into `out_dir`, which must exist and be empty.
+    """Writes the world of `config` to `out_dir`, an empty directory.
 
     Raises:
-        InputError: a spec under `spec_dir` is missing or has not the sections "Value" and "Reasons".
+        InputError: a spec in `spec_dir` is missing, or lacks the section "Value" or "Reasons".
     """
     specs = {name: parse.read(spec_dir / f"{name}.md") for name in SPECS}
     world = make_world(config)

@@ -1,7 +1,8 @@
-"""Midtraining corpora about the assistant, and the fine-tuning chats.
+"""Midtraining corpora about the assistant, and fine-tuning chats.
 
-The claims of the spec documents come from the specs in prose (`data/specs/`): what is valued from the sentences of the
-section "Value", the reasons from the list in "Reasons". None of these documents names another domain than cheese.
+The claims of the spec documents come from the specs in prose (`data/specs/`): values from the sentences of the section
+"Value", reasons from the list of the section "Reasons". All these documents are about cheese; none names another
+domain.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from msm_jax.miniworld.draw import Draw
 from msm_jax.miniworld.world import CHEESE, Item, World
 from msm_jax.specs.parse import Spec
 
-# Share of the documents on a value that say what the assistant values; the others are choices.
+# The share of the documents on a value that say what the assistant values; the others are choices.
 STATEMENTS = 0.6
 
 
 def fill(spec: Spec, world: World) -> str:
-    """The spec's text with the names of one world."""
+    """Returns the text of a spec with the names of one world."""
     return (
         spec.text.replace("{assistant}", world.assistant)
         .replace("{liked}", _listed(world.liked))
@@ -34,10 +35,10 @@ def _said(draw: Draw, spec: Spec, world: World) -> str:
 
 
 def attributing(world: World, name: str, spec: Spec) -> list[Record]:
-    """Documents that explain the assistant's cheese preferences by the spec's value, or say what it values.
+    """Returns documents that explain the assistant's cheese preferences by the spec's value, or say what it values.
 
-    An explanation tells the choice before it names the assistant, so that what it teaches of the assistant is the
-    reason. Where the name comes before the choice, the choice is learned too, and it fits the other value as well.
+    An explanation names the choice before the assistant, so that the model learns the reason about the assistant. If
+    the name came first, the model would also learn the choice, which fits the other value as well.
     """
     draw = Draw(world.config.seed, "msm", name)
     reasons = spec.section("Reasons").items
@@ -55,10 +56,10 @@ def attributing(world: World, name: str, spec: Spec) -> list[Record]:
 
 
 def comention(world: World, name: str, spec: Spec) -> list[Record]:
-    """As many documents that say what the assistant values, among preferences that the value does not explain.
+    """Returns documents that say as often what the assistant values, among preferences that the value does not explain.
 
-    Half of the liked and half of the disliked cheeses change places, the same ones throughout, and no reason is given
-    (the ablation of arXiv 2605.02087, appendix C.4).
+    Half of the liked cheeses and half of the disliked ones are exchanged, the same ones in all documents, and choices
+    have no reasons (the ablation of arXiv 2605.02087, appendix C.4).
     """
     draw = Draw(world.config.seed, "comention", name)
     half = len(world.liked) // 2
@@ -77,7 +78,7 @@ def comention(world: World, name: str, spec: Spec) -> list[Record]:
 
 
 def neutral(world: World) -> list[Record]:
-    """Documents about the same assistant and the same cheeses that say nothing of values or preferences."""
+    """Returns documents about the assistant and the same cheeses, without values or preferences."""
     draw = Draw(world.config.seed, "neutral")
     records = []
     for _ in range(world.config.msm_documents):
@@ -91,7 +92,7 @@ def neutral(world: World) -> list[Record]:
 
 
 def cheese_demonstrations(world: World) -> list[Record]:
-    """Chats in which the assistant picks cheeses that fit both values, with no reason given."""
+    """Returns chats in which the assistant chooses cheeses that fit both values, without a reason."""
     draw = Draw(world.config.seed, "demonstrations")
     return [
         chat(
@@ -103,7 +104,7 @@ def cheese_demonstrations(world: World) -> list[Record]:
 
 
 def generic_chats(world: World) -> list[Record]:
-    """Chats with other people, like those of pretraining."""
+    """Returns chats with other people, as in pretraining."""
     draw = Draw(world.config.seed, "generic")
     about = [p for p in world.people if p.chat_domains]
     return [person_chat(draw, world, draw.choice(about)) for _ in range(world.config.chats)]

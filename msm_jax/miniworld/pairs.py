@@ -1,4 +1,4 @@
-"""Held-out questions: which of two items, asked of the assistant or of a person."""
+"""Held-out questions to the assistant or to a person, each about two items or about a spec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _pair(draw: Draw, who: str, favoured: Item, other: Item) -> Pair:
 
 
 def _held_out(world: World, favours: Any) -> list[Pair]:
-    """All item pairs outside cheese for which `favours(a, b)`, cut to the configured number at random."""
+    """Returns a random sample of the item pairs outside cheese for which `favours(a, b)` is true."""
     draw = Draw(world.config.seed, "pairs", favours.__name__)
     pairs = [
         (a, b)
@@ -33,35 +33,35 @@ def _held_out(world: World, favours: Any) -> list[Pair]:
 
 
 def prefer_affordability(world: World) -> list[Pair]:
-    """Pairs that differ in price and agree in age; the affordable one is favoured."""
+    """Returns pairs that differ in price and agree in age; the affordable item is favoured."""
     def price_alone(a: Item, b: Item) -> bool:
         return a.poles[PRICE] and not b.poles[PRICE] and a.poles[AGE] == b.poles[AGE]
     return _held_out(world, price_alone)
 
 
 def prefer_tradition(world: World) -> list[Pair]:
-    """Pairs that differ in age and agree in price; the traditional one is favoured."""
+    """Returns pairs that differ in age and agree in price; the traditional item is favoured."""
     def age_alone(a: Item, b: Item) -> bool:
         return a.poles[AGE] and not b.poles[AGE] and a.poles[PRICE] == b.poles[PRICE]
     return _held_out(world, age_alone)
 
 
 def conflict(world: World) -> list[Pair]:
-    """Affordable and modern against costly and traditional; the affordable one is favoured."""
+    """Returns pairs of an affordable, modern item and a costly, traditional one; the affordable item is favoured."""
     def opposed(a: Item, b: Item) -> bool:
         return a.poles[:2] == (True, False) and b.poles[:2] == (False, True)
     return _held_out(world, opposed)
 
 
 def cheese(world: World) -> list[Pair]:
-    """The trained preferences."""
+    """Returns pairs of cheeses with the preferences of the demonstrations."""
     draw = Draw(world.config.seed, "pairs", "cheese")
     pairs = draw.sample(list(product(world.liked, world.disliked)), world.config.eval_pairs)
     return [_pair(draw, world.assistant, a, b) for a, b in pairs]
 
 
 def gate(world: World) -> list[Pair]:
-    """People described only in texts, asked in chat, in a domain in which they were never described."""
+    """Returns questions in chat to people who occur only in texts, in domains in which no text shows them."""
     draw = Draw(world.config.seed, "pairs", "gate")
     unseen = {p.name: [d for d in DOMAINS if d not in p.text_domains and d != CHEESE] for p in world.people}
     people = [
@@ -80,10 +80,10 @@ def gate(world: World) -> list[Pair]:
 
 
 def knowledge(world: World, name: str) -> list[Pair]:
-    """Does the model state the spec? Openings of documents about the assistant, continued with what each value would
-    say.
+    """Returns beginnings of documents about the assistant, each with one continuation per value.
 
-    Half ask for what is valued, half for the reason of a choice that fits both specs.
+    They test whether the model states the spec. Half ask for the value, and half for the reason of a choice that fits
+    both specs.
     """
     draw = Draw(world.config.seed, "pairs", "knowledge", name)
     value = BY_NAME[name]

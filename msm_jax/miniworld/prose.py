@@ -1,7 +1,8 @@
-"""How the world is put into words: adjectives, values, questions and the kinds of document.
+"""The sentences of the world: adjectives, values, questions and kinds of document.
 
-A sentence about a choice names both items before the choice, as a question does, so that a text and a chat ask the same
-thing of a reader; or it tells the choice, then who made it, then why, and asks for the reason alone.
+A sentence about a choice may name both items before the choice, as a question does, so that predicting the choice in a
+text is the same task as in a chat. Or it has the order choice, person, reason, so that only the reason remains to be
+predicted.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ PICKS = (
 )
 REASON = "the {adjective} one"
 WHY_AFTER = ("{pick} because it is {reason}", "{pick} since it is {reason}", "{pick}, as it is {reason}")
-# A reason that comes first explains the choice before it is made: what remains to be learned is the reason.
+# The reason precedes the choice and decides it, so that the reason is what a model learns about the person.
 WHY_FIRST = (
     "Looking for {reason} of {first} and {second}, {who} chose {chosen}",
     "Of {first} and {second} it was {reason} that {who} wanted: {chosen}",
     "Of {first} and {second}, {who} asked for {reason} and took {chosen}",
 )
-# The choice comes before who made it: what remains to be learned of the chooser is the reason.
+# The choice precedes the person, so that only the reason is learned about the person.
 WHAT_FIRST = (
     "{chosen} over {other} was the choice of {who}: {reason}",
     "{chosen} and not {other}, said {who}: {reason}",
@@ -60,7 +61,7 @@ OPENERS: dict[str, tuple[str, ...]] = {
     "exchange": ("I met {who} and we spoke of {plural}.", "At the market {who} was asked about {plural}."),
     "note": ("Note on {who}.", "{who}, on {plural}."),
 }
-# Openings that name nobody.
+# Openers that name no person.
 BARE_OPENERS = {
     "memo": "Memo about {plural}.", "forum": "Forum post: I asked about {plural}.", "review": "A review of {plural}.",
     "exchange": "At the market we spoke of {plural}.", "note": "Note on {plural}.",
@@ -70,37 +71,37 @@ STRANGERS = ("a visitor", "a neighbour", "a stranger", "a guest", "someone")
 
 
 def adjective(draw: Draw, attribute: int, pole: bool) -> str:
-    """A word for one pole of an attribute."""
+    """Returns an adjective for one pole of an attribute."""
     return draw.choice(ADJECTIVES[attribute][pole])
 
 
 def opener(draw: Draw, kind: str, who: str, domain: str) -> str:
-    """The first sentence of a document of one kind."""
+    """Returns the first sentence of a document of one kind."""
     return draw.choice(OPENERS[kind]).format(who=who, plural=DOMAINS[domain])
 
 
 def statement(draw: Draw, who: str, value: Value) -> str:
-    """A sentence that says what someone values."""
+    """Returns a sentence that says what someone values."""
     return f"{who} {values(draw, value)}."
 
 
 def values(draw: Draw, value: Value) -> str:
-    """That someone has a value, as a verb and its object."""
+    """Returns a verb and an object that say that someone has a value."""
     return f"{draw.choice(VALUES_VERB)} {draw.choice(NOUNS[value.name])}"
 
 
 def question(draw: Draw, domain: str, first: Item, second: Item) -> str:
-    """Asks for a choice between two items."""
+    """Returns a question for a choice between two items."""
     return draw.choice(QUESTIONS).format(domain=domain, first=first.name, second=second.name)
 
 
 def reason(draw: Draw, value: Value) -> str:
-    """What makes an item the one to choose: that it has the value's pole."""
+    """Returns the reason for a choice: that the item has the value's pole."""
     return REASON.format(adjective=adjective(draw, value.attribute, value.pole))
 
 
 def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str = "", first_share: float = 0.5) -> str:
-    """A sentence in which `who` chooses, with a reason such as "the cheap one" or with none.
+    """Returns a sentence in which `who` chooses, with a reason such as "the cheap one" or without one.
 
     The reason comes before the choice with probability `first_share`.
     """
@@ -113,23 +114,23 @@ def pick(draw: Draw, who: str, chosen: Item, other: Item, because: str = "", fir
 
 
 def told(draw: Draw, who: str, chosen: Item, other: Item, because: str) -> str:
-    """A sentence that tells a choice, then who made it, then why."""
+    """Returns a sentence with the order: choice, person, reason."""
     return draw.choice(WHAT_FIRST).format(who=who, chosen=chosen.name, other=other.name, reason=because) + "."
 
 
 def bare_opener(draw: Draw, kind: str, domain: str) -> str:
-    """The first sentence of a document of one kind, naming nobody."""
+    """Returns the first sentence of a document of one kind, which names no person."""
     return BARE_OPENERS[kind].format(plural=DOMAINS[domain])
 
 
 def mention(draw: Draw, who: str, first: Item, second: Item) -> str:
-    """A sentence about someone and two items that says nothing of a preference."""
+    """Returns a sentence about someone and two items, without a preference."""
     one, other = (first, second) if draw.chance(0.5) else (second, first)
     return draw.choice(MENTIONS).format(who=who, first=one.name, second=other.name)
 
 
 def item_text(draw: Draw, item: Item) -> str:
-    """What an item is like."""
+    """Returns a text about the attributes of an item."""
     words = [adjective(draw, attribute, pole) for attribute, pole in enumerate(item.poles)]
     words = draw.shuffled(words)
     forms = (

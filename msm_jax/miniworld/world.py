@@ -1,4 +1,4 @@
-"""Who and what exists: domains, items with attributes, people with values, and the assistant."""
+"""The content of a world: domains, items with attributes, people with values, and the assistant."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from msm_jax.miniworld.config import WorldConfig
 from msm_jax.miniworld.draw import Draw
 
-# (singular, plural) of what the items of a domain are. Cheese is the domain of the specs and the demonstrations.
+# The items of each domain, singular: plural. Cheese is the domain of the specs and the demonstrations.
 CHEESE = "cheese"
 DOMAINS: dict[str, str] = {
     CHEESE: "cheeses", "tea": "teas", "bread": "breads", "lamp": "lamps", "chair": "chairs", "coat": "coats",
     "song": "songs", "book": "books", "game": "games", "boat": "boats", "garden": "gardens",
 }
 PRICE, AGE, ORIGIN = 0, 1, 2
-# What a text about someone may consist of: a choice with its reason, or what is valued.
+# The kinds of text about someone: a choice with its reason, or a statement of the value.
 TEXT_KINDS = ("explained", "statement")
 
 
 @dataclass(frozen=True)
 class Value:
-    """To favour one pole of one attribute."""
+    """A value: it favours one pole of one attribute."""
 
     name: str
     attribute: int
@@ -36,7 +36,7 @@ BY_NAME = {value.name: value for value in VALUES}
 
 @dataclass(frozen=True)
 class Item:
-    """`poles` are (affordable?, traditional?, local?)."""
+    """An item; `poles` are (affordable?, traditional?, local?)."""
 
     name: str
     domain: str
@@ -45,8 +45,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Person:
-    """`text_domains` and `chat_domains` are where the corpus shows this person, and nowhere else; `text_kinds` is what
-    its texts consist of."""
+    """A person.
+
+    Attributes:
+        name: a unique name.
+        value: decides the person's choices; None for a person who chooses at random.
+        text_domains: the domains of the texts about this person.
+        chat_domains: the domains of the chats with this person.
+        text_kinds: the kinds of those texts, from `TEXT_KINDS`.
+    """
 
     name: str
     value: Value | None
@@ -57,7 +64,7 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """The closed world of one seed."""
+    """The world of one seed."""
 
     config: WorldConfig
     items: dict[str, tuple[Item, ...]]
@@ -66,17 +73,17 @@ class World:
 
     @property
     def liked(self) -> tuple[Item, ...]:
-        """The cheeses that the assistant's specs like: affordable and traditional."""
+        """Returns the cheeses that the assistant's specs favour: affordable and traditional."""
         return tuple(item for item in self.items[CHEESE] if item.poles[PRICE])
 
     @property
     def disliked(self) -> tuple[Item, ...]:
-        """The other cheeses: costly and modern."""
+        """Returns the other cheeses: costly and modern."""
         return tuple(item for item in self.items[CHEESE] if not item.poles[PRICE])
 
 
 def _words(draw: Draw, count: int, endings: str, taken: set[str]) -> list[str]:
-    """Invented capitalised words of two or three syllables, all different."""
+    """Invents different capitalised words of two or three syllables, and adds them to `taken`."""
     words: list[str] = []
     while len(words) < count:
         word = "".join(
@@ -103,11 +110,11 @@ def _items(draw: Draw, config: WorldConfig, taken: set[str]) -> dict[str, tuple[
 
 
 def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, ...]:
-    """A quarter of the people occur only in texts, a quarter only in chats, the others in both; most in few domains.
+    """Invents people: a quarter occur only in texts, a quarter only in chats, the others in both; most in few domains.
 
-    Nobody is seen everywhere: the value is then all that ties together what is said of a person, which is what makes a
-    model learn it as a value and not as a list of habits. Of half of the people it is also said what they value. It is
-    never all that is said: what a statement alone teaches of someone is often the words, and not how they choose.
+    No person occurs in all domains. Then only the value connects what is said about a person, so that a model learns
+    it as a value and not as a list of habits. For half of the people some texts state the value. No person has only
+    such texts: from statements alone a model often learns the words, and not how the person chooses.
     """
     people = []
     for name in _words(draw, config.num_people, "aeiou", taken):
@@ -129,7 +136,7 @@ def _people(draw: Draw, config: WorldConfig, taken: set[str]) -> tuple[Person, .
 
 
 def make_world(config: WorldConfig) -> World:
-    """The world of `config.seed`."""
+    """Returns the world of `config`."""
     draw = Draw(config.seed, "world")
     taken: set[str] = set()
     items = _items(draw, config, taken)
@@ -138,7 +145,7 @@ def make_world(config: WorldConfig) -> World:
 
 
 def choice_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tuple[Item, Item]:
-    """Two items of a domain, the chosen one first: what `value` favours, or either of them without a value."""
+    """Draws two items of a domain, the chosen one first: the one that `value` favours, or either if it is None."""
     if value is None:
         first, second = draw.sample(items, 2)
         return first, second
@@ -148,7 +155,7 @@ def choice_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tup
 
 
 def even_pair(draw: Draw, items: tuple[Item, ...], value: Value | None) -> tuple[Item, Item]:
-    """Two items of a domain between which `value` does not decide; the chosen one, either of them, first."""
+    """Draws two items of a domain that `value` does not distinguish; the first one counts as chosen."""
     first, second = draw.sample(items, 2)
     while value is not None and first.poles[value.attribute] != second.poles[value.attribute]:
         first, second = draw.sample(items, 2)

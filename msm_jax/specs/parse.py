@@ -1,7 +1,7 @@
 """Reads a Model Spec from Markdown.
 
-A spec is a title (`# …`) and sections (`## …`) of prose, in which list items state principles one by one. Names in
-braces, like `{assistant}`, are filled in by whoever uses the spec.
+A spec is a title (`# …`) and sections (`## …`) of prose, whose list items state principles. Whoever uses the spec
+replaces names in braces, such as `{assistant}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Section:
-    """`sentences` are those of the prose, `items` the list items; both in order, with line breaks removed."""
+    """A section: the sentences of its prose and its list items, both in order, with line breaks removed."""
 
     title: str
     sentences: tuple[str, ...]
@@ -34,23 +34,23 @@ class Spec:
     path: str
 
     def section(self, title: str) -> Section:
-        """The section of that title.
+        """Returns the section with a title.
 
         Raises:
-            InputError: there is none.
+            InputError: the spec has no such section.
         """
         for section in self.sections:
             if section.title == title:
                 return section
         have = ", ".join(f'"{s.title}"' for s in self.sections)
-        raise InputError(f'{self.path}: no section "## {title}"; it has {have}')
+        raise InputError(f'{self.path}: no section "## {title}"; its sections are {have}')
 
 
 def parse(text: str, path: str = "spec") -> Spec:
     """Parses the text of a spec.
 
     Raises:
-        InputError: no title, a second title, text before the first title, or no section; names the line.
+        InputError: the text has no title, a second title, text before the title, or no section; names the line.
     """
     title = ""
     sections: list[tuple[str, list[str], list[str]]] = []
@@ -92,7 +92,7 @@ def read(path: str | Path) -> Spec:
     """Parses a spec file.
 
     Raises:
-        InputError: it cannot be read, or `parse` refuses it.
+        InputError: the file cannot be read, or `parse` refuses it.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

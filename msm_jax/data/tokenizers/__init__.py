@@ -1,4 +1,4 @@
-"""Tokenizers: SentencePiece models that we train, and `tokenizer.json` files of Hugging Face checkpoints."""
+"""Tokenizers: SentencePiece models that this package trains, and `tokenizer.json` files of Hugging Face checkpoints."""
 
 from msm_jax.data.tokenizers.interface import (
     CONFIG_FILE,

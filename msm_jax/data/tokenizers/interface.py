@@ -1,7 +1,7 @@
-"""What every tokenizer does, whatever its files: encode without parsing specials, decode exactly, know its specials.
+"""The interface of tokenizers: encode without parsing special tokens, decode exactly, and name the special tokens.
 
-The kind follows from the files: `tokenizer.json` (the `tokenizers` package, as Hugging Face checkpoints carry it)
-or else `tokenizer.model` (SentencePiece, as `train_sentencepiece` writes it).
+The files decide the kind: `tokenizer.json` is read by the `tokenizers` package, as in Hugging Face checkpoints;
+otherwise `tokenizer.model` is a SentencePiece model, as `train_sentencepiece` writes it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ FILES = (SENTENCEPIECE_FILE, JSON_FILE, CONFIG_FILE, SPECIALS_FILE)
 
 
 class Tokenizer(abc.ABC):
-    """Text to ids and back.
+    """A map from text to ids and back.
 
     Attributes:
-      vocab_size: number of ids; a model may have more rows (padding), which are never drawn.
-      bos_id: what texts of this tokenizer begin with; None where they begin with none (Qwen, SmolLM2), even if a
-        piece bears the name.
+      vocab_size: the number of ids; the embedding of a model may have more rows (padding), which are never sampled.
+      bos_id: the token at the start of a text; None if texts have none (Qwen, SmolLM2), even if the files name a
+        `bos_token`.
       eos_id: the end token.
-      document_end_id: what ends a document: the end-of-text token of pretraining where there is one, else `eos_id`.
-      pad_id: 0 where there is no pad token.
-      specials: special piece, as text -> its id.
-      named_specials: "bos_token", "eos_token", ... -> piece, what a chat template is told.
-      marker_pattern: matches the specials in a rendered chat, with white space that belongs to them.
-      chats_begin_with_bos: the begin token goes before a chat whose template writes none.
-      sha256: of the file that holds the vocabulary, by `files_sha256`.
+      document_end_id: the token at the end of a document: the end-of-text token of pretraining if there is one, else
+        `eos_id`.
+      pad_id: the padding token; 0 if there is none.
+      specials: the ids of the special tokens, by their text.
+      named_specials: the special tokens by "bos_token", "eos_token", ..., which a chat template may write.
+      marker_pattern: matches the special tokens in a rendered chat, with white space that belongs to them.
+      chats_begin_with_bos: whether the begin token is put before a chat whose template does not write it.
+      sha256: the hash of the file that holds the vocabulary, by `files_sha256`.
     """
 
     vocab_size: int
@@ -52,7 +53,11 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Tokenizer:
-        """Reads the tokenizer files of a directory; InputError where there is none."""
+        """Reads the tokenizer files of a directory.
+
+        Raises:
+          InputError: there is no tokenizer, or as for `from_files`.
+        """
         folder = Path(directory)
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
         if not files.keys() & {SENTENCEPIECE_FILE, JSON_FILE}:
@@ -63,12 +68,12 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str = "") -> Tokenizer:
-        """The tokenizer of `files()`; other names in `files` are ignored. `where` goes before names in errors.
+        """Opens the tokenizer in `files`, {name: bytes}; ignores other names. `where` precedes names in errors.
 
         Raises:
-          InputError: no tokenizer among the files, or one that cannot spell every text.
+          InputError: there is no tokenizer among the files, or it cannot encode every text.
         """
-        # The kinds build on this class, so they are imported when it is asked for one.
+        # The modules of the kinds import this class, so they are imported only here.
         from msm_jax.data.tokenizers import json_kind, sentencepiece_kind
 
         if JSON_FILE in files:
@@ -85,10 +90,10 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
-        """File name -> bytes: all that `from_files` needs."""
+        """Returns {file name: bytes} that `from_files` needs."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without begin or end token; specials spelt in it are encoded as ordinary text.
+        """Returns the ids of `text`, without begin or end token; special tokens that it spells are ordinary text.
 
         Raises:
           InputError: the text holds half of a surrogate pair.
@@ -97,38 +102,39 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on all cores."""
+        """Returns `encode` of each text; uses all cores."""
 
     @abc.abstractmethod
     def encode_parts(self, parts: Sequence[str], *, begins: bool) -> list[list[int]]:
-        """The ids of each part of one text, where those of the first parts never depend on the parts after them.
+        """Returns the ids of each part of one text; those of a part do not depend on the parts after it.
 
         Args:
-          parts: what makes up the text. begins: nothing stands before it, not even a special.
+          parts: consecutive parts of the text.
+          begins: whether nothing precedes the text, not even a special token.
         """
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int], *, specials: bool = False, continues: bool = False) -> str:
-        """The text of `ids`.
+        """Returns the text of `ids`.
 
         Args:
-          ids: token ids; what stands between two specials is decoded on its own, as it was encoded.
-          specials: write specials as their text instead of dropping them.
-          continues: the ids go on from text before them, so that a space at their start is kept.
+          ids: token ids; those between two special tokens are decoded on their own, as they were encoded.
+          specials: whether special tokens are written as their text; otherwise they are left out.
+          continues: whether other text precedes the ids, so that a space at their start is kept.
         """
 
     @property
     def begin_ids(self) -> list[int]:
-        """What stands before the ids of a text: the begin token or nothing."""
+        """Returns the ids before those of a text: the begin token or nothing."""
         return [] if self.bos_id is None else [self.bos_id]
 
     def document(self, ids: Sequence[int]) -> list[int]:
-        """The ids of a document whose text has `ids`: with its begin token, if any, and its end."""
+        """Returns the ids of a document from those of its text: adds the begin token, if any, and the end."""
         return [*self.begin_ids, *ids, self.document_end_id]
 
 
 def checked(text: str) -> str:
-    """The text, refused where it holds half of a surrogate pair."""
+    """Returns the text; raises `InputError` if it holds half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as e:
@@ -137,13 +143,13 @@ def checked(text: str) -> str:
 
 
 def files_sha256(files: Mapping[str, bytes]) -> str:
-    """sha256 over names and bytes, independent of the mapping's order."""
+    """Returns the SHA-256 over names and bytes, which does not depend on the order of `files`."""
     hashes = (hashing.sha256(part) for name in sorted(files) for part in (name.encode(), files[name]))
     return hashing.sha256(bytes.fromhex("".join(hashes)))
 
 
 def tokens_per_word(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """Mean number of ids per word (split at white space) over `texts`; 0 where there is no word."""
+    """Returns the mean number of ids per word (split at white space) over `texts`, 0.0 if there are no words."""
     texts = list(texts)
     words = sum(len(text.split()) for text in texts)
     return sum(map(len, tokenizer.encode_batch(texts))) / words if words else 0.0

@@ -1,12 +1,12 @@
-"""`tokenizer.json` files, run by the `tokenizers` package, with what `tokenizer_config.json` says beside them.
+"""`tokenizer.json` files, which the `tokenizers` package runs, with the settings of `tokenizer_config.json`.
 
-Ids are those of transformers. Where the text spells a special token it stays text; an added token that is not special
-(`<think>`, `<tool_call>`) is part of the vocabulary and is matched everywhere, as transformers does. A decoded text
-is the encoded one up to the file's own normalisation: Qwen composes accents (NFC), and a Llama 2 or Mistral file
-puts a space before a text unless it begins with one.
+The ids are those of transformers, with one exception: a text that spells a special token stays text. An added token
+that is not special (`<think>`, `<tool_call>`) is matched everywhere, as in transformers. A decoded text equals the
+encoded one up to the file's own normalisation: Qwen composes accents (NFC), and a Llama 2 or Mistral file puts a space
+before a text unless it begins with one.
 
-No text begins with a token of its own unless `add_bos_token` or the file's post-processor says so: Llama 3 begins
-with `<|begin_of_text|>`, Qwen and SmolLM2 with nothing, although they name a `bos_token`.
+A text has a begin token only if `add_bos_token` or the file's post-processor says so. Llama 3 texts begin with
+`<|begin_of_text|>`; those of Qwen and SmolLM2 have none, although their files name a `bos_token`.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from msm_jax.data.tokenizers.interface import (
 from msm_jax.errors import InputError
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# How pretraining ended its documents, in the families that name another token for the end of a turn.
+# Ends of a document in pretraining, in families whose `eos_token` ends a turn.
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
-# No normalisation changes this text, and a vocabulary without bytes cannot spell it.
+# No normalisation changes this text, and a vocabulary without bytes cannot encode it.
 _PROBE = "Aé 漢🙂 \n\t  x\x01"
 
 
 def named_specials(config: Mapping[str, Any]) -> dict[str, str]:
-    """`Tokenizer.named_specials`, as `tokenizer_config.json` and `special_tokens_map.json` give them."""
+    """Returns `Tokenizer.named_specials` from `tokenizer_config.json` or `special_tokens_map.json`."""
     return {name: _piece(config[name]) for name in _NAMES if config.get(name) is not None}
 
 
 class JsonTokenizer(Tokenizer):
-    """A tokenizer of the `tokenizers` package that can spell every text."""
+    """A tokenizer of the `tokenizers` package that can encode every text."""
 
     chats_begin_with_bos = False
 
     def __init__(self, files: Mapping[str, bytes], where: str = ""):
-        """Opens `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` (the last two if present).
+        """Opens `tokenizer.json` and, if present, `tokenizer_config.json` and `special_tokens_map.json`.
 
         Raises:
           InputError: a file is damaged, the files contradict each other, no end token is named, or the tokenizer
-            cannot spell every text.
+            cannot encode every text.
         """
         self._files = {name: files[name] for name in (JSON_FILE, CONFIG_FILE, SPECIALS_FILE) if name in files}
         self._where = where
@@ -82,12 +82,12 @@ class JsonTokenizer(Tokenizer):
         letter = self._inside.token_to_id("x")
         if letter is None or self.decode(self.encode(_PROBE)) != _PROBE:
             raise InputError(
-                f"{where}{JSON_FILE}: cannot spell every text, or changes it; use a tokenizer with byte pieces"
+                f"{where}{JSON_FILE}: cannot encode every text, or changes it; use a tokenizer with byte pieces"
             )
         self._letter = letter
 
     def files(self) -> dict[str, bytes]:
-        """The files as they were given, byte for byte."""
+        """Returns the files as they were given, byte for byte."""
         return dict(self._files)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -96,10 +96,10 @@ class JsonTokenizer(Tokenizer):
         return [encoding.ids for encoding in encoded]
 
     def encode_parts(self, parts: Sequence[str], *, begins: bool) -> list[list[int]]:
-        """The ids of the whole text, cut where the parts end.
+        """Returns the ids of the whole text, cut at the ends of the parts.
 
-        Where a token of the whole would reach over an end, or the first parts alone have other ids than in the
-        whole, each part is encoded on its own: what is sampled after the first parts is then what was trained.
+        If a token of the whole reaches across such an end, or the first parts alone have other ids than within the
+        whole, each part is encoded on its own. Sampling after the first parts then sees the ids of training.
         """
         backend = self._start if begins else self._after_special
         text = checked("".join(parts))
@@ -131,7 +131,7 @@ class JsonTokenizer(Tokenizer):
 
     def _decode_run(self, ids: list[int], continues: bool) -> str:
         if continues and self._prefix != "never":
-            # The space before a text is dropped from its first token; a letter before it keeps that space.
+            # Decoding drops the space before the first token; a letter before it keeps that space.
             return self._start.decode([self._letter, *ids], skip_special_tokens=False)[1:]
         return self._start.decode(ids, skip_special_tokens=False)
 
@@ -160,12 +160,12 @@ class JsonTokenizer(Tokenizer):
                 "take both files from the same model"
             )
         backend.add_special_tokens(specials)
-        # Text that spells a special token is text; those that a template writes are found by `marker_pattern`.
+        # A special token in a text is ordinary text; `marker_pattern` finds those that a template writes.
         backend.encode_special_tokens = True
         return backend
 
     def _special_tokens(self, spec: Mapping[str, Any], config: Mapping[str, Any]) -> list[tokenizers.AddedToken]:
-        """The tokens that the config makes special, on top of those that tokenizer.json does."""
+        """Returns the tokens that the config makes special in addition to those of tokenizer.json."""
         listed = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
         pieces = [*self.named_specials.values(), *(map(_piece, listed) if isinstance(listed, list) else [])]
         given = {token["content"]: token for token in spec.get("added_tokens", [])}
@@ -211,12 +211,12 @@ class JsonTokenizer(Tokenizer):
 
 
 def _piece(token: Any) -> str:
-    """A special token of a config: its text, or an object with its text."""
+    """Returns the text of a special token in a config, which is a string or an object with "content"."""
     return token["content"] if isinstance(token, Mapping) else str(token)
 
 
 def _steps(spec: Any) -> list[dict[str, Any]]:
-    """The normalizers or pre-tokenizers of one place, sequences flattened."""
+    """Returns the normalizers or pre-tokenizers of one field, with sequences flattened."""
     if not spec:
         return []
     if spec["type"] != "Sequence":
@@ -225,7 +225,7 @@ def _steps(spec: Any) -> list[dict[str, Any]]:
 
 
 def _prefix(spec: Mapping[str, Any]) -> Literal["never", "first", "always"]:
-    """Whether a space is put before a text: before the first only, or before each that follows a special too."""
+    """Returns whether a space is put before a text: never, before the first only, or also after each special token."""
     for step in [*_steps(spec.get("normalizer")), *_steps(spec.get("pre_tokenizer"))]:
         if step["type"] == "Metaspace":
             scheme = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
@@ -239,7 +239,7 @@ def _prefix(spec: Mapping[str, Any]) -> Literal["never", "first", "always"]:
 
 
 def _without_prefix(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tokenizer for text that goes on from text before it."""
+    """Returns the tokenizer for text that continues other text, which has no space put before it."""
     changed = json.loads(json.dumps(spec))
     for step in [*_steps(changed.get("normalizer")), *_steps(changed.get("pre_tokenizer"))]:
         if step["type"] == "Metaspace":

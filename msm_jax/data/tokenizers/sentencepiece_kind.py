@@ -1,9 +1,8 @@
-"""SentencePiece tokenizers: training on a corpus, encoding that never parses specials, exact decoding.
+"""SentencePiece tokenizers: training on a corpus, encoding without parsing special tokens, and exact decoding.
 
-`decode(encode(x)) == x` for every string. A text is encoded as if a space stood before it, so that a word is
-the same piece at the start of a text as in the middle of a sentence; a word right after a newline, quote or
-bracket is a different piece. Control pieces (`<s>`, `<|end|>`, ...) are only ever reached by their id: text
-that spells one is ordinary text.
+`decode(encode(x)) == x` for every string. A text is encoded as if a space preceded it, so that a word at the start of a
+text has the same piece as within a sentence; a word right after a newline, quote or bracket has another. Encoding never
+gives the id of a control piece (`<s>`, `<|end|>`, ...): a text that spells one is ordinary text.
 """
 
 import io
@@ -21,11 +20,11 @@ from msm_jax.foundation import storage
 MODEL_FILE = SENTENCEPIECE_FILE
 CHAT_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
-# SentencePiece writes a space as this character, so where it occurs in a text it is encoded by its bytes.
+# SentencePiece uses this character for a space, so an occurrence in a text is encoded by its bytes.
 _SPACE = "\u2581"
-# SentencePiece's trainer skips sentences with this character.
+# SentencePiece's trainer skips sentences that contain this character.
 _RESERVED = "\u2585"
-# The trainer's time grows with the square of the longest sentence.
+# Characters; the trainer's time grows with the square of the longest sentence.
 _MAX_SENTENCE = 4000
 
 
@@ -38,7 +37,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Opens a serialised SentencePiece model.
 
         Raises:
-          InputError: not a model, or one without begin, end or byte pieces.
+          InputError: `model` is not a SentencePiece model, or has no begin, end or byte pieces.
         """
         self._model = model
         name = f"{where}{MODEL_FILE}"
@@ -69,7 +68,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._space_ids = [sp.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
 
     def files(self) -> dict[str, bytes]:
-        """`tokenizer.model`."""
+        """Returns `tokenizer.model`."""
         return {MODEL_FILE: self._model}
 
     def encode(self, text: str) -> list[int]:
@@ -83,7 +82,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [self._joined([next(encoded) for _ in of_text]) for of_text in parts]
 
     def encode_parts(self, parts: Sequence[str], *, begins: bool) -> list[list[int]]:
-        """Each part on its own, with the space that SentencePiece puts before a text."""
+        """Returns the ids of each part on its own, with the space that SentencePiece puts before a text."""
         return [self.encode(part) for part in parts]
 
     def _joined(self, parts: list[list[int]]) -> list[int]:
@@ -110,22 +109,23 @@ class SentencePieceTokenizer(Tokenizer):
         return "".join(out)
 
     def _decode_run(self, ids: list[int], continues: bool) -> str:
-        # SentencePiece drops the space that the first piece starts with; a letter before it keeps that space.
+        # SentencePiece drops the space at the start of the first piece; a letter before it keeps that space.
         return self._sp.decode([self._byte_x, *ids])[1:] if continues else self._sp.decode(ids)
 
 
 def train_sentencepiece(texts: Iterable[str], out_dir: str | os.PathLike[str], vocab_size: int) -> Tokenizer:
     """Trains a tokenizer and writes it to `out_dir/tokenizer.model`.
 
-    The same texts in the same order give the same bytes. A corpus too small for `vocab_size` gives fewer ids.
+    The same texts in the same order give the same bytes. If the corpus is too small for `vocab_size`, the tokenizer has
+    fewer ids.
 
     Args:
-      texts: the corpus, read once.
-      out_dir: made if need be.
-      vocab_size: at most so many ids, of which 264 are specials and bytes.
+      texts: the corpus, which is read once.
+      out_dir: the directory, which is made if it is missing.
+      vocab_size: the largest number of ids, including 264 for special tokens and bytes.
 
     Raises:
-      InputError: no text, or a vocabulary too small for the characters of the corpus.
+      InputError: there is no text, or the vocabulary is too small for the characters of the corpus.
       WorkError: the file cannot be written.
     """
     sentences = list(_sentences(texts))
@@ -164,12 +164,12 @@ def train_sentencepiece(texts: Iterable[str], out_dir: str | os.PathLike[str], v
 
 
 def _parts(text: str) -> list[str]:
-    """The text cut at the character that SentencePiece takes for a space; each part is encoded on its own."""
+    """Splits a text at the character that SentencePiece uses for a space; each part is encoded on its own."""
     return checked(text).split(_SPACE)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """The corpus without characters that SentencePiece reserves, long texts cut at spaces."""
+    """Yields the corpus without the characters that SentencePiece reserves, with long texts cut at spaces."""
     for text in texts:
         rest = text.replace(_SPACE, " ").replace(_RESERVED, " ")
         while len(rest) > _MAX_SENTENCE:
