@@ -129,7 +129,7 @@ def test_a_model_without_a_template(files, tmp_path):
     loop.train(scratch(files, tokenizer=str(directory)), tmp_path / "base")
     checkpoint = store.resolve(tmp_path / "base")
     assert store.read_assets(checkpoint) == assets
-    with pytest.raises(InputError, match=r"chats\.jsonl: these are chats, but the checkpoint has no chat template"):
+    with pytest.raises(InputError, match=r"chats\.jsonl: holds chats, but the checkpoint has no chat template"):
         loop.train(after(files, tmp_path / "base"), tmp_path / "sft")
     sampler = Sampler.from_checkpoint(checkpoint)
     with pytest.raises(InputError, match="no chat template"):
