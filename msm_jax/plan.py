@@ -1,9 +1,9 @@
-"""Says whether a phase or an experiment fits the chips, how fast it can be and what it will cost; needs no chips.
+"""Reports whether a phase or an experiment fits the chips, how fast it can be and what it costs, without the chips.
 
     python -m msm_jax.plan --config=configs/pretrain.py --topology=v5e:2x2
     python -m msm_jax.plan --config=configs/experiments/paper_philosophy_qwen3_32b.py:devices=64 --topology=v5e:8x8
 
-Without --topology, for the devices at hand. Exit status 1 says that something does not fit.
+Without --topology it plans for the devices of this machine. Exit status 1 means that something does not fit.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from msm_jax.training.start import Parent, Start
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
-_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU slice such as v5e:8x8 or v5p:4x4x4; empty: devices at hand.")
-_MODEL = flags.DEFINE_string("model", "", "The preset of the checkpoint to start from, where that is not here yet.")
-_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "For the cost, in the currency of your choice.")
-_DECODE_ROWS = flags.DEFINE_integer("decode_rows", 32, "Rows of the decode step; 0 leaves it out.")
-_DECODE_SLOTS = flags.DEFINE_integer("decode_slots", 0, "Slots of its caches; 0: 8192, or the model's positions.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU slice such as v5e:8x8 or v5p:4x4x4; empty: this machine.")
+_MODEL = flags.DEFINE_string("model", "", "The preset of the checkpoint to start from, if it does not exist yet.")
+_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "The price for the cost, in any currency.")
+_DECODE_ROWS = flags.DEFINE_integer("decode_rows", 32, "The rows of the decode step; 0 leaves it out.")
+_DECODE_SLOTS = flags.DEFINE_integer("decode_slots", 0, "The slots of its caches; 0: 8192, or the model's positions.")
 
 
 def main() -> None:
-    """Plans what the flags say, prints it and writes WORKDIR/plan.json.
+    """Plans the config, prints the plan and writes WORKDIR/plan.json.
 
     Raises:
         InputError: the config, the topology or the mesh is wrong, or libtpu is missing.
@@ -77,13 +77,13 @@ def main() -> None:
     console.print(f"wrote {path}")
     if not plan.fits:
         short = [plan_lib.title(one.job) for one in plan.measured if not one.memory.fits]
-        raise WorkError(f"does not fit: {'; '.join(short)}; see above for what does")
+        raise WorkError(f"does not fit: {'; '.join(short)}; see above for changes that do")
 
 
 def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planned]]:
-    """The name of a phase's or an experiment's config, and its phases in the order of the graph.
+    """Returns the name of a phase's or an experiment's config, and its phases in the order of the graph.
 
-    What several seeds run is one entry. `model` is the preset of a checkpoint that is not here.
+    A phase that several seeds run is one entry. `model` is the preset of a checkpoint that does not exist yet.
     """
     if "phases" not in fields:
         phase = settings.build(PhaseConfig, fields)
@@ -110,7 +110,7 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
 
 
 def _decided(config: PhaseConfig, parent: Parent) -> Start:
-    """How a phase starts; a template file is read where it exists, since plans come before data."""
+    """Decides how a phase starts. A template file is read if it exists, since a plan may come before the data."""
     found = Path(config.chat_template).is_file()
     try:
         return start_lib.decide(config, parent, chat.read(config.chat_template) if found else None)
@@ -120,7 +120,7 @@ def _decided(config: PhaseConfig, parent: Parent) -> Start:
 
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """Says what is compiled, and since when: a live line on a terminal, else a line each."""
+    """Shows which program is compiled, and for how long: a live line on a terminal, otherwise a line for each."""
     began = time.monotonic()
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -135,7 +135,7 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def compiler_for(tpu: bool) -> Compiler:
-    """A compiler that keeps its figures in the user's cache directory.
+    """Returns a compiler that caches its figures in the user's cache directory.
 
     Raises:
         InputError: see `Compiler`.

@@ -13,7 +13,7 @@ WORKDIR = cli.workdir_flag()
 
 
 def main() -> None:
-    """Builds the phase from the flags and trains it."""
+    """Builds the phase from the flags, trains it and prints its result."""
     config = settings.build(PhaseConfig, cli.require(CONFIG))
     workdir = Path(cli.require(WORKDIR))
     cli.prepare_backend(config.mesh.size, config.threads)

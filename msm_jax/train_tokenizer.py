@@ -10,13 +10,13 @@ from msm_jax.data import sources, tokenizers
 from msm_jax.errors import InputError
 
 _WORKDIR = cli.workdir_flag()
-_DOCUMENTS = flags.DEFINE_string("documents", "", "Files of documents: a path, a glob, or a comma list of them.")
-_CHATS = flags.DEFINE_string("chats", "", "Files of chats: a path, a glob, or a comma list of them.")
-_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8192, "At most so many ids, of which 264 are specials and bytes.")
+_DOCUMENTS = flags.DEFINE_string("documents", "", "Files of documents: a path, a glob, or a comma-separated list.")
+_CHATS = flags.DEFINE_string("chats", "", "Files of chats: a path, a glob, or a comma-separated list.")
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8192, "The largest number of ids; 264 of them are specials and bytes.")
 
 
 def main() -> None:
-    """Writes WORKDIR/tokenizer.model and prints what it does to the texts.
+    """Writes WORKDIR/tokenizer.model and prints its size and its tokens per word.
 
     Raises:
         InputError: no text is given, a file cannot be used, or the vocabulary is too small.

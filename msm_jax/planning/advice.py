@@ -1,4 +1,4 @@
-"""What to change where a program does not fit: changes in the order of how little they ask, tried until one does."""
+"""A search for changes that make a program fit in memory, from those that cost least to those that cost most."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from msm_jax.planning.memory import Memory
 from msm_jax.planning.programs import DecodeProgram, Job, Program
 from msm_jax.training.program import TrainProgram
 
-# From what keeps most for the backward pass to what keeps least; "offload" keeps block inputs on the host.
+# From the policy that keeps most for the backward pass to the one that keeps least; "offload" is tried later.
 _REMAT = ("none", "dots", "full")
 _LORA = LoraConfig(64, 128.0)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A change, in words of the config, and what it led to."""
+    """A change, as fields of the config, with the job and the memory that result."""
 
     change: str
     job: Job
@@ -29,9 +29,14 @@ class Tried:
 
 
 def search(job: Job, measure: Callable[[Job, str], Memory]) -> list[Tried]:
-    """Tries changes of a job that does not fit until one fits; the last one does, if any does.
+    """Tries changes of a job that does not fit until one fits.
 
-    `measure` compiles a job and says what it takes; it is told the change for the progress that it shows.
+    Args:
+        job: the job.
+        measure: compiles a job and returns the memory that it needs; its second argument, the change, is for messages.
+
+    Returns:
+        The changes that were tried; if any fits, it is the last one.
     """
     tried: list[Tried] = []
     seen = {job}
@@ -54,13 +59,13 @@ def _divides(job: Job) -> bool:
 
 
 def changes(job: Job) -> Iterator[tuple[str, Job]]:
-    """Single changes first, then one on top of the other."""
+    """Yields single changes first, then combinations of ever more of them."""
     single = [list(_of_kind(kind, job)) for kind in _KINDS]
     yield from (change for kind in single for change in kind)
     words: list[str] = []
     at = job
     for kind in _KINDS:
-        # The last change of a kind saves most; of the meshes the first, where it splits the weights by fsdp further.
+        # The last change of a kind saves most; among meshes the first one, if it splits the weights further by fsdp.
         found = list(_of_kind(kind, at))
         best = [each for each in found[:1] if each[1].mesh.fsdp > at.mesh.fsdp] if kind == "mesh" else found[-1:]
         for change, other in best:
@@ -95,7 +100,7 @@ _KINDS = ("remat", "micro_batches", "mesh", "offload", "lora")
 
 
 def _meshes(job: Job, program: Program) -> Iterator[tuple[str, Job]]:
-    """The weights over all devices, then split ever more ways over the tensor axis."""
+    """Yields meshes without a data axis, with ever more devices along the tensor axis."""
     devices = job.mesh.size
     if isinstance(program, DecodeProgram):
         rows = program.batch
@@ -112,6 +117,6 @@ def _replace(job: Job, **fields: object) -> Job:
 
 
 def decode_mesh(program: DecodeProgram, devices: int) -> MeshConfig:
-    """Where one token a step is drawn: weights split as many ways as key-value heads allow, in replicas by rows."""
+    """Returns the mesh for decoding: the tensor axis as long as key-value heads allow, the rest along the data axis."""
     choices = [mesh for mesh in phases.meshes(devices, program.model, program.batch) if mesh.fsdp == 1]
     return max(choices, key=lambda mesh: mesh.tensor, default=MeshConfig(fsdp=devices))

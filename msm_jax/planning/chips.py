@@ -1,9 +1,9 @@
-"""What is known of accelerator chips: memory, and the links between them. Their arithmetic is in `training.metrics`.
+"""Facts of accelerator chips: memory and links. Their arithmetic speed is in `training.metrics`.
 
-TPU figures are from the tables of cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), where a chip's bandwidth to its
-neighbours is that of all its links in both directions together; a link in one direction has that over twice the number
-of links. For v4 it is 50 GB/s (arXiv 2304.01433, section 2). Host memory is that of the Cloud's machines with four
-chips. GPU figures are from NVIDIA's data sheets, without sparsity; the one link there is NVLink, in one direction.
+TPU figures are from the tables of cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). These give the bandwidth of all links
+of a chip in both directions together; one link in one direction has that divided by twice the number of links. For v4
+it is 50 GB/s (arXiv 2304.01433, section 2). Host memory is that of Google Cloud's machines with four chips. GPU figures
+are from NVIDIA's data sheets, without sparsity; their link is NVLink, counted in one direction.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Chip:
     """One accelerator.
 
     Attributes:
-        name: as in topology names ("v5e"), or what JAX calls the device.
-        kind: prefix of `jax.Device.device_kind`.
-        hbm_bytes: memory of the data sheet; what a program may use is less, and the compiler says how much.
+        name: the name in topologies ("v5e"), or a short one for a GPU.
+        kind: a prefix of `jax.Device.device_kind`.
+        hbm_bytes: memory by the data sheet; programs may use less, and the compiler reports how much.
         hbm_bandwidth: bytes/s.
         link_bandwidth: bytes/s of one link in one direction.
-        dimensions: axes of the network; a chip has two links along each (0: every chip has one link to all).
-        ring: an axis of a multiple of this length can be closed to a ring, by links from its last chip to its first.
-        pod: chips of the largest slice.
+        dimensions: axes of the network, with two links of a chip along each; 0 where one link reaches every chip.
+        ring: an axis whose length is a multiple of this is a ring, with a link from its last chip to its first.
+        pod: the number of chips of the largest slice.
         host_bytes: memory of the host per chip, 0 where it is not known.
     """
 
@@ -57,6 +57,6 @@ GPUS = (
 
 
 def of_kind(device_kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`, the longest prefix that matches; None where it is not in the table."""
+    """Returns the chip of a `jax.Device.device_kind` by the longest matching prefix, None for an unknown one."""
     found = [chip for chip in (*TPUS.values(), *GPUS) if device_kind.startswith(chip.kind)]
     return max(found, key=lambda chip: len(chip.kind), default=None)

@@ -101,7 +101,7 @@ class Compiler:
         self._log.close()
 
     def key(self, job: Job) -> str:
-        """Returns the hash of all that decides the figures of a job, 64 hex digits."""
+        """Returns the hash of everything that decides the figures of a job, 64 hex digits."""
         here = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
         if not self._tpu:
             here["devices"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"

@@ -1,4 +1,4 @@
-"""A plan: the programs of some phases, measured without running them, and what follows for time and cost."""
+"""A plan: the programs of some phases, measured without running them, and the time and cost that follow."""
 
 from __future__ import annotations
 
@@ -26,9 +26,15 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """A program, which phases run it, what it takes, and where it does not fit what was tried.
+    """A program and its measurements.
 
-    `bound` is None where the chip is not known or nothing was compiled.
+    Attributes:
+        job: the program on its mesh.
+        phases: the names of the phases that run it.
+        figures: what `Compiler.figures` returns.
+        memory: what it needs per device.
+        bound: the least time of a step; None where the chip is not known or nothing was compiled.
+        tried: the changes that were tried because the program does not fit.
     """
 
     job: Job
@@ -41,9 +47,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `make` returns.
+    """A plan of phases on a topology.
 
-    `price` is in the user's currency per chip and hour, None where none was given.
+    Attributes:
+        name: the name of the phase or experiment.
+        topology: the slice; None for the devices of this machine.
+        planned: the phases.
+        measured: their programs.
+        versions: the versions of the libraries that compiled them.
+        price: the price in the user's currency per chip and hour, None where none was given.
     """
 
     name: str
@@ -55,17 +67,17 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether all programs do."""
+        """Whether every program fits in memory."""
         return all(one.memory.fits for one in self.measured)
 
     def seconds(self, phase: Planned) -> float | None:
-        """The least time of all runs of a phase; None where there is no bound."""
+        """Returns the least time of all runs of a phase in seconds, None without a bound."""
         job = train_job(phase, self.topology)
         bound = next(one.bound for one in self.measured if one.job == job)
         return None if bound is None else bound.seconds * phase.steps
 
     def cost(self, phase: Planned) -> float | None:
-        """What they cost at least."""
+        """Returns the least cost of all runs of a phase, None without a price or a bound."""
         seconds = self.seconds(phase)
         if self.price is None or seconds is None:
             return None
@@ -73,7 +85,7 @@ class Plan:
 
 
 def train_job(phase: Planned, topology: Topology | None) -> Job:
-    """The train step of a phase as it is measured: rates and counts of steps change nothing, so phases can share it."""
+    """Returns the train step as it is measured: with a fixed rate and number of steps, so that phases share it."""
     program = dataclasses.replace(phase.program, optimizer=OptimizerConfig(1e-4), steps=1000)
     return Job(program, phase.config.mesh, topology.name if topology else "")
 
@@ -81,14 +93,16 @@ def train_job(phase: Planned, topology: Topology | None) -> Job:
 def jobs(
     planned: Sequence[Planned], topology: Topology | None, devices: int, decode: tuple[int, int] | None
 ) -> dict[Job, list[str]]:
-    """The programs of some phases, each with the names of the phases that run it; nothing is compiled.
+    """Returns the programs of some phases, each with the names of the phases that run it; compiles nothing.
 
     Args:
-        planned: the phases. topology: the slice; None for the devices at hand. devices: how many there are.
+        planned: the phases.
+        topology: the slice; None for the devices of this machine.
+        devices: the number of devices.
         decode: rows and slots of the decode step; None leaves it out.
 
     Raises:
-        InputError: a phase cannot be built on that mesh, or the model has fewer positions.
+        InputError: a phase cannot be built on its mesh, or the model has fewer positions than the decode step slots.
     """
     where = topology.name if topology else "this machine"
     found: dict[Job, list[str]] = {}
@@ -110,12 +124,16 @@ def make(
     price: float | None,
     say: Callable[[str], None],
 ) -> Plan:
-    """Measures programs.
+    """Measures programs, and where one does not fit, searches for a change that does.
 
     Args:
-        name: of the plan. planned: its phases. topology: the slice; None for the devices at hand.
-        programs: from `jobs`. compiler: measures them. price: per chip and hour.
-        say: is told what is compiled, before it is.
+        name: the name of the plan.
+        planned: its phases.
+        topology: the slice; None for the devices of this machine.
+        programs: the programs that `jobs` returns.
+        compiler: measures them.
+        price: the price per chip and hour.
+        say: called with the title of each program before it is compiled.
 
     Raises:
         WorkError: the compiler failed.
@@ -154,7 +172,7 @@ def _decode_job(phase: Planned, topology: Topology | None, devices: int, rows: i
 
 
 def title(job: Job) -> str:
-    """The program in a few words."""
+    """Returns a title of the program."""
     program, model = job.program, job.program.model
     mesh = ", ".join(f"{name} {ways}" for name, ways in dataclasses.asdict(job.mesh).items() if ways > 1) or "1 device"
     if isinstance(program, DecodeProgram):
@@ -165,7 +183,7 @@ def title(job: Job) -> str:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """All figures with the arithmetic behind them; bytes, seconds, and FLOPs."""
+    """Returns all figures, with those that they follow from, in bytes, seconds and FLOPs."""
     topology = plan.topology
     return {
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""The programs that a plan is about, as data that another process can read: the train step and the decode step."""
+"""The programs that a plan measures, as data that another process can read: the train step and the decode step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from msm_jax.training.program import TrainProgram
 
 @dataclass(frozen=True)
 class DecodeProgram:
-    """One token for each of `batch` rows, whose caches have `slots` slots; weights in the model's compute dtype."""
+    """The decode step: a token for each of `batch` rows with caches of `slots` slots, weights in the compute dtype."""
 
     model: ModelConfig
     batch: int
@@ -39,7 +39,7 @@ Program = TrainProgram | DecodeProgram
 
 @dataclass(frozen=True)
 class Job:
-    """A program on a mesh over the chips of a topology; over the devices at hand where that is empty."""
+    """A program on a mesh over the chips of `topology`, or over the devices of this machine where that is empty."""
 
     program: Program
     mesh: MeshConfig
@@ -47,13 +47,13 @@ class Job:
 
 
 def to_json(job: Job) -> dict[str, Any]:
-    """The job as JSON; the inverse of `from_json`."""
+    """Returns the job as JSON; the inverse of `from_json`."""
     kind = "train" if isinstance(job.program, TrainProgram) else "decode"
     return {**dataclasses.asdict(job), "kind": kind}
 
 
 def from_json(value: Mapping[str, Any]) -> Job:
-    """The job that `to_json` wrote."""
+    """Returns the job that `to_json` wrote."""
     fields = dict(value["program"])
     fields["model"] = ModelConfig.from_json(fields["model"])
     fields["beside"] = tuple(_adapter(each) for each in fields["beside"])
@@ -72,7 +72,7 @@ def _adapter(value: Mapping[str, Any]) -> LoraConfig:
 
 
 def trace(found: Program, mesh: Mesh) -> jax.stages.Traced:
-    """The program over `mesh`, traced; the devices need not be here."""
+    """Traces the program over `mesh`, whose devices need not exist."""
     return program.trace(found, mesh) if isinstance(found, TrainProgram) else _trace_decode(found, mesh)
 
 
@@ -85,7 +85,7 @@ def _trace_decode(found: DecodeProgram, mesh: Mesh) -> jax.stages.Traced:
 
 
 def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Params, decode.Requests, decode.Progress]:
-    """Parameters as `transformer.unstack` returns them, requests and progress, as ShapeDtypeStructs with shardings."""
+    """Returns unstacked parameters, requests and progress as ShapeDtypeStructs with shardings."""
     model, everywhere = found.model, sharding.replicated(mesh)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -122,9 +122,9 @@ def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Par
 
 
 def held(found: Program, mesh: Mesh) -> dict[str, float]:
-    """Bytes per device of what the program is given, by kind: "weights", "optimizer", "caches", "batch".
+    """Returns the bytes per device of the program's arguments, by kind: "weights", "optimizer", "caches", "batch".
 
-    Of the arrays alone, without the padding of the compiler's tiles.
+    They count the arrays alone, without the padding of the compiler's tiles.
     """
     if isinstance(found, DecodeProgram):
         unstacked, _, progress = _decode_arguments(found, mesh)
@@ -145,7 +145,7 @@ def _bytes(tree: Any) -> float:
 
 
 def kept(found: TrainProgram, mesh: Mesh) -> float:
-    """Bytes per device that the layers keep from the forward pass for the backward pass of one micro-batch."""
+    """Returns the bytes per device that the layers keep from the forward to the backward pass of one micro-batch."""
     state, batch, frozen = program.arguments(found, mesh)
     rows = found.rows // found.micro_batches
     part = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}

@@ -1,4 +1,4 @@
-"""A plan for people: tables for the terminal."""
+"""Tables of a plan for the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = ("weights", "optimizer", "caches", "batch", "padding", "activations", "
 
 
 def render(plan: Plan) -> Iterator[RenderableType]:
-    """The plan from top to bottom."""
+    """Yields the lines and tables of a plan from top to bottom."""
     topology = plan.topology
     if topology is None:
         yield f"{plan.name} on this machine"
@@ -35,7 +35,7 @@ def render(plan: Plan) -> Iterator[RenderableType]:
 
 
 def headroom(one: Measured) -> str:
-    """The line that says what share of memory is left, rounded down."""
+    """Returns the line that says which share of memory is left, rounded down."""
     share = one.memory.headroom
     return "headroom: unknown" if share is None else f"headroom: {math.floor(100 * share)} %"
 
@@ -47,7 +47,7 @@ def _program(one: Measured) -> Iterator[RenderableType]:
     if not one.memory.fits:
         yield from _advice(one)
     if one.job.topology and isinstance(one.job.program, TrainProgram) and not one.figures["flops"]["kernels"]:
-        yield "attention runs without a kernel, and holds a score for every pair of a row's tokens"
+        yield "attention runs without a kernel and keeps a score for every pair of tokens in a row"
     if one.bound is not None:
         yield from _bound(one, one.bound)
 
@@ -73,7 +73,7 @@ def _advice(one: Measured) -> Iterator[RenderableType]:
         told = "" if share is None else f" ({math.floor(100 * share)} %)"
         yield f"  {each.change}: {'fits' if each.memory.fits else 'does not fit'}{told}"
     if not one.tried or not one.tried[-1].memory.fits:
-        yield "  no change that was tried fits; take more chips, shorter rows or fewer of them"
+        yield "  no change that was tried fits; use more chips, shorter rows or fewer rows"
 
 
 def _bound(one: Measured, bound: Bound) -> Iterator[RenderableType]:
@@ -91,13 +91,13 @@ def _bound(one: Measured, bound: Bound) -> Iterator[RenderableType]:
     reduced = all_reduced(one, bound)
     if reduced and isinstance(one.job.program, TrainProgram):
         yield (
-            f"of that, all-reduces over fsdp (gradients, and small gathers that the compiler turned into them) take "
-            f"{_time(reduced)}; scattered, or gathered, the same would take half"
+            f"of that, all-reduces over fsdp (gradients, and small all-gathers that the compiler replaced) take "
+            f"{_time(reduced)}; as reduce-scatters and all-gathers they would take half"
         )
 
 
 def all_reduced(one: Measured, bound: Bound) -> float:
-    """Seconds that all-reduces over fsdp take at least: twice what scattering the gradients, or gathering, would."""
+    """Returns the least seconds of all-reduces over fsdp, twice what reduce-scatters or all-gathers would take."""
     return sum(
         each["received"] / bound.link_bandwidth[each["axes"]]
         for each in one.figures["collectives"]
@@ -136,7 +136,7 @@ def _phases(plan: Plan) -> Table:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """None where one of them is not known."""
+    """Returns the sum, None where one of the values is not known."""
     return None if None in values else sum(value for value in values if value is not None)
 
 

@@ -1,4 +1,4 @@
-"""Names of TPU slices, such as v5e:8x8, and what they say: chips, their arrangement, and which axes are rings."""
+"""TPU slices by name, such as v5e:8x8: the kind of chip, the shape, and which axes of the network are rings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from msm_jax.errors import InputError
 from msm_jax.planning.chips import TPUS, Chip
 
-# Slices that the Cloud offers: all of the flat ones, and of the solid ones those below a cube of 4x4x4.
+# Slices that Google Cloud offers: all two-dimensional ones, and the three-dimensional ones below a cube of 4x4x4.
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _SMALL = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 _OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "trillium": "v6e", "v5": "v5p"}
@@ -18,24 +18,24 @@ _OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "trillium": "v
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice of TPU chips, `shape` of them along each axis of the network."""
+    """A slice of TPU chips; `shape` counts them along each axis of the network."""
 
     chip: Chip
     shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """As `parse` takes it."""
+        """The name that `parse` accepts."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def chips(self) -> int:
-        """How many chips it has; each is one JAX device."""
+        """The number of chips, each of which is one JAX device."""
         return math.prod(self.shape)
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Which axes are closed to rings: those of 16 in a flat slice, and all of a solid one of whole 4x4x4 cubes."""
+        """Which axes are rings: in two dimensions those of length 16; in three all, if 4 divides every length."""
         ring = self.chip.ring
         if self.chip.dimensions == 3:
             return (all(length % ring == 0 for length in self.shape),) * 3
@@ -43,21 +43,21 @@ class Topology:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `jax.experimental.topologies.get_topology_desc` needs beside the name."""
+        """The arguments of `jax.experimental.topologies.get_topology_desc` besides the name."""
         found: dict[str, Any] = {"wrap": (*self.rings, False)[:3]} if any(self.rings) else {}
         if self.shape == (1, 1):
             found["chips_per_host_bounds"] = (1, 1, 1)
         if self.chip.name == "v4":
-            # Both cores of a chip as one device, as the runtime has them.
+            # Makes both cores of a chip one device, as the runtime does.
             found["chip_config_name"] = "megacore"
         return found
 
 
 def parse(name: str) -> Topology:
-    """The slice of that name.
+    """Returns the slice of that name.
 
     Raises:
-        InputError: there is none; the line has the nearest one that there is.
+        InputError: no such slice exists; the message names the nearest one.
     """
     kind, _, rest = name.replace("-", ":", 1).partition(":")
     kind = _OTHER_NAMES.get(kind.lower(), kind.lower())
@@ -79,7 +79,7 @@ def parse(name: str) -> Topology:
 
 
 def exists(chip: Chip, shape: tuple[int, ...]) -> bool:
-    """Whether the Cloud has slices of this shape."""
+    """Returns whether Google Cloud offers slices of this shape."""
     if chip.dimensions == 2:
         return shape in _FLAT
     if len(shape) != 3 or min(shape) < 1:
@@ -89,7 +89,7 @@ def exists(chip: Chip, shape: tuple[int, ...]) -> bool:
 
 
 def _nearest(chip: Chip, numbers: list[int], chips: int) -> tuple[int, ...]:
-    """The slice whose number of chips is nearest, the same lengths in another order before all others."""
+    """Returns the shape nearest in its number of chips; one with the same lengths in another order comes first."""
     if exists(chip, tuple(sorted(numbers))):
         return tuple(sorted(numbers))
     if chip.dimensions == 2:
@@ -98,5 +98,5 @@ def _nearest(chip: Chip, numbers: list[int], chips: int) -> tuple[int, ...]:
         lengths = range(4, 33, 4)
         cubes = ((a, b, c) for a in lengths for b in lengths for c in lengths)
         known = (*_SMALL, *(shape for shape in cubes if exists(chip, shape)))
-    # Of several with as many chips, the most compact one has the shortest ways.
+    # Among shapes with equally many chips, the most compact one has the shortest paths.
     return min(known, key=lambda shape: (abs(math.log(math.prod(shape) / max(1, chips))), sum(shape)))

@@ -1,7 +1,7 @@
 """The decision which chat template a phase trains with: the checkpoint's own, unless the phase asks to replace it.
 
-A model that was trained under one template and is sampled under another answers worse without any error, so a change
-is refused unless the phase asks for it; then it is said at the start of the phase and recorded.
+A model that was trained under one template and is sampled under another answers worse without any error. So a change
+is refused unless the phase asks for it; then it is logged at the start of the phase and recorded in its checkpoints.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def decide(
         found: the template of the checkpoint, or of the tokenizer directory; None where it is not known.
         name: the name of the checkpoint in messages.
         source: the text of the file `config.chat_template`; None where it is not known.
-        resumes: whether the phase goes on from a checkpoint of its own.
+        resumes: whether the phase continues from a checkpoint of its own.
 
     Returns:
-        The template, or None where it does not follow from what is known. Where `found` is not known, neither is
-        whether the phase replaces a template.
+        The template, or None if it is not known. If `found` is not known, it is not known either whether the phase
+        replaces a template.
 
     Raises:
         InputError: the phase names another template than the checkpoint's and does not say that it replaces it, or

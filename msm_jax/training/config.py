@@ -1,4 +1,4 @@
-"""Settings of one phase: what it starts from, what it reads, how it optimises and how often it reports."""
+"""Settings of one phase: what it starts from, what it reads, how it is optimised and how often it reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msm_jax.parallel.mesh import MeshConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; linear warmup over `warmup_steps`, then constant or cosine to `final_fraction` of the peak."""
+    """AdamW with linear warmup over `warmup_steps`, then a constant rate or cosine to `final_fraction` of the peak."""
 
     learning_rate: float
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -28,7 +28,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no optimizer takes."""
+        """Refuses values that no optimizer accepts."""
         _at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
         for name in ("eps", "clip_norm"):
             if getattr(self, name) <= 0:
@@ -40,10 +40,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where a phase starts: "scratch", or the "params" alone or the full "state" of a checkpoint.
+    """Where a phase starts: from "scratch", or from the "params" alone or the full "state" of a checkpoint.
 
-    `checkpoint` is a checkpoint directory (RUN/checkpoints/STEP) or a run directory (its newest checkpoint). Where it
-    holds an adapter, its base is found by what it records; `base` names the base where that has moved.
+    `checkpoint` is a checkpoint directory (RUN/checkpoints/STEP) or a run directory (its newest checkpoint). If it
+    holds an adapter, the path of its base is read from it; `base` names the base if that has moved.
     """
 
     mode: Literal["scratch", "params", "state"] = "scratch"
@@ -51,7 +51,7 @@ class InitConfig:
     base: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a mode and a checkpoint that contradict each other."""
+        """Refuses a mode and a checkpoint that contradict each other."""
         if self.mode == "scratch" and self.checkpoint:
             raise InputError(
                 f'mode is "scratch" but checkpoint = {self.checkpoint!r}; set mode to "params" or "state"'
@@ -68,18 +68,19 @@ class PhaseConfig:
 
     A phase from scratch names a model `preset` (changed by `model_overrides`), a `tokenizer` directory and,
     for chats, a `chat_template` file (empty: the tokenizer directory's, else the built-in one). A phase from a
-    checkpoint takes all of these from it, so they stay empty, but for overrides of how the model is run (its `remat`
-    or `attention`, say); `chat_template` may be set where the checkpoint has none, or with `replace_chat_template`, to
-    train on under another one. Batches have `batch_rows` rows, cut
-    into `micro_batches` for accumulation. `z_loss` weighs log² Z in the gradient (see `training.loss`). `threads`
-    fixes the CPU threads of the process (0: all cores); results are bit-identical only for equal thread counts.
-    Cadences are in steps; 0 turns held-out loss or intermediate checkpoints off (the end of the phase always saves
-    one). The newest `keep_checkpoints` stay; the checkpoints of the steps in `keep_steps` are saved and stay too.
+    checkpoint takes all of these from the checkpoint, so they stay empty, except overrides of how the model is run
+    (`remat` or `attention`, say). It may set `chat_template` if the checkpoint has none, or with
+    `replace_chat_template` to train under another one.
 
-    With `lora` an adapter is trained on a base that stays frozen, in `base_dtype`; the base is the start, or what the
-    adapter found there lies on. `adapter` says what becomes of an adapter that the start holds: "continue" trains it
-    on (and one from zero where there is none), "stack" leaves it frozen under a fresh one, "merge" adds it to the
-    frozen base first, or without `lora` to the weights that are all trained.
+    Batches have `batch_rows` rows, cut into `micro_batches` for accumulation. `z_loss` is the weight of log² Z in the
+    gradient (see `training.loss`). `threads` fixes the CPU threads of the process (0: all cores); results are
+    bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate checkpoints
+    off. A phase always saves a checkpoint at its end and at each of `keep_steps`, which are never deleted; of the other
+    checkpoints the newest `keep_checkpoints` are kept.
+
+    With `lora` an adapter is trained, while the base stays frozen in `base_dtype`. `adapter` decides what happens to an
+    adapter in the checkpoint: "continue" trains it further (and a new one where there is none), "stack" freezes it
+    under a new one, and "merge" adds it to the frozen base, or without `lora` to the weights, all of which are trained.
     """
 
     name: str
@@ -109,7 +110,7 @@ class PhaseConfig:
     keep_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse counts that are out of range and fields that contradict each other."""
+        """Refuses counts that are out of range and fields that contradict each other."""
         _at_least(
             self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
         )
@@ -149,7 +150,7 @@ class PhaseConfig:
             raise InputError('adapter = "stack" needs lora, the settings of the adapter on top; set it')
         if self.init.mode == "state" and self.adapter != "continue":
             raise InputError(
-                f'init.mode = "state" goes on with an adapter as it is, which contradicts adapter = "{self.adapter}"; '
+                f'init.mode = "state" continues an adapter as it is, which contradicts adapter = "{self.adapter}"; '
                 'set init.mode = "params" or adapter = "continue"'
             )
 

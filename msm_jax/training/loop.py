@@ -1,8 +1,8 @@
 """The train loop: one for every phase, read from top to bottom.
 
-The host runs ahead of the devices: the metrics of a step are read while the next one runs. They are read at
-once only where the state is used for something else (held-out loss, a checkpoint), so that no state is saved
-that came from a loss or gradient that was not finite.
+The host runs ahead of the devices: the metrics of a step are read while the next one runs. They are read at once only
+if the state is used for something else (held-out loss, a checkpoint), so that no state is saved that follows a loss or
+gradient that is not finite.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
         stop = stack.enter_context(StopRequest())
 
         def check() -> None:
-            """Waits for the step under way; ends the run where its loss or gradient is not finite."""
+            """Waits for the current step; ends the run if its loss or gradient is not finite."""
             bad = recorder.read_pending()
             if bad is not None:
                 writer.wait()
@@ -196,7 +196,7 @@ def _held_out_loss(
     holdout: Mapping[str, list[Batch]],
     mesh: Mesh,
 ) -> dict[str, float | None]:
-    """Mean loss per loss token of each source's held-out batches; None where it is not a finite number."""
+    """Returns the mean loss per loss token of each source's held-out batches, None where it is not finite."""
     losses: dict[str, float | None] = {}
     for name, batches in holdout.items():
         sums = [eval_step(state.params, placement.place_whole(batch, mesh), frozen) for batch in batches]
@@ -209,10 +209,9 @@ def _held_out_loss(
 def _programs(
     program: TrainProgram, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
-    """The optimizer, the compiled train step and the evaluation step.
+    """Returns the optimizer, the compiled train step and the evaluation step.
 
-    Remembered, since a process that trains one phase for several seeds would trace the same program again
-    each time.
+    They are cached, since a process that trains one phase for several seeds would trace the same program each time.
     """
     frozen = program_lib.abstract_frozen(program, mesh)
     compiled = program_lib.trace(program, mesh).lower().compile()
@@ -234,7 +233,7 @@ def _out_of_memory(config: PhaseConfig) -> Iterator[None]:
             raise
         raise WorkError(
             f"{config.name} does not fit in device memory; raise micro_batches or the mesh, lower batch_rows "
-            "or data.seq_len, or remat the layers"
+            "or data.seq_len, or set remat"
         ) from error
 
 

@@ -1,13 +1,14 @@
-"""Next-token cross-entropy, as a sum and a count so that no batching changes it.
+"""Next-token cross-entropy, as a sum and a count, so that it does not depend on how a batch is cut.
 
-Where all logits together are many, they are made block by block, with exact gradients, and never all held:
+If the logits are too many to be held at once, they are computed block by block, with exact gradients:
 
-* a small output matrix: blocks of tokens. A block's logits serve the loss and both gradients at once, so that nothing
-  is computed twice; the matrix's whole gradient is held meanwhile.
-* a large one: blocks of the vocabulary. The first pass finds each token's log Z, the second makes the logits again for
-  the gradients; only a block of the matrix is ever gathered from the devices, and of its gradient summed over them.
+* With a small output matrix, in blocks of tokens. The logits of a block are used for the loss and both gradients at
+  once, so that nothing is computed twice; the whole gradient of the matrix is held meanwhile.
+* With a large one, in blocks of the vocabulary. A first pass computes log Z of each token, a second one computes the
+  logits again for the gradients. Only one block of the matrix at a time is gathered from the devices, and only one
+  block of its gradient is summed over them.
 
-Each device walks through its own tokens and its own part of the vocabulary.
+Each device processes its own tokens and its own part of the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import mesh, parts, sharding
 
-# Up to so many logits (rows × tokens × vocabulary) are made at once: 64 MiB in float32.
+# The most logits (rows × tokens × vocabulary) that are computed at once: 64 MiB in float32.
 MAX_LOGITS = 2**24
-# The largest output matrix whose gradient is held whole beside them (256 MiB in float32).
+# The largest output matrix whose whole gradient is held beside them: 256 MiB in float32.
 MAX_WEIGHTS = 2**26
-# The same of a GPU, whose products need large blocks: 1 and 2 GiB.
+# The same for a GPU, whose products need large blocks: 1 and 2 GiB.
 GPU_LOGITS, GPU_WEIGHTS = 2**28, 2**29
 
 
@@ -44,15 +45,18 @@ def cross_entropy(
     max_logits: int | None = None,
     max_weights: int | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Summed negative log-likelihood (nats) over the masked targets, and their count.
+    """Returns the summed negative log-likelihood (nats) of the targets in the mask, and their number.
 
     Args:
-        params: of which the output matrix is read. config: its shape.
-        hidden_BTD: final hidden states. targets_BT: ids. loss_mask_BT: which targets count.
-        z_loss: weight of log² Z of each masked target in the *gradient*, which keeps logits from drifting (PaLM, arXiv
-            2204.02311, section 5). The value stays the likelihood, so that losses compare.
-        max_logits: how many may exist at once on a device. max_weights: see `MAX_WEIGHTS`. Where they are not given,
-            those of the kind of device.
+        params: the model's parameters, of which only the output matrix is read.
+        config: the shape of the model.
+        hidden_BTD: final hidden states.
+        targets_BT: target ids.
+        loss_mask_BT: which targets count.
+        z_loss: weight of log² Z of each target in the *gradient*, which keeps logits from drifting (PaLM, arXiv
+            2204.02311, section 5). The value stays the likelihood, so that losses can be compared.
+        max_logits: the most logits that may exist at once on a device; None for the value of the kind of device.
+        max_weights: likewise; see `MAX_WEIGHTS`.
     """
     limits = (GPU_LOGITS, GPU_WEIGHTS) if mesh.platform() == "gpu" else (MAX_LOGITS, MAX_WEIGHTS)
     max_logits = limits[0] if max_logits is None else max_logits
@@ -68,8 +72,8 @@ def cross_entropy(
         return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
     output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES[name])
     if config.tie_embeddings:
-        # As if untied, [D, V]: XLA on the CPU takes half as long for a gradient of this form, and the barrier keeps
-        # it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
+        # Transposed to [D, V], as without tying: XLA on the CPU takes half as long for a gradient of this form, and
+        # the barrier keeps it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
         output_DV = jax.lax.optimization_barrier(output_DV.T)
         config = dataclasses.replace(config, tie_embeddings=False)
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
@@ -85,7 +89,7 @@ def cross_entropy(
 
 @dataclass(frozen=True)
 class _Blocks:
-    """`axes` of the weights: ("vocab", "embed") where they are the embedding, ("embed", "vocab") of an output."""
+    """Settings of the blocks. `axes` are those of the weights: ("vocab", "embed") for an embedding, else reversed."""
 
     axes: tuple[str, ...]
     z_loss: float
@@ -97,25 +101,25 @@ class _Blocks:
 
     @property
     def by_rows(self) -> bool:
-        """Whether a row of the weights is an id's, as of an embedding, and not a column."""
+        """Whether each id has a row of the weights, as in an embedding, rather than a column."""
         return self.axes[0] == "vocab"
 
     def whole(self, weights: jax.Array, dtype: Any) -> jax.Array:
-        """Weights in the compute dtype, gathered over the devices that share the batch."""
+        """Returns weights in the compute dtype, gathered over the devices that share the batch."""
         return parts.gathered(weights.astype(dtype), self.axes)
 
     def turned(self, matrix: jax.Array) -> jax.Array:
-        """Weights with a column an id, [D, V], from weights as they lie; or back."""
+        """Returns weights [D, V], a column for each id, from weights as they are stored; or the reverse."""
         return matrix.T if self.by_rows else matrix
 
     def reduced(self, by_whole: jax.Array) -> jax.Array:
-        """The reverse of `whole`: summed over the batch, each device keeping its part."""
+        """Returns the gradient of `whole`: summed over the batch, each device keeping its part."""
         return parts.reduced(by_whole, self.axes)
 
 
 def _cut(size: int, most: int) -> tuple[int, int]:
-    """How many blocks of at most `most`, and how long; the last may reach back into the one before it. Long blocks are
-    rounded to 128, the lanes of a TPU's vector unit."""
+    """Returns the number of blocks of at most `most`, and their length; the last one may overlap the one before it.
+    Long blocks are rounded to 128, the lanes of a TPU's vector unit."""
     number = math.ceil(size / max(1, min(most, size)))
     block = math.ceil(size / number)
     if 128 < block < size:
@@ -128,14 +132,14 @@ def _products(hidden_ND: jax.Array, output_DV: jax.Array) -> Float[Array, "N V"]
 
 
 def _picked(logits_NV: jax.Array, columns_N: jax.Array) -> Float[Array, " N"]:
-    """One of each row's logits, 0 where its column lies outside of the block."""
+    """Returns one logit of each row, 0 if its column is outside of the block."""
     inside_N = (columns_N >= 0) & (columns_N < logits_NV.shape[1])
     picked_N1 = jnp.take_along_axis(logits_NV, jnp.where(inside_N, columns_N, 0)[:, None], axis=-1)
     return jnp.where(inside_N, picked_N1[:, 0], 0)
 
 
 def _at(columns_N: jax.Array, values_N: jax.Array, columns: int) -> Float[Array, "N V"]:
-    """Zeros but for one value in each row."""
+    """Returns zeros except for one value in each row."""
     return jnp.where(columns_N[:, None] == jnp.arange(columns), values_N[:, None], 0)
 
 
@@ -150,17 +154,17 @@ def _walk_tokens(
     targets_BT: jax.Array,
     mask_BT: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """The loss of a device's tokens, and the gradients that are wanted, by hidden states and by weights."""
+    """Returns the loss of a device's tokens, and the wanted gradients by hidden states and by weights."""
     dtype = hidden_BTD.dtype
-    # As they lie: a transposed copy, and one of the gradient, would take a twentieth of a step on a CPU.
+    # As they are stored: transposed copies of them and of the gradient would take a twentieth of a step on a CPU.
     whole = blocks.whole(weights, dtype)
     columns, size = whole.shape if blocks.by_rows else whole.shape[::-1]
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
     first = parts.index("vocab") * columns
     most = blocks.max_logits // columns
     if mesh.platform() != "gpu":
-        # Some 4 MiB of logits stay in a CPU's cache; with fewer than 512 tokens, reading and writing the whole gradient
-        # by the weights for each block takes longer than the products.
+        # About 4 MiB of logits stay in a CPU's cache. With fewer than 512 tokens, reading and writing the whole
+        # gradient by the weights for each block takes longer than the products.
         most = min(most, max(512, 2**20 // columns))
     number, block = _cut(hidden_ND.shape[0], most)
 
@@ -169,7 +173,7 @@ def _walk_tokens(
         start = jnp.minimum(i * block, hidden_ND.shape[0] - block)
         x, targets, mask = (jax.lax.dynamic_slice_in_dim(a, start, block) for a in (hidden_ND, targets_N, mask_N))
         weight = (mask & (start + jnp.arange(block) >= i * block)).astype(jnp.float32)
-        # Turned here and not once before: a part of the products, where the other would be a copy.
+        # Transposed here and not before the scan: here it is a part of the products, before it would be a copy.
         output_DV = blocks.turned(whole)
         logits = _products(x, output_DV)
         top = parts.largest(jnp.max(logits, axis=-1), "vocab")
@@ -231,7 +235,7 @@ _by_tokens.defvjp(_by_tokens_forward, _by_tokens_backward, symbolic_zeros=True)
 def _log_z(
     blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss of a device's tokens and each token's log Z, [B, T]."""
+    """Returns the loss of a device's tokens, and log Z of each token [B, T]."""
     hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
 
     def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
@@ -255,14 +259,14 @@ def _log_z(
 
 
 def _columns_cut(blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array) -> tuple[int, int]:
-    # Twice as many logits as elsewhere: each block reads and writes the gradient by all hidden states.
+    # Twice as many logits as for tokens, since each block reads and writes the gradient by all hidden states.
     return _cut(weights.shape[blocks.axes.index("vocab")], 2 * blocks.max_logits // hidden_ND.shape[0])
 
 
 def _columns(
     blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array, i: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Block `i` of a device's part of the output matrix, the id of its first column, and which columns are new."""
+    """Returns block `i` of a device's part of the output matrix, its first id, and a mask of its new columns."""
     axis = blocks.axes.index("vocab")
     _, block = _columns_cut(blocks, hidden_ND, weights)
     start = jnp.minimum(i * block, weights.shape[axis] - block)
@@ -281,7 +285,7 @@ def _gradients(
     log_z_BT: jax.Array,
     g: jax.Array,
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """`g` times the gradients that are wanted, by hidden states and by weights."""
+    """Returns `g` times the wanted gradients by hidden states and by weights."""
     dtype = hidden_BTD.dtype
     hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
     log_z_N, weight_N = log_z_BT.reshape(-1), g * mask_BT.reshape(-1).astype(jnp.float32)
@@ -324,7 +328,7 @@ def _by_vocabulary(
 def _by_vocabulary_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
     arrays = tuple(primal.value for primal in primals)
     loss, log_z_BT = blocks.mapped(partial(_log_z, blocks), ((), ("batch", "sequence")))(*arrays)
-    # What is wanted travels as structure: a residual that is there or not.
+    # Which gradients are wanted is passed on as structure: () or None.
     wants = tuple(() if primal.perturbed else None for primal in primals[:2])
     return loss, (arrays, log_z_BT, wants)
 

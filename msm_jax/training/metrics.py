@@ -1,12 +1,12 @@
-"""What a run records of each step: `metrics.jsonl`, TensorBoard, and a line of progress.
+"""The records of each step of a run: `metrics.jsonl`, TensorBoard, and a line of progress.
 
-Conventions. `tokens` are inputs that are not padding, `slots` includes padding, `loss_tokens` carry loss.
-Model FLOPs count matrix products of the forward pass three times (`transformer.forward_flops_per_token`),
-for tokens that are not padding, with attention over what each token may see in its own segment;
-recomputation is not counted. A frozen matrix has no gradient of its own, so that those of an adapter's base
-count twice. `mfu` divides them by the peak of the devices in bfloat16, whatever the compute dtype, and is null
-where the peak is not known (CPU). `seconds` of a step is the time from the end of the step before it, so that
-held-out loss and saving do not count.
+Conventions. `tokens` counts inputs that are not padding, `slots` includes padding, `loss_tokens` counts targets with
+loss. Model FLOPs are three times those of the matrix products in the forward pass
+(`transformer.forward_flops_per_token`), for tokens that are not padding, with attention over what each token may see in
+its own segment; recomputation is not counted. A frozen matrix has no gradient of its own, so the products with an
+adapter's base count twice. `mfu` divides model FLOPs by the peak of the devices in bfloat16, whatever the compute
+dtype, and is null where the peak is not known (CPU). `seconds` of a step is the time since the end of the step before
+it, without held-out loss and saving.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _LINE_SECONDS = 10.0
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak dense bfloat16 FLOP/s of one device, or None where it is not known."""
+    """Returns the peak dense bfloat16 FLOP/s of one device, None where it is not known."""
     matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
 class MetricsFile:
-    """Appends records to `metrics.jsonl`, some at a time; drops those beyond the restored step.
+    """Appends records to `metrics.jsonl`, several at a time, after dropping those beyond the restored step.
 
     Raises:
         WorkError: (every method) the file cannot be written.
@@ -88,7 +88,7 @@ class MetricsFile:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is pending."""
+        """Writes pending records."""
         self._flushed = time.monotonic()
         text = "".join(f"{line}\n" for line in self._lines)
         self._lines.clear()
@@ -103,7 +103,7 @@ class MetricsFile:
 
 
 def _size_until(path: Path, step: int) -> int:
-    """Bytes of the leading records whose step is at most `step`; a line cut short by a kill ends them too."""
+    """Returns the bytes of the leading records up to `step`; a line that a kill cut short ends them too."""
     size = 0
     with path.open("rb") as file:
         for line in file:
@@ -118,10 +118,10 @@ def _size_until(path: Path, step: int) -> int:
 
 
 class TensorBoard:
-    """The same numbers for TensorBoard, under RUN/tensorboard.
+    """Writes the same numbers for TensorBoard, under RUN/tensorboard.
 
-    Events are written by the caller's thread, one per record: `SummaryWriter` has a thread that dies of a
-    full disk and leaves the caller waiting for ever.
+    The caller's thread writes one event per record: `SummaryWriter` has a thread that dies when the disk is full, and
+    then the caller waits forever.
 
     Raises:
         WorkError: (every method) the file cannot be written.
@@ -133,7 +133,7 @@ class TensorBoard:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._events = EventsWriter(str(self._directory / "events"), f".{restored_step}")
             if restored_step:
-                # Tells TensorBoard to drop what an earlier part of the run wrote beyond this step.
+                # Makes TensorBoard drop what an earlier part of the run wrote beyond this step.
                 start = SessionLog(status=SessionLog.START)
                 self._events.write_event(
                     Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
@@ -164,7 +164,7 @@ class TensorBoard:
 
 
 class ProgressLine:
-    """Shows how far a phase is: to `report` if given, else a live line on a terminal, else log lines."""
+    """Shows the progress of a phase: to `report` if given, else as a live line on a terminal, else as log lines."""
 
     def __init__(
         self, name: str, start: int, steps: int, report: Callable[[dict[str, Any]], None] | None
@@ -215,7 +215,7 @@ class ProgressLine:
             )
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Removes the live line."""
         if self._live is not None:
             self._live.stop()
 
@@ -223,12 +223,13 @@ class ProgressLine:
 def flops_per_token(
     model: ModelConfig, context: float, adapter: LoraConfig | None = None, below: Sequence[LoraConfig] = ()
 ) -> float:
-    """Model FLOPs of training per token, over a mean visible context of `context` tokens.
+    """Returns the model FLOPs of training per token, over a mean visible context of `context` tokens.
 
     Args:
-        model: the model, of which all weights are trained without `adapter`.
+        model: the model.
         context: see `transformer.forward_flops_per_token`.
-        adapter: what is trained in place of them. below: frozen adapters that are applied beside the base.
+        adapter: the adapter that is trained; None where all weights are.
+        below: frozen adapters that are applied beside the base.
     """
     forward = transformer.forward_flops_per_token(model, context)
     if adapter is None:
@@ -240,6 +241,6 @@ def flops_per_token(
 
 
 def visible_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:
-    """Mean number of tokens that a token which is not padding attends to, itself included."""
+    """Returns the mean number of tokens, itself included, that a token attends to; padding is left out."""
     real = segment_ids_BT != 0
     return float((positions_BT[real] + 1).mean()) if real.any() else 0.0

@@ -9,8 +9,8 @@ from msm_jax.training.config import OptimizerConfig
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step: linear warmup from 0 over `warmup_steps`, then constant, or cosine
-    down to `final_fraction` of the peak at `total_steps`."""
+    """Returns the learning rate as a function of the step: linear warmup from 0 over `warmup_steps`, then constant, or
+    a cosine down to `final_fraction` of the peak at `total_steps`."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         after = optax.constant_schedule(peak)
@@ -20,7 +20,7 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         return after
 
     def ramp(step: jax.Array) -> jax.Array:
-        # Step 0 already moves: warmup counts from 1, so that no step is spent at rate zero.
+        # Warmup counts from 1, so that no step has rate zero.
         return peak * (step + 1) / (warmup + 1)
 
     return optax.join_schedules([ramp, after], [warmup])
@@ -34,7 +34,7 @@ def _decayed(params: optax.Params) -> optax.Params:
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW (arXiv 1711.05101) with decoupled decay on matrices and embeddings."""
+    """Returns clipping, then AdamW (arXiv 1711.05101) with decoupled decay on matrices and embeddings."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(

@@ -157,7 +157,7 @@ def find(config: PhaseConfig, workdir: Path, before: int | None = None) -> Origi
     Args:
         config: the phase.
         workdir: the directory of the run.
-        before: the step before which it starts, to train a later step again; None goes on from its newest checkpoint.
+        before: the start must be before this step, which is to be trained again; None takes the newest checkpoint.
 
     Raises:
         InputError: a checkpoint, tokenizer or template is missing, damaged or does not fit the config or
@@ -204,7 +204,7 @@ def describe(found: Origin) -> str:
     size = transformer.count_params(found.model)
     where = {
         "resume": f"continues {found.checkpoint}",
-        "state": f"goes on from the state of {found.checkpoint}",
+        "state": f"continues from the state of {found.checkpoint}",
         "params": f"starts from the parameters of {found.checkpoint}",
         "scratch": "starts from scratch",
     }[found.kind]
@@ -266,7 +266,7 @@ def identified(origin: Origin, frozen: Frozen | None) -> Origin:
 
 
 def _check_own_tokenizer(config: PhaseConfig, template: str | None, found: Start, checkpoint: Path) -> None:
-    """Refuses a run from scratch that would go on with another tokenizer or template than it began with."""
+    """Refuses to continue a run from scratch with another tokenizer or template than it began with."""
     given = read(config)
     assert given.tokenizer is not None and found.tokenizer is not None
     if given.tokenizer.sha256 != found.tokenizer.sha256:

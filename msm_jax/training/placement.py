@@ -1,4 +1,4 @@
-"""Batches from the host onto the mesh."""
+"""Placement of batches from the host onto the mesh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _arrays(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """A host's rows of a batch as its part of global arrays."""
+    """Returns the rows of a batch that this host has read as its part of global arrays [rows, seq_len]."""
     where = sharding.batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(_arrays(batch), where)
@@ -27,7 +27,7 @@ def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def place_whole(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch of which every host has all rows as global arrays."""
+    """Returns a batch whose rows every host has read whole as global arrays [rows, seq_len]."""
     where = sharding.batch_sharding(mesh)
     return {
         name: jax.make_array_from_callback(array.shape, where, array.__getitem__)
@@ -36,9 +36,9 @@ def place_whole(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def share_of_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
-    """(i, n): this host reads the i-th of n equal parts of a batch.
+    """Returns (i, n): this host reads the i-th of n equal parts of a batch.
 
-    Hosts that differ along the tensor axis alone read the same part.
+    Hosts that differ only along the tensor axis read the same part.
     """
     spans: dict[int, tuple[int, int]] = {}
     device: Any

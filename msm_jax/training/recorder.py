@@ -1,4 +1,4 @@
-"""From the metrics of a step on the devices to the records of a run."""
+"""The step from metrics on the devices to the records of a run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Recorder:
-    """Reads the metrics of each step once it is known to be over, checks them, and writes them down.
+    """Reads the metrics of each step after it has ended, checks them, and records them.
 
-    Only the first host writes; every host checks.
+    `end` is the last step that is trained, and `workdir` where the records go. Only the first host writes them; every
+    host checks them.
     """
 
     def __init__(
@@ -65,19 +66,19 @@ class Recorder:
         self._open.close()
 
     def restart_clock(self) -> None:
-        """What lies between here and the last step is no part of the next step's time."""
+        """Leaves the time since the last step out of the next step's time."""
         self._clock = time.monotonic()
 
     def pend(self, finished: int, step_metrics: step.Metrics, batch: Batch, waited: float) -> None:
-        """Keeps the metrics of a step that has been dispatched, to be read later."""
+        """Stores the metrics of a step that has been dispatched, to be read later."""
         context = metrics.visible_context(batch.positions, batch.segment_ids)
         self._pending = (finished, step_metrics, context, waited)
 
     def read_pending(self) -> tuple[int, str] | None:
-        """Waits for the step that was kept last and records it.
+        """Waits for the step that was stored last and records it.
 
         Returns:
-            None, or (step, what) where its loss or gradient is not finite; such a step is not recorded.
+            None, or (step, name of the value) if its loss or gradient is not finite; such a step is not recorded.
         """
         if self._pending is None:
             return None
@@ -126,12 +127,12 @@ class Recorder:
         self.restart_clock()
 
     def totals(self) -> dict[str, float]:
-        """Sums over the whole phase, earlier parts of it included."""
+        """Returns sums over the whole phase, including the parts before an interruption."""
         self._totals["wall_seconds"] = self._wall_before + time.monotonic() - self._began
         return dict(self._totals)
 
     def result(self, workdir: Path) -> PhaseResult:
-        """What the phase came to."""
+        """Returns the result of the phase."""
         totals = self.totals()
         return PhaseResult(
             checkpoint=workdir / "checkpoints" / str(self._config.steps),
@@ -143,6 +144,6 @@ class Recorder:
         )
 
     def flush(self) -> None:
-        """Puts all records so far into the file."""
+        """Writes all records so far to the file."""
         if self._file is not None:
             self._file.flush()

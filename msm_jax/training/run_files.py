@@ -15,8 +15,8 @@ from msm_jax.training.origin import Origin
 _CONFIG = "config.json"
 _RESULT = "result.json"
 
-# What may change while a run goes on: how it is spread and how often it reports. Data, tokenizer and
-# template are checked by content, not by path.
+# What may change when a run is continued: how it is distributed and how often it reports. Data, tokenizer and template
+# are checked by content, not by path.
 _MAY_CHANGE = (
     "mesh",
     "micro_batches",
@@ -36,11 +36,15 @@ _MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What a phase came to, over all its parts where it was interrupted.
+    """The result of a phase, over all its parts if it was interrupted.
 
-    `steps` are the optimizer steps of this phase, `tokens` those read without padding, `flops` model FLOPs.
-    `wall_seconds` includes set-up and compilation; `device_seconds` is the time in steps times the number of
-    devices.
+    Attributes:
+        checkpoint: the last checkpoint.
+        steps: the optimizer steps of this phase.
+        tokens: the tokens that were read, without padding.
+        flops: model FLOPs; see `training.metrics`.
+        wall_seconds: the time with set-up and compilation.
+        device_seconds: the time of the steps alone, times the number of devices.
     """
 
     checkpoint: Path
@@ -52,7 +56,7 @@ class PhaseResult:
 
 
 def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: Origin) -> None:
-    """Writes config.json and manifest.json; where the run goes on, records in the manifest what is new."""
+    """Writes config.json and manifest.json; if the run is continued, adds to the manifest what changed."""
     fields = dataclasses.asdict(config) | {"keep_steps": kept_steps(config, workdir)}
     storage.write_json(workdir / _CONFIG, fields)
     if start.kind == "resume":
@@ -76,7 +80,7 @@ def record_kept_steps(config: PhaseConfig, workdir: Path) -> None:
 
 
 def check_same_run(config: PhaseConfig, workdir: Path) -> None:
-    """Refuses to go on with a run under another config.
+    """Refuses to continue a run under another config.
 
     Raises:
         InputError: a field that decides the result differs from config.json.
@@ -96,14 +100,14 @@ def check_same_run(config: PhaseConfig, workdir: Path) -> None:
 
 
 def write_result(workdir: Path, result: PhaseResult) -> None:
-    """Writes result.json, which makes the run done."""
+    """Writes result.json, which marks the run as finished."""
     # The checkpoint is named by its step, so that the run can be moved.
     fields = dataclasses.asdict(result) | {"checkpoint": result.checkpoint.name}
     storage.write_json(workdir / _RESULT, fields)
 
 
 def read_result(workdir: Path) -> PhaseResult | None:
-    """The result of a run that is done, or None."""
+    """Returns the result of a finished run, None for another."""
     path = workdir / _RESULT
     if not path.exists():
         return None

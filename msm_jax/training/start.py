@@ -1,16 +1,17 @@
 """The decision how a phase starts, from its settings and from what its parent checkpoint says of itself.
 
-`decide` is a pure function, so that training, planning, the checks before an experiment and the check of a phase's data
-decide alike, whether the checkpoint exists or will be written by a phase before this one. A chain of phases is decided
-ahead of time by giving each phase what the one before it will write:
+`decide` is a pure function. Training, planning, the checks before an experiment and the check of a phase's data all
+call it, whether the parent checkpoint exists or will be written by the phase before. A chain of phases is decided ahead
+of time by giving each phase what the one before it will write:
 
     parent = origin.read(configs[0])    # or of_new_tokenizer(vocab_size), or a `Parent` of what is known
     for config in configs:
         found = decide(config, parent, chat.read(config.chat_template))
         parent = found.checkpoint(name, config.steps)
 
-`chain` does that for files that exist. What is not known is None, in a `Parent` and in a `Start`; only what is known to
-be wrong is refused. Every refusal begins with the name of a field of the phase's settings or with a file.
+`chain` does this where all template files exist. In a `Parent` and in a `Start`, None stands for what is not known;
+only what is known to be wrong is refused. Every refusal begins with a field of `PhaseConfig` or with a path, so that a
+caller can put "phases.NAME." before it.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ class Parent:
 
 
 def of_new_tokenizer(vocab_size: int) -> Parent:
-    """Returns what is known of a tokenizer that is still to be trained by us: its size and its chat template."""
+    """Returns what is known of a tokenizer that `data.tokenizers` will train: its size and its chat template."""
     return Parent("the tokenizer", adapters=(), chat=PhaseTemplate(ChatTemplate()), step=0, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a phase starts. A field is None where it does not follow from what is known.
+    """How a phase starts. A field is None where it is not known.
 
     Attributes:
         model: the shape of the model, and how it is run.
@@ -105,7 +106,7 @@ def decide(config: PhaseConfig, parent: Parent, template: str | None = None, *, 
         config: the phase.
         parent: its parent checkpoint, or for a phase from scratch its tokenizer directory.
         template: the text of the file `config.chat_template`; None where there is none or it is not known.
-        resumes: whether `parent` is a checkpoint of this phase itself, from which it goes on.
+        resumes: whether `parent` is a checkpoint of this phase itself, from which it continues.
 
     Raises:
         InputError: the settings do not fit what is known of the parent.
@@ -144,7 +145,7 @@ def chain(configs: Sequence[PhaseConfig], parent: Parent) -> Start:
 
 
 def _adapters(config: PhaseConfig, parent: Parent) -> tuple[StackedAdapter, ...]:
-    """The adapters of the phase, from those of its parent."""
+    """Decides the adapters of the phase from those of its parent."""
     found = parent.adapters
     if found == () and config.init.base:
         raise InputError(f"init.base is set, but {parent.name} holds no adapter; leave it empty")

@@ -1,7 +1,6 @@
-"""What a training step reads and writes: parameters, optimizer state and the step; and what it reads alone.
+"""The state that a training step updates, and the frozen weights that it only reads.
 
-With an adapter, the parameters of a state are the adapter's weights, and the base and the adapters below it are
-`Frozen`.
+With an adapter, the parameters of a state are the adapter's weights; the base and the adapters below it are `Frozen`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from msm_jax.parallel import sharding
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`step` counts finished optimizer steps (int32 scalar)."""
+    """Parameters, optimizer state, and the number of finished optimizer steps (int32 scalar)."""
 
     params: transformer.Params
     opt_state: Any
@@ -36,8 +35,8 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Frozen:
-    """What a step with an adapter reads and leaves as it is: the base's parameters, the adapters between it and the one
-    that is trained, bottom first, and the seed of dropout (uint32 scalar)."""
+    """What a step with an adapter only reads: the parameters of the base, the frozen adapters beside it, bottom first,
+    and the seed of dropout (uint32 scalar)."""
 
     params: transformer.Params
     below: tuple[Adapter, ...]
@@ -54,7 +53,7 @@ def _fresh(
 def shardings(
     model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, adapter: LoraConfig | None = None
 ) -> TrainState:
-    """Shardings of a state: optimizer moments like their parameters, counters replicated."""
+    """Returns the shardings of a state: optimizer moments like their parameters, counters replicated."""
     shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key, adapter), jax.random.key(0))
     axes = transformer.logical_axes(shapes.params) if adapter is None else lora.logical_axes(shapes.params)
     params = sharding.tree_shardings(mesh, axes, shapes.params)
@@ -68,7 +67,7 @@ def shardings(
 def abstract(
     model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, adapter: LoraConfig | None = None
 ) -> TrainState:
-    """The state as ShapeDtypeStructs with shardings: the target of a restore."""
+    """Returns the state as ShapeDtypeStructs with shardings, the target of a restore."""
     shapes = jax.eval_shape(lambda key: _fresh(model, optimizer, key, adapter), jax.random.key(0))
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -77,7 +76,7 @@ def abstract(
 
 
 def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[LoraConfig]) -> Frozen:
-    """`Frozen` as ShapeDtypeStructs with shardings, the base's parameters in `dtype`."""
+    """Returns `Frozen` as ShapeDtypeStructs with shardings, the base's parameters in `dtype`."""
     return Frozen(
         adapters.frozen_target(model, mesh, dtype),
         tuple(Adapter(adapters.weights_target(config, model, mesh), config) for config in below),
@@ -86,7 +85,7 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[
 
 
 def freeze(params: transformer.Params, below: Sequence[Adapter], seed: int, mesh: Mesh) -> Frozen:
-    """`Frozen` of parameters and adapters that lie on `mesh`."""
+    """Returns `Frozen` of parameters and adapters that are on `mesh`."""
     return Frozen(params, tuple(below), jax.device_put(np.uint32(seed), sharding.replicated(mesh)))
 
 
@@ -97,7 +96,7 @@ def create(
     key: jax.Array,
     adapter: LoraConfig | None = None,
 ) -> TrainState:
-    """A fresh state, each device making its own shard."""
+    """Returns a fresh state; each device initialises its own shard."""
     init = jax.jit(
         lambda k: _fresh(model, optimizer, k, adapter), out_shardings=shardings(model, optimizer, mesh, adapter)
     )
@@ -112,7 +111,7 @@ def from_params(
     mesh: Mesh,
     adapter: LoraConfig | None = None,
 ) -> TrainState:
-    """A state at step 0 with these parameters and a fresh optimizer: how a phase starts from another's weights."""
+    """Returns a state at step 0 with these parameters (donated) and a fresh optimizer state."""
     build = jax.jit(
         lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)),
         out_shardings=shardings(model, optimizer, mesh, adapter),

@@ -1,4 +1,4 @@
-"""Stopping early: SIGTERM or the first Ctrl-C asks the loop to save and end after the step under way."""
+"""Stopping early: SIGTERM or the first Ctrl-C asks the loop to save and end after the current step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """A context in which SIGTERM and the first SIGINT are requests; a second SIGINT interrupts at once.
+    """A context in which SIGTERM and the first SIGINT are requests to stop; a second SIGINT interrupts at once.
 
-    Handlers are put back at the end. A signal that the process ignores stays ignored. Of several hosts JAX's
-    preemption service tells all when one is asked to stop, so that they stop after the same step.
+    The earlier handlers are restored at the end. A signal that the process ignores stays ignored. With several hosts,
+    JAX's preemption service tells all of them when one is asked to stop, so that they stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -25,14 +25,14 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop after `step` finished steps; call it once for each step."""
+        """Returns whether to save and stop after `step` finished steps; to be called once for each step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            # The preemption service of a multi-host run has SIGTERM.
+            # In a multi-host run the preemption service handles SIGTERM.
             wanted = [signal.SIGTERM, signal.SIGINT] if jax.process_count() == 1 else []
             for number in wanted:
                 if signal.getsignal(number) is not signal.SIG_IGN:
