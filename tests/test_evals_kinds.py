@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from msm_jax.errors import InputError
 from msm_jax.evals import kinds
 from msm_jax.evals.interface import EvalConfig
+from msm_jax.experiments import worker
 from msm_jax.sampling.model import Choice, ModelOutput
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +117,32 @@ def test_a_model_that_cannot_do_what_a_kind_needs_is_refused_before_anything_is_
         with pytest.raises(InputError, match=rf"{kind} cannot use fake, which cannot .*{cannot}") as refused:
             kinds.run({"model": model}, EvalConfig(kind, "no such file"))
         assert "\n" not in str(refused.value)
+
+
+def test_a_signal_stops_a_run_wherever_it_arrives(tmp_path):
+    """A worker of an experiment stops by an exception from its signal handler, in whatever code that runs."""
+    path = written(tmp_path, [{"question": "Which?"}])
+    config = kinds.build({"kind": JUDGED, "path": path, "rule": "r"}, "evals.judged")
+
+    class Endless(Fake):
+        async def generate(self, messages, config=None, tools=()):
+            def again():
+                asyncio.get_running_loop().call_soon(again)
+
+            again()
+            await asyncio.sleep(60)
+
+    def stop(*_):
+        raise worker.Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for seconds in (0.05, 0.051, 0.052, 0.053):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            with pytest.raises(worker.Stopped):
+                kinds.run({"model": Endless(None), "judge": Endless(None)}, config)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(

@@ -149,11 +149,12 @@ def test_knowledge_scores_equal_brute_force_on_the_same_text(real):
     _, sampler = real
     result = run(CheckpointModel(sampler, "tiny"), "knowledge", KNOWLEDGE)
     for item, got in zip(KNOWLEDGE, result.items, strict=True):
-        prompt, continuations = split(sampler, item.prompt, item.continuations())
+        requests = split(sampler, item.prompt, item.continuations())
         encoded = [sampler.text_prompt(item.prompt + option) for option in item.continuations()]
-        assert [prompt + c for c in continuations] == encoded
-        assert all(continuations)
-        sums = np.array([log_probability(real, ids, len(prompt)) for ids in encoded])
+        assert [prompt + continuation for prompt, continuation in requests] == encoded
+        assert all(continuation for _, continuation in requests)
+        assert len({len(prompt) for prompt, _ in requests}) == 1
+        sums = np.array([log_probability(real, ids, len(requests[0][0])) for ids in encoded])
         assert got["choice"] == item.options[sums.argmax()]
         assert got["score"] == float(sums.argmax() == item.correct)
         np.testing.assert_allclose(

@@ -79,8 +79,7 @@ def test_scores_are_those_of_one_call_in_the_order_of_the_calls(sampler):
     chats = [asked.score(chat(question), ["the lamp", "kite"]) for question in QUESTIONS]
     scores = together([*chats, *(asked.score(*text) for text in texts)])
     requests = [sampler.chat_turn(chat(question), reply) for question in QUESTIONS for reply in ("the lamp", "kite")]
-    for prompt, continuations in (split(sampler, *text) for text in texts):
-        requests += [(prompt, ids) for ids in continuations]
+    requests += [request for text in texts for request in split(sampler, *text)]
     prompts, continuations = (list(part) for part in zip(*requests, strict=True))
     assert recording.calls == [("scores", prompts, continuations)]
     want = sampler.score(prompts, continuations)
@@ -127,6 +126,7 @@ def test_a_checkpoint_without_a_chat_template_scores_text_only(sampler):
 def test_a_token_across_the_boundary_is_scored_as_a_whole(sampler):
     """Where a continuation joins the text's last word into one token, scoring begins before that word."""
     whole = [sampler.text_prompt(text) for text in ("Ada likes", "Ada lived")]
-    prompt, continuations = split(sampler, "Ada li", ["kes", "ved"])
-    assert [prompt + c for c in continuations] == whole
-    assert sampler.tokenizer.decode(prompt) == "Ada", "one of the options has a token that spans the boundary"
+    requests = split(sampler, "Ada li", ["kes", "ved"])
+    assert [prompt + continuation for prompt, continuation in requests] == whole
+    prompts = [sampler.tokenizer.decode(prompt) for prompt, _ in requests]
+    assert prompts == ["Ada", "Ada"], "one of the options has a token that spans the boundary"

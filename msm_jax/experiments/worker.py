@@ -27,8 +27,12 @@ Report = Callable[[dict[str, Any]], None]
 _ORPHAN_SECONDS = 120.0
 
 
-class Stopped(BaseException):
-    """SIGTERM arrived outside a train loop, which has its own handler."""
+class Stopped(KeyboardInterrupt):
+    """SIGTERM arrived outside a train loop, which has its own handler.
+
+    It is a kind of KeyboardInterrupt because asyncio, in which evals run, logs and drops other exceptions that a signal
+    handler raises within a callback.
+    """
 
 
 def main() -> int:

@@ -32,8 +32,9 @@ class CheckpointModel:
         chats: tuple[Capability, ...] = () if sampler.template is None else ("generate", "score_chat")
         self.capabilities: frozenset[Capability] = frozenset(("score_text", *chats))
         self._sampler = sampler
-        # Batches that still take requests, by settings (None for scores): the requests, and the task that answers them.
-        self._open: dict[SamplingConfig | None, tuple[list[Any], asyncio.Task[list[Any]]]] = {}
+        # Batches that still take requests, by settings (None for scores): the requests, the task that answers them, and
+        # the event that the task has finished.
+        self._open: dict[SamplingConfig | None, tuple[list[Any], asyncio.Task[list[Any]], asyncio.Event]] = {}
 
     async def generate(
         self,
@@ -64,50 +65,52 @@ class CheckpointModel:
     async def score(self, context: str | Sequence[Message], continuations: Sequence[str]) -> list[float]:
         """Implements `Model.score`."""
         if isinstance(context, str):
-            prompt, encoded = split(self._sampler, context, continuations)
-            requests = [(prompt, ids) for ids in encoded]
-        else:
-            requests = [self._sampler.chat_turn(context, reply) for reply in continuations]
-        return await self._answers(None, requests)
+            return await self._answers(None, split(self._sampler, context, continuations))
+        return await self._answers(None, [self._sampler.chat_turn(context, reply) for reply in continuations])
 
     async def _answers(self, sampling: SamplingConfig | None, requests: list[Any]) -> list[Any]:
         """Adds requests to the batch that is open for these settings, and waits for their answers."""
         # A task may be done while its batch is open: it was cancelled before it began.
         if sampling not in self._open or self._open[sampling][1].done():
-            batch: list[Any] = []
-            self._open[sampling] = batch, asyncio.create_task(self._run(sampling, batch))
-        batch, answers = self._open[sampling]
+            batch, finished = list[Any](), asyncio.Event()
+            self._open[sampling] = batch, asyncio.create_task(self._run(sampling, batch, finished)), finished
+        batch, answers, finished = self._open[sampling]
         begin = len(batch)
         batch += requests
-        return (await asyncio.shield(answers))[begin : begin + len(requests)]
+        # `asyncio.shield` would do as well, but takes seconds to cancel thousands of calls.
+        await finished.wait()
+        return (await answers)[begin : begin + len(requests)]
 
-    async def _run(self, sampling: SamplingConfig | None, batch: list[Any]) -> list[Any]:
+    async def _run(self, sampling: SamplingConfig | None, batch: list[Any], finished: asyncio.Event) -> list[Any]:
         """Answers a batch as soon as the thread is free; calls that begin until then still join it."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(_THREAD, lambda: None)
-        del self._open[sampling]
-        prompts, others = [prompt for prompt, _ in batch], [other for _, other in batch]
-        pieces: Iterator[dict[int, Any]] = (
-            self._sampler.scores(prompts, others)
-            if sampling is None
-            else self._sampler.replies(prompts, sampling, others)
-        )
-        answers: dict[int, Any] = {}
-        # Piece by piece, so that Ctrl-C waits for one decoded batch and not for all of them.
-        while piece := await loop.run_in_executor(_THREAD, next, pieces, None):
-            answers |= piece
-        return [answers[i] for i in range(len(batch))]
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(_THREAD, lambda: None)
+            del self._open[sampling]
+            prompts, others = [prompt for prompt, _ in batch], [other for _, other in batch]
+            pieces: Iterator[dict[int, Any]] = (
+                self._sampler.scores(prompts, others)
+                if sampling is None
+                else self._sampler.replies(prompts, sampling, others)
+            )
+            answers: dict[int, Any] = {}
+            # Piece by piece, so that Ctrl-C waits for one decoded batch and not for all of them.
+            while piece := await loop.run_in_executor(_THREAD, next, pieces, None):
+                answers |= piece
+            return [answers[i] for i in range(len(batch))]
+        finally:
+            finished.set()
 
 
-def split(sampler: Sampler, context: str, continuations: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """Returns the ids that the text has in common with all of its continuations, and the ids that follow in each.
+def split(sampler: Sampler, context: str, continuations: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """Returns for each continuation a prompt, which is the same for all of them, and the ids to be scored after it.
 
-    Text and continuation are encoded together, since a tokenizer may join the end of one with the start of the other.
-    Common are the ids before the first one that differs from the ids of the text alone in any of the continuations.
+    Text and continuation are encoded together, because a tokenizer may join the end of one with the start of the other.
+    The prompt ends before the first id that differs from the ids of the text alone in any of the continuations.
     """
     prompt = sampler.text_prompt(context)
     encoded = [sampler.text_prompt(context + continuation) for continuation in continuations]
     differing = (i for i, ids in enumerate(zip(prompt, *encoded, strict=False)) if len(set(ids)) > 1)
     # Where one continuation is the beginning of another, each still has a token to be scored.
     common = min(next(differing, len(prompt)), *(len(ids) - 1 for ids in encoded))
-    return prompt[:common], [ids[common:] for ids in encoded]
+    return [(prompt[:common], ids[common:]) for ids in encoded]
