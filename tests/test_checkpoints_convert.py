@@ -15,7 +15,7 @@ from test_parity_weights import load_checkpoint, same_tensors
 from msm_jax.checkpoints import exports, huggingface, imports, manifest, slices, store
 from msm_jax.foundation import hashing
 from msm_jax.models import families, transformer
-from msm_jax.models.config import RopeScaling
+from msm_jax.models.config import RUN_SETTINGS, RopeScaling
 from msm_jax.parallel.mesh import MeshConfig
 
 TRAINED = (
@@ -97,6 +97,23 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
     assert parent.manifest_sha256[:32] in card
     assert "model-00001-of" in card
     assert str(tmp_path) not in card, "a card names no directory of this machine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("compute_dtype", "float32"), ("remat", "full"), ("scan_layers", False), ("attention", "reference")],
+)
+def test_how_a_model_is_computed_leaves_its_config_verbatim(setting, value, tmp_path):
+    source = hf_directories.write(tmp_path / "hf", hf_directories.model("qwen3"))
+    imports.write(huggingface.Directory(source), tmp_path / "run")
+    loaded, params = load_checkpoint(tmp_path / "run")
+    assert getattr(loaded, setting) != value and setting in RUN_SETTINGS
+    info = store.read_info(tmp_path / "run")
+    info["model"][setting] = value
+    path = tmp_path / "next" / "checkpoints" / "1"
+    store.save(path, {"params": params, "step": jnp.int32(1)}, info, store.read_assets(tmp_path / "run"))
+    exports.write(path, tmp_path / "out", BFLOAT16)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (source / "config.json").read_bytes()
 
 
 def test_dtype_is_that_of_the_flag(convert, tmp_path):

@@ -142,7 +142,7 @@ def test_a_stack_is_exported_as_one_adapter_and_merged_block_by_block(made, tmp_
     for layer, each in zip(layers, weights, strict=True):
         again = lora.merge(again, lora.Adapter(each, layer.config))
     once = lora.merge(params, lora.Adapter(joined, config))
-    for name in lora.TARGETS:
+    for name in lora.targets():
         np.testing.assert_allclose(again["layers"][name], once["layers"][name], atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from msm_jax.checkpoints import huggingface, reads, safetensors
 from msm_jax.errors import InputError
-from msm_jax.models import families, presets, transformer
+from msm_jax.models import families, parameters, presets, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
@@ -78,7 +78,7 @@ def test_qwen3_32b_on_64_devices(mesh, tmp_path):
             by_tensor.setdefault(ranges.tensor.name, []).append(ranges)
     assert by_tensor.keys() == tensors.keys()
     for name, (weight, _) in families.tensors(source.model).items():
-        axes = transformer.LOGICAL_AXES[weight.path[-1]]
+        axes = weight.parameter.full_axes
         partition = [entry for entry in sharding.spec(axes) if entry]
         ways = math.prod(getattr(mesh, entry) for entry in partition)
         assert (times_read(by_tensor[name], tensors[name]) == 64 // ways).all(), name
@@ -127,13 +127,14 @@ def test_ranges_are_what_a_device_holds(tmp_path):
 def test_blocks_are_those_of_jax():
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     devices = make_mesh(mesh)
-    for name, axes in transformer.LOGICAL_AXES.items():
+    for row in parameters.PARAMETERS:
+        axes = row.full_axes
         shape = tuple(8 * (i + 1) for i in range(len(axes)))
         theirs = sharding.sharding(devices, axes).devices_indices_map(shape)
         for position, device in np.ndenumerate(devices.devices):
             ours = sharding.block(axes, shape, mesh, dict(zip(AXES, position, strict=True)))
             bounds = tuple(slice(*part.indices(n)[:2]) for part, n in zip(theirs[device], shape, strict=True))
-            assert ours == bounds, name
+            assert ours == bounds, row.name
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused(tmp_path):

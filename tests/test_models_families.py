@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.models import families, presets, transformer
-from msm_jax.models.config import ModelConfig, RopeScaling
+from msm_jax.models.config import RUN_SETTINGS, ModelConfig, RopeScaling
 
 FLOAT32 = np.dtype(np.float32)
 PLAIN = {
@@ -32,6 +32,22 @@ def test_every_preset_has_a_config_of_transformers(name):
     model = dataclasses.replace(presets.PRESETS[name], compute_dtype="float32", remat="none", scan_layers=True)
     again = families.from_config(families.to_config(model), "config.json", FLOAT32)
     assert dataclasses.replace(again, remat="none") == model
+
+
+def test_a_config_holds_every_field_but_the_run_settings():
+    """Export writes a model's own config.json where the fields are equal; see `RUN_SETTINGS`."""
+    scaling = RopeScaling("llama3", 8.0, 64)
+    plain = ModelConfig(97, 32, 2, 4, 2, 8, 48)
+    changed = ModelConfig(
+        98, 64, 3, 8, 4, 16, 96, 5e5, scaling, 1e-5, qkv_bias=True, qk_norm=True, tie_embeddings=False,
+        max_position_embeddings=512, compute_dtype="bfloat16", remat="full", scan_layers=False, attention="reference",
+    )  # fmt: skip
+    for field in dataclasses.fields(ModelConfig):
+        value = getattr(changed, field.name)
+        assert value != getattr(plain, field.name), f"give {field.name} another value here"
+        model = dataclasses.replace(plain, **{field.name: value})
+        again = families.from_config(families.to_config(model), "config.json", FLOAT32)
+        assert (getattr(again, field.name) == value) == (field.name not in RUN_SETTINGS), field.name
 
 
 @pytest.mark.parametrize(
@@ -118,18 +134,6 @@ def test_blocks_and_rectangles_agree(data):
         assert weight.shape[axis] == MODEL.head_dim and stop - start < MODEL.head_dim
         return
     np.testing.assert_array_equal(weight.from_hf(rows[rectangle], index), ours[index])
-
-
-def test_modules_name_the_axes_of_their_weights():
-    by_name = {weight.path[-1]: weight for weight in families.weights(MODEL)}
-    for name in ("query", "key", "value", "attention_out", "gate", "up", "down"):
-        module, weight = families.module(name), by_name[name]
-        assert weight.name == f"model.layers.{{layer}}.{module.name}.weight"
-        assert module.input_axes + module.output_axes == tuple(range(len(weight.shape)))
-        outputs, inputs = (math.prod(weight.shape[i] for i in axes) for axes in (module.output_axes, module.input_axes))
-        assert weight.hf_shape == (outputs, inputs)
-    with pytest.raises(InputError, match="no matrix of a layer is named 'norm'"):
-        families.module("norm")
 
 
 def test_biases_and_norms_together_are_no_family():

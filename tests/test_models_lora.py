@@ -16,6 +16,7 @@ TINY = ModelConfig(
     vocab_size=48, hidden_size=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, intermediate_size=20,
     qkv_bias=True,
 )
+TARGETS = lora.targets()
 TOKENS = np.random.default_rng(0).integers(0, 48, (2, 10), dtype=np.int32)
 POSITIONS = np.broadcast_to(np.arange(10, dtype=np.int32), (2, 10))
 
@@ -24,7 +25,7 @@ def params(seed=0):
     return jax.jit(lambda key: transformer.init_params(TINY, key))(jax.random.key(seed))
 
 
-def adapter(seed, rank=3, alpha=6.0, targets=tuple(lora.TARGETS), dropout=0.0):
+def adapter(seed, rank=3, alpha=6.0, targets=TARGETS, dropout=0.0):
     """An adapter with `b` away from zero."""
     config = LoraConfig(rank, alpha, targets, dropout)
     weights = lora.init_weights(config, TINY, jax.random.key(seed))
@@ -48,7 +49,7 @@ def test_a_fresh_adapter_changes_nothing():
     np.testing.assert_array_equal(hidden(params()), hidden(params(), fresh))
 
 
-@pytest.mark.parametrize("target", lora.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_beside_equals_merged_for_each_matrix(target):
     base, one = params(), adapter(1, targets=(target,))
     beside = hidden(base, one)

@@ -18,15 +18,13 @@ from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.foundation import storage
 from msm_jax.models import families
-from msm_jax.models.config import ModelConfig
+from msm_jax.models.config import RUN_SETTINGS, ModelConfig
 from msm_jax.models.families import Weight
 
 # What a file of weights holds at most, as transformers writes them.
 SHARD_BYTES = 5 * 10**9
 # A layer's matrix up to this size is rearranged in one piece.
 _BLOCK_BYTES = 256 * 2**20
-# Fields of a ModelConfig that say how to compute, not what.
-_MANNER = ("compute_dtype", "remat", "scan_layers")
 
 
 def write(
@@ -97,8 +95,7 @@ def _config(
     if files.CONFIG in assets:
         config = files.parse(assets, files.CONFIG, path)
         described = families.from_config(config, str(path / files.CONFIG), dtype)
-        manner = {name: getattr(model, name) for name in _MANNER}
-        same = dataclasses.replace(described, **manner) == model
+        same = dataclasses.replace(described, **{name: getattr(model, name) for name in RUN_SETTINGS}) == model
         names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
         if same and all(config.get(name) == dtype.name for name in names):
             return assets[files.CONFIG]

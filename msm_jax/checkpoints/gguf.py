@@ -19,23 +19,6 @@ from msm_jax.models import families, rotary
 from msm_jax.models.config import ModelConfig, RopeScaling
 from msm_jax.models.families import Weight
 
-# Their names below a layer, and the names of Llama's tensors in transformers.
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 # A tensor of its own that holds what Llama 3.1's scaling divides the frequencies by.
 _ROPE_DIVISORS = "rope_freqs.weight"
 _EXACT = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
@@ -81,7 +64,7 @@ class File:
         tensor = self._tensors[weight.tensor(layer)]
         rows, columns = weight.rectangle(index)
         data = tensor.data if tensor.data.ndim == 2 else tensor.data[None]
-        if weight.path[-1] in ("query", "key"):
+        if weight.parameter.gguf_interleaved:
             # llama.cpp interleaves the two halves of each head's rows.
             heads, size = weight.shape[1:]
             order = np.arange(heads * size).reshape(heads, size // 2, 2).swapaxes(1, 2).reshape(-1)
@@ -158,21 +141,21 @@ def _scaling(model: ModelConfig, divisors: Any, where: Path) -> RopeScaling:
 
 
 def _match(model: ModelConfig, named: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Their tensors under transformers' names, all of the model's and no others."""
+    """Returns the file's tensors by their names in transformers; refuses a missing tensor and one too many."""
     wanted = families.tensors(model)
-    found: dict[str, Any] = {}
+    ours = {tensor_name(weight, layer): name for name, (weight, layer) in wanted.items()}
     for name, tensor in named.items():
-        parts = name.split(".")
-        hf = _TOP.get(name, "")
-        if parts[0] == "blk" and len(parts) == 4 and parts[2] in _LAYER:
-            hf = f"model.layers.{parts[1]}.{_LAYER[parts[2]]}.{parts[3]}"
-        if hf not in wanted:
+        if name not in ours:
             raise InputError(f"{where}: holds tensor {name}, which the model of its fields does not have")
-        shape, needed = tuple(int(n) for n in reversed(tensor.shape)), wanted[hf][0].hf_shape
+        shape, needed = tuple(int(n) for n in reversed(tensor.shape)), wanted[ours[name]][0].hf_shape
         if shape != needed:
             raise InputError(f"{where}: tensor {name} is {list(shape)} and by the file's fields {list(needed)}")
-        found[hf] = tensor
-    for hf in wanted:
-        if hf not in found:
+    for name, hf in ours.items():
+        if name not in named:
             raise InputError(f"{where}: lacks the tensor that transformers names {hf}; copy the file again")
-    return found
+    return {ours[name]: tensor for name, tensor in named.items()}
+
+
+def tensor_name(weight: Weight, layer: int) -> str:
+    """Returns the name of a parameter's tensor in GGUF files, for a layer where there is one per layer."""
+    return f"blk.{layer}.{weight.parameter.gguf_name}" if weight.layers else weight.parameter.gguf_name

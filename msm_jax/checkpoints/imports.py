@@ -17,7 +17,6 @@ from msm_jax.foundation import hashing, storage
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
-from msm_jax.models.transformer import LOGICAL_AXES
 
 PHASE = "import"
 # The axis that a mesh shards most ways is stored in so many parts, so that a host reads little more than its own.
@@ -97,7 +96,7 @@ def lineage(info: Mapping[str, Any], files: Sequence[Path], parent: Path | None)
 
 def _leaf(weight: Weight, dtype: np.dtype) -> Leaf:
     piece = weight.shape
-    axes = LOGICAL_AXES[weight.path[-1]][1 if weight.layers else 0 :]
+    axes = weight.parameter.axes
     if "vocab" in axes:
         # Blocks of the vocabulary are what a slice of an embedding is.
         at = axes.index("vocab")

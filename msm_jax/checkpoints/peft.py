@@ -22,7 +22,7 @@ from msm_jax.data import templates, tokenizers
 from msm_jax.data.templates import TEMPLATE_FILE
 from msm_jax.errors import InputError
 from msm_jax.foundation import storage
-from msm_jax.models import families, lora
+from msm_jax.models import lora, parameters
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLED_FILE = "adapter_model.bin"
-_MODULES = {target: families.module(target).name for target in lora.TARGETS}
 _TENSOR = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(\w+\.\w+)\.lora_([AB])\.weight")
 # Fields that change what an adapter computes or what it lies on, unless they hold one of these.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -85,7 +84,7 @@ def read(directory: Path, model: ModelConfig) -> tuple[LoraConfig, lora.Weights]
         raise InputError(f"{file}: is damaged or cut off ({error}); copy it again") from error
     rank = settings["r"]
     found = _sorted(tensors, model, file)
-    targets = tuple(target for target in _MODULES if any(key[0] == target for key in found))
+    targets = tuple(target for target in lora.targets() if any(key[0] == target for key in found))
     if not targets:
         raise InputError(f"{file}: holds no tensor of an adapter")
     scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
@@ -128,7 +127,7 @@ def _sorted(
     tensors: Mapping[str, np.ndarray], model: ModelConfig, file: Path
 ) -> dict[tuple[str, int, str], str]:
     """(target, layer, "a" or "b") to the name of the tensor."""
-    targets = {theirs: ours for ours, theirs in _MODULES.items()}
+    targets = {_module(target): target for target in lora.targets()}
     found = {}
     for name in tensors:
         match = _TENSOR.fullmatch(name)
@@ -162,8 +161,13 @@ def _tensor(
     return tensor.T.astype(np.float32)
 
 
+def _module(target: str) -> str:
+    """Returns the name of the linear layer that holds a matrix in transformers, such as "self_attn.q_proj"."""
+    return parameters.find(target).hf_name.removesuffix(".weight")
+
+
 def _prefix(target: str, layer: int) -> str:
-    return f"base_model.model.model.layers.{layer}.{_MODULES[target]}"
+    return f"base_model.model.model.layers.{layer}.{_module(target)}"
 
 
 def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -214,7 +218,7 @@ def write(
         "r": config.rank,
         "lora_alpha": alpha,
         "lora_dropout": config.dropout,
-        "target_modules": [_MODULES[target].rpartition(".")[2] for target in config.targets],
+        "target_modules": [_module(target).rpartition(".")[2] for target in config.targets],
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
@@ -235,7 +239,7 @@ def joined(configs: Sequence[LoraConfig], weights: Sequence[lora.Weights]) -> tu
     if len(configs) == 1:
         return configs[0], weights[0]
     rank = sum(config.rank for config in configs)
-    targets = tuple(target for target in _MODULES if any(target in config.targets for config in configs))
+    targets = tuple(target for target in lora.targets() if any(target in config.targets for config in configs))
     layers: dict[str, Any] = {}
     for target in targets:
         like = next(each["layers"][target] for each in weights if target in each["layers"])

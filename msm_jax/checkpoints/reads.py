@@ -12,7 +12,6 @@ import numpy as np
 from msm_jax.checkpoints.safetensors import Tensor
 from msm_jax.models import families
 from msm_jax.models.config import ModelConfig
-from msm_jax.models.transformer import LOGICAL_AXES
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import AXES, MeshConfig
 
@@ -77,14 +76,14 @@ def plan(
     weights = families.weights(model)
     ways = dict(zip(AXES, mesh.shape, strict=True))
     for weight in weights:
-        sharding.check_divides(LOGICAL_AXES[weight.path[-1]], weight.full_shape, ways)
+        sharding.check_divides(weight.parameter.full_axes, weight.full_shape, ways)
     found: dict[Position, Reads] = {}
     for data, fsdp, tensor in itertools.product(*map(range, mesh.shape)):
         at = {"data": data, "fsdp": fsdp, "tensor": tensor}
         ranges: list[Ranges] = []
         largest_part = 0
         for weight in weights:
-            index = sharding.block(LOGICAL_AXES[weight.path[-1]], weight.full_shape, mesh, at)
+            index = sharding.block(weight.parameter.full_axes, weight.full_shape, mesh, at)
             layers, inner = (index[0], index[1:]) if weight.layers else (slice(0, 1), index)
             rows, columns = weight.rectangle(inner)
             held = [tensors[weight.tensor(layer)] for layer in range(layers.start, layers.stop)]

@@ -11,8 +11,10 @@ from msm_jax.errors import InputError
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 ATTENTION = ("auto", "reference", "splash", "cudnn")
-# Fields of a model that say how it is run, and nothing about its weights.
-EXECUTION = ("compute_dtype", "remat", "scan_layers", "max_position_embeddings", "attention")
+# The fields of a ModelConfig that say how it is computed. No config.json of transformers holds them.
+RUN_SETTINGS = ("compute_dtype", "remat", "scan_layers", "attention")
+# The fields that may differ from those of the checkpoint that a model starts from: its weights do not depend on them.
+EXECUTION = (*RUN_SETTINGS, "max_position_embeddings")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from msm_jax.errors import InputError
+from msm_jax.models import parameters
 from msm_jax.models.config import ModelConfig, RopeScaling
+from msm_jax.models.parameters import Parameter
 
 # What a config.json means where it leaves a field out: the defaults of transformers' configuration classes.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -36,49 +38,28 @@ _MUST_BE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Module:
-    """A linear layer by its name in transformers, below a layer, and our axes (the layers' axis left out)."""
-
-    name: str
-    input_axes: tuple[int, ...]
-    output_axes: tuple[int, ...]
-
-
-# Ours to theirs. Each is a matrix but for norms; a bias has the name of its matrix with "_bias" at the end.
-_MODULES = {
-    "query": Module("self_attn.q_proj", (0,), (1, 2)),
-    "key": Module("self_attn.k_proj", (0,), (1, 2)),
-    "value": Module("self_attn.v_proj", (0,), (1, 2)),
-    "attention_out": Module("self_attn.o_proj", (0, 1), (2,)),
-    "gate": Module("mlp.gate_proj", (0,), (1,)),
-    "up": Module("mlp.up_proj", (0,), (1,)),
-    "down": Module("mlp.down_proj", (0,), (1,)),
-}
-_NORMS = {
-    "attention_norm": "input_layernorm",
-    "query_norm": "self_attn.q_norm",
-    "key_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-}
-
-
-@dataclass(frozen=True)
 class Weight:
-    """One of our parameters and where a Hugging Face checkpoint keeps it.
+    """One of our parameters and where a Hugging Face checkpoint stores it.
 
     Attributes:
-        path: where it lies in our tree.
-        name: of their tensor; "{layer}" stands in it where there is one a layer.
-        shape: ours, without the layers' axis.
+        parameter: its row of the table.
+        shape: ours, without the axis of layers.
         layers: how many are stacked; 0 for a parameter that is not of a layer.
-        inputs: how many of our leading axes are the inputs of a matrix; 0 where both sides agree on the order.
     """
 
-    path: tuple[str, ...]
-    name: str
+    parameter: Parameter
     shape: tuple[int, ...]
     layers: int
-    inputs: int
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The keys that lead to it in our tree."""
+        return ("layers", self.parameter.name) if self.layers else (self.parameter.name,)
+
+    @property
+    def inputs(self) -> int:
+        """How many of our leading axes are the inputs of a matrix; 0 where both sides agree on the order."""
+        return self.parameter.inputs
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -90,11 +71,11 @@ class Weight:
         """The shape of their tensor."""
         if self.inputs:
             return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
-        return self.shape if self.path[-1] == "embedding" else (math.prod(self.shape),)
+        return self.shape if self.parameter.layout == "table" else (math.prod(self.shape),)
 
     def tensor(self, layer: int = 0) -> str:
         """The name of their tensor for a layer."""
-        return self.name.format(layer=layer)
+        return f"model.layers.{layer}.{self.parameter.hf_name}" if self.layers else self.parameter.hf_name
 
     def rectangle(self, index: tuple[slice, ...]) -> tuple[slice, slice]:
         """Rows and columns of their tensor that hold a block of ours; a vector of theirs is one row.
@@ -109,7 +90,7 @@ class Weight:
         if self.inputs:
             k = self.inputs
             return _interval(shape[k:], index[k:]), _interval(shape[:k], index[:k])
-        if self.path[-1] == "embedding":
+        if self.parameter.layout == "table":
             return index[0], index[1]
         return slice(0, 1), _interval(shape, index)
 
@@ -122,49 +103,23 @@ class Weight:
         """Their rows [rows, columns] from a block of ours (without the layers' axis); a vector is one row."""
         if self.inputs:
             return block.reshape(math.prod(block.shape[: self.inputs]), -1).T
-        return block if self.path[-1] == "embedding" else block.reshape(1, -1)
-
-
-def module(name: str) -> Module:
-    """Their name and our axes for one of our matrices of a layer: query, key, value, attention_out, gate, up, down.
-
-    Raises:
-        InputError: no matrix has that name.
-    """
-    if name not in _MODULES:
-        raise InputError(f"no matrix of a layer is named {name!r}; choose from {', '.join(_MODULES)}")
-    return _MODULES[name]
+        return block if self.parameter.layout == "table" else block.reshape(1, -1)
 
 
 def weights(config: ModelConfig) -> list[Weight]:
-    """Every parameter of the model, in the order in which transformers writes a checkpoint."""
-    c = config
-    d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "query": (d, h, k), "key": (d, g, k), "value": (d, g, k), "attention_out": (h, k, d),
-        "gate": (d, f), "up": (d, f), "down": (f, d), "attention_norm": (d,), "mlp_norm": (d,),
-    }  # fmt: skip
-    if c.qkv_bias:
-        shapes |= {"query_bias": (h, k), "key_bias": (g, k), "value_bias": (g, k)}
-    if c.qk_norm:
-        shapes |= {"query_norm": (k,), "key_norm": (k,)}
+    """Returns every parameter of the model, in the order in which a checkpoint for transformers is written.
 
-    def layered(name: str) -> Weight:
-        matrix = _MODULES.get(name.removesuffix("_bias"))
-        if matrix is None:
-            theirs, inputs = f"{_NORMS[name]}.weight", 0
-        elif name.endswith("_bias"):
-            theirs, inputs = f"{matrix.name}.bias", 0
-        else:
-            theirs, inputs = f"{matrix.name}.weight", len(matrix.input_axes)
-        return Weight(("layers", name), f"model.layers.{{layer}}.{theirs}", shapes[name], c.num_layers, inputs)
-
-    found = [Weight(("embedding",), "model.embed_tokens.weight", (c.vocab_size, d), 0, 0)]
-    found += [layered(name) for name in shapes]
-    found.append(Weight(("final_norm",), "model.norm.weight", (d,), 0, 0))
-    if not c.tie_embeddings:
-        found.append(Weight(("output",), "lm_head.weight", (d, c.vocab_size), 0, 1))
-    return found
+    The embedding comes first, then of each layer the matrices, the vectors that every model has and the other vectors.
+    """
+    rows = parameters.of_model(config)
+    first = [row for row in rows if row.layout == "table"]
+    layered = sorted(
+        (row for row in rows if row.in_layer), key=lambda row: (row.layout != "matrix", row.exists is not None)
+    )
+    last = [row for row in rows if not row.in_layer and row not in first]
+    return [
+        Weight(row, row.shape(config), config.num_layers if row.in_layer else 0) for row in (*first, *layered, *last)
+    ]
 
 
 def tensors(config: ModelConfig) -> dict[str, tuple[Weight, int]]:

@@ -22,21 +22,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from msm_jax.errors import InputError
+from msm_jax.models import parameters
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel.sharding import use
 
 Weights = dict[str, Any]
 
-# What an adapter may lie on, with the logical axes of its inputs and of its outputs.
-TARGETS: dict[str, tuple[str, str]] = {
-    "query": ("embed", "heads"),
-    "key": ("embed", "kv_heads"),
-    "value": ("embed", "kv_heads"),
-    "attention_out": ("heads", "embed"),
-    "gate": ("embed", "mlp"),
-    "up": ("embed", "mlp"),
-    "down": ("mlp", "embed"),
-}
+def targets() -> tuple[str, ...]:
+    """Returns the names of the matrices that an adapter may be applied to, in the order of the parameters' table."""
+    return tuple(parameters.layer_matrices())
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class LoraConfig:
 
     rank: int
     alpha: float
-    targets: tuple[str, ...] = tuple(TARGETS)
+    targets: tuple[str, ...] = field(default_factory=targets)
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -57,13 +51,13 @@ class LoraConfig:
         if not 0 <= self.dropout < 1:
             raise InputError(f"lora.dropout = {self.dropout}; it must lie in [0, 1)")
         if not self.targets:
-            raise InputError(f"lora.targets is empty; name some of {', '.join(TARGETS)}")
+            raise InputError(f"lora.targets is empty; name some of {', '.join(targets())}")
         for name in self.targets:
-            if name not in TARGETS:
-                near = difflib.get_close_matches(name, TARGETS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(TARGETS)}"
+            if name not in targets():
+                near = difflib.get_close_matches(name, targets(), n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(targets())}"
                 raise InputError(f"lora.targets: {name!r} is not a matrix of the model; {hint}")
-        object.__setattr__(self, "targets", tuple(name for name in TARGETS if name in self.targets))
+        object.__setattr__(self, "targets", tuple(name for name in targets() if name in self.targets))
 
     @property
     def scale(self) -> float:
@@ -110,15 +104,8 @@ def row_keys(seed: jax.Array, step: jax.Array, rows: int) -> Key[Array, " B"]:
 
 
 def sizes(model: ModelConfig, target: str) -> tuple[int, int]:
-    """Inputs and outputs of a matrix."""
-    length = {
-        "embed": model.hidden_size,
-        "heads": model.num_heads * model.head_dim,
-        "kv_heads": model.num_kv_heads * model.head_dim,
-        "mlp": model.intermediate_size,
-    }
-    inputs, outputs = TARGETS[target]
-    return length[inputs], length[outputs]
+    """Returns the numbers of inputs and outputs of a matrix."""
+    return parameters.find(target).side_sizes(model)
 
 
 def init_weights(config: LoraConfig, model: ModelConfig, key: jax.Array) -> Weights:
@@ -129,7 +116,7 @@ def init_weights(config: LoraConfig, model: ModelConfig, key: jax.Array) -> Weig
 
     def pair(target: str) -> dict[str, jax.Array]:
         inputs, outputs = sizes(model, target)
-        own = jax.random.fold_in(key, list(TARGETS).index(target))
+        own = jax.random.fold_in(key, targets().index(target))
         bound = inputs**-0.5
         a = jax.random.uniform(own, (model.num_layers, inputs, config.rank), jnp.float32, -bound, bound)
         return {"a": a, "b": jnp.zeros((model.num_layers, config.rank, outputs), jnp.float32)}
@@ -156,7 +143,7 @@ def logical_axes(weights: Weights) -> Any:
 def _axes(target: str) -> tuple[tuple[str, str], tuple[str, str]]:
     """Of `a` and `b` in one layer. Of a thin matrix beside a wide one that embeds or reads the stream, the sides that
     are heads or inner sizes are cut over all devices of a copy, or each would hold them whole with their moments."""
-    inputs, outputs = (name if name == "embed" else "adapter" for name in TARGETS[target])
+    inputs, outputs = (name if name == "embed" else "adapter" for name in parameters.find(target).sides)
     return (inputs, "rank"), ("rank", outputs)
 
 
@@ -217,7 +204,7 @@ _matrix_first.defvjp(_matrix_first_forward, _matrix_first_backward)
 
 def _dropped(flat_NI: jax.Array, keys_B: jax.Array, target: str, rate: float) -> jax.Array:
     """Inverted dropout; each row of the batch draws with its own key."""
-    number = list(TARGETS).index(target)
+    number = targets().index(target)
     shape = (flat_NI.shape[0] // keys_B.shape[0], flat_NI.shape[1])
 
     def row(key: jax.Array) -> jax.Array:

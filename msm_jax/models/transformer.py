@@ -28,9 +28,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, embedding, lora, rotary
+from msm_jax.models import attention, embedding, lora, parameters, rotary
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.kernels import CUDNN_FORWARD, RESIDUALS, Packed
+from msm_jax.models.parameters import Parameter
 from msm_jax.parallel import mesh
 from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 
@@ -45,36 +46,11 @@ Cache = dict[str, jax.Array]
 # The name of a block's input, for the policy that moves it to the host.
 BLOCK_INPUT = "block_input"
 
-LOGICAL_AXES: dict[str, tuple[str, ...]] = {
-    "embedding": ("vocab", "embed"),
-    "output": ("embed", "vocab"),
-    "final_norm": ("norm",),
-    "attention_norm": ("layers", "norm"),
-    "mlp_norm": ("layers", "norm"),
-    "query": ("layers", "embed", "heads", "head_dim"),
-    "key": ("layers", "embed", "kv_heads", "head_dim"),
-    "value": ("layers", "embed", "kv_heads", "head_dim"),
-    "query_bias": ("layers", "heads", "head_dim"),
-    "key_bias": ("layers", "kv_heads", "head_dim"),
-    "value_bias": ("layers", "kv_heads", "head_dim"),
-    "query_norm": ("layers", "norm"),
-    "key_norm": ("layers", "norm"),
-    "attention_out": ("layers", "heads", "head_dim", "embed"),
-    "gate": ("layers", "embed", "mlp"),
-    "up": ("layers", "embed", "mlp"),
-    "down": ("layers", "mlp", "embed"),
-}
-
-
 def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*b D"]:
     """Root-mean-square norm (arXiv 1910.07467) over the last axis, in float32, returned in the dtype of `x`."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (normed * scale.astype(jnp.float32)).astype(x.dtype)
-
-
-def _fan_in(fan_in: int, scale: float = 1.0) -> nn.initializers.Initializer:
-    return nn.initializers.normal(scale * fan_in**-0.5)
 
 
 def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
@@ -119,6 +95,12 @@ def _in_parts_backward(residuals: tuple[jax.Array, jax.Array], g_NM: jax.Array) 
 _in_parts.defvjp(_in_parts_forward, _in_parts_backward)
 
 
+def _create(module: Block | Transformer, row: Parameter) -> jax.Array:
+    """Returns the float32 parameter of a row, which Linen reads from the tree, or draws where it initialises it."""
+    weights: jax.Array = module.param(row.name, row.initial(module.config), row.shape(module.config), jnp.float32)
+    return weights
+
+
 class Block(nn.Module):
     """One layer: attention, then SwiGLU, each on a normed input and added to the stream."""
 
@@ -137,33 +119,32 @@ class Block(nn.Module):
         """Returns the new stream, and the layer's cache with this call's keys and values written from `slot` on."""
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
-        residual = (2 * c.num_layers) ** -0.5  # keeps the variance of the stream flat in depth (GPT-2)
+        rows = {row.name: row for row in parameters.of_model(c) if row.in_layer}
+        stored = {name: _create(self, row) for name, row in rows.items()}
 
-        def param(name: str, init: Any, *shape: int) -> jax.Array:
-            weights = self.param(name, init, shape, jnp.float32).astype(dtype)
+        def param(name: str) -> jax.Array:
+            weights = stored[name].astype(dtype)
             # A few new tokens beside a cache are cheaper to move than weights are.
-            return use(weights, *LOGICAL_AXES[name][1:]) if cache is None else weights
+            return use(weights, *rows[name].axes) if cache is None else weights
 
-        def linear(x: jax.Array, name: str, init: Any, *shape: int, inputs: int = 1) -> jax.Array:
-            weights = param(name, init, *shape)
+        def linear(x: jax.Array, name: str) -> jax.Array:
+            weights, inputs = param(name), rows[name].inputs
             return lora.add(lambda x: project(x, weights, inputs), x, name, adapters, inputs)
 
         if c.remat == "offload":
             hidden_BTD = checkpoint_name(hidden_BTD, BLOCK_INPUT)
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        d, h, g, k, f = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size
 
-        x_BTD = rms_norm(hidden_BTD, param("attention_norm", ones, d), c.rms_norm_eps)
-        q_BTHK = linear(x_BTD, "query", _fan_in(d), d, h, k)
-        k_BTGK = linear(x_BTD, "key", _fan_in(d), d, g, k)
-        v_BTGK = linear(x_BTD, "value", _fan_in(d), d, g, k)
+        x_BTD = rms_norm(hidden_BTD, param("attention_norm"), c.rms_norm_eps)
+        q_BTHK = linear(x_BTD, "query")
+        k_BTGK = linear(x_BTD, "key")
+        v_BTGK = linear(x_BTD, "value")
         if c.qkv_bias:
-            q_BTHK = q_BTHK + param("query_bias", zeros, h, k)
-            k_BTGK = k_BTGK + param("key_bias", zeros, g, k)
-            v_BTGK = v_BTGK + param("value_bias", zeros, g, k)
+            q_BTHK = q_BTHK + param("query_bias")
+            k_BTGK = k_BTGK + param("key_bias")
+            v_BTGK = v_BTGK + param("value_bias")
         if c.qk_norm:
-            q_BTHK = rms_norm(q_BTHK, param("query_norm", ones, k), c.rms_norm_eps)
-            k_BTGK = rms_norm(k_BTGK, param("key_norm", ones, k), c.rms_norm_eps)
+            q_BTHK = rms_norm(q_BTHK, param("query_norm"), c.rms_norm_eps)
+            k_BTGK = rms_norm(k_BTGK, param("key_norm"), c.rms_norm_eps)
         q_BTHK = rotary.rotate(q_BTHK, positions_BT, c.rope_theta, c.rope_scaling)
         k_BTGK = rotary.rotate(k_BTGK, positions_BT, c.rope_theta, c.rope_scaling)
         q_BTHK = constrain(q_BTHK, "batch", "sequence", "heads", "head_dim")
@@ -175,15 +156,15 @@ class Block(nn.Module):
             seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
         mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], visible)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
-        out_BTD = linear(mixed_BTHK, "attention_out", _fan_in(h * k, residual), h, k, d, inputs=2)
+        out_BTD = linear(mixed_BTHK, "attention_out")
         hidden_BTD = hidden_BTD + out_BTD
         hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
 
-        x_BTD = rms_norm(hidden_BTD, param("mlp_norm", ones, d), c.rms_norm_eps)
-        gate_BTF = linear(x_BTD, "gate", _fan_in(d), d, f)
-        up_BTF = linear(x_BTD, "up", _fan_in(d), d, f)
+        x_BTD = rms_norm(hidden_BTD, param("mlp_norm"), c.rms_norm_eps)
+        gate_BTF = linear(x_BTD, "gate")
+        up_BTF = linear(x_BTD, "up")
         inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
-        hidden_BTD = hidden_BTD + linear(inner_BTF, "down", _fan_in(f, residual), f, d)
+        hidden_BTD = hidden_BTD + linear(inner_BTF, "down")
         return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
 
 
@@ -247,8 +228,9 @@ class Transformer(nn.Module):
         """
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
-        embedding_VD = self.param("embedding", _fan_in(c.hidden_size), (c.vocab_size, c.hidden_size), jnp.float32)
-        hidden_BTD = constrain(embedding.lookup(embedding_VD, tokens_BT, dtype), "batch", "sequence", "hidden")
+        # Also creates the output matrix of an untied model, so that one init makes the whole tree; `logits` reads it.
+        stored = {row.name: _create(self, row) for row in parameters.of_model(c) if not row.in_layer}
+        hidden_BTD = constrain(embedding.lookup(stored["embedding"], tokens_BT, dtype), "batch", "sequence", "hidden")
         # What is initialised has two tokens and no backend.
         initial = self.is_initializing()
         visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)
@@ -263,11 +245,7 @@ class Transformer(nn.Module):
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
         )(c, name="layers")(hidden_BTD, None, adapters, positions_BT, visible)
-        final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
-        if not c.tie_embeddings:
-            # Declared here so that one init makes the whole tree; `logits` reads it.
-            self.param("output", _fan_in(c.hidden_size), (c.hidden_size, c.vocab_size), jnp.float32)
-        return rms_norm(hidden_BTD, final_norm, c.rms_norm_eps)
+        return rms_norm(hidden_BTD, stored["final_norm"], c.rms_norm_eps)
 
 
 def apply(
@@ -366,7 +344,7 @@ def count_params(config: ModelConfig) -> int:
 
 def logical_axes(params: Params) -> Any:
     """The logical axis names of each parameter: a tree of tuples with the structure of `params`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: LOGICAL_AXES[path[-1].key], params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: parameters.find(path[-1].key).full_axes, params)
 
 
 def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
@@ -387,7 +365,6 @@ def forward_flops_per_token(config: ModelConfig, context: float) -> float:
     costs three times this (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
     """
     c = config
-    attention_weights = c.hidden_size * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-    per_layer: float = 2 * (attention_weights + 3 * c.hidden_size * c.intermediate_size)
+    per_layer: float = 2 * sum(math.prod(row.shape(c)) for row in parameters.of_model(c) if row.is_layer_matrix)
     per_layer += 2 * 2 * c.num_heads * c.head_dim * context
     return c.num_layers * per_layer + 2 * c.hidden_size * c.vocab_size

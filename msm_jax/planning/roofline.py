@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from msm_jax.models import transformer
+from msm_jax.models import parameters, transformer
+from msm_jax.models.config import ModelConfig
+from msm_jax.models.parameters import Parameter
+from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.planning.chips import Chip
 from msm_jax.planning.programs import DecodeProgram, Program
@@ -136,21 +139,30 @@ def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> di
     tokens = program.rows * program.seq_len / (mesh.data * mesh.fsdp)
     ways = mesh.tensor
     heads, groups = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    d, f, v = model.hidden_size, model.intermediate_size, model.vocab_size
-    # Inputs and outputs of each product; the second of the two is split over the tensor axis.
-    layer = [(d, heads), (d, groups), (d, groups), (d, heads), (d, f), (d, f), (d, f)]
+    matrices = [_sides_on_chip(row, model, mesh) for row in parameters.of_model(model) if row.is_layer_matrix]
     again = 1 if model.remat in ("full", "offload") else 0
     passes = 3 + again if program.adapter is None else 2 + again
-    weights = sum(whole * split / ways for whole, split in layer)
-    through = sum(whole + split / ways for whole, split in layer)
+    weights = sum(inputs * outputs for inputs, outputs in matrices)
+    through = sum(inputs + outputs for inputs, outputs in matrices)
     # Queries, keys and values are read and their mixture written; once more, with its gradient, to go back.
     attention = (2 * heads + 2 * groups) / ways
     return {
-        "weights": passes * width * program.micro_batches * (model.num_layers * weights + d * v / ways),
+        "weights": passes * width * program.micro_batches * (
+            model.num_layers * weights + model.hidden_size * model.vocab_size / ways
+        ),
         "activations": passes * width * tokens * model.num_layers * through,
         "attention": (3 + again) * width * tokens * model.num_layers * attention,
         # Scores over the vocabulary in float32: written and read to be normalised, and so again to go back.
-        "loss": tokens * v / ways * 4 * 4,
+        "loss": tokens * model.vocab_size / ways * 4 * 4,
         # Moments and parameters are read and written, the gradient is read.
         "optimizer": 2 * held["optimizer"] + 1.5 * held["optimizer"],
     }
+
+
+def _sides_on_chip(row: Parameter, model: ModelConfig, mesh: MeshConfig) -> tuple[float, float]:
+    """Returns the numbers of inputs and outputs of the part of a matrix by which one chip multiplies."""
+    inputs, outputs = (
+        size / (mesh.tensor if "tensor" in sharding.mesh_axes(axis) else 1)
+        for size, axis in zip(row.side_sizes(model), row.sides, strict=True)
+    )
+    return inputs, outputs

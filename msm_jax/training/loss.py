@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import transformer
+from msm_jax.models import parameters, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import mesh, parts, sharding
 
@@ -68,9 +68,9 @@ def cross_entropy(
     if tokens * config.vocab_size > max_logits:
         small = size * config.vocab_size <= max_weights
         blocked = _by_tokens if small else _by_vocabulary
-        blocks = _Blocks(transformer.LOGICAL_AXES[name], z_loss, max_logits)
+        blocks = _Blocks(parameters.find(name).full_axes, z_loss, max_logits)
         return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
-    output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *transformer.LOGICAL_AXES[name])
+    output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *parameters.find(name).full_axes)
     if config.tie_embeddings:
         # Transposed to [D, V], as without tying: XLA on the CPU takes half as long for a gradient of this form, and
         # the barrier keeps it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
