@@ -1,1 +1,1 @@
-"""Speed beside transformers on torch, each side in its own environment and process."""
+"""Benchmarks of speed and memory, compared with torch and others, each in its own environment and process."""

@@ -1,9 +1,10 @@
-"""Saving and restoring a checkpoint, beside writing and reading the same bytes as plain files.
+"""Saving and restoring a checkpoint, compared with writing and reading the same bytes as plain files.
 
     python benchmarks/checkpoints.py --checkpoint_preset=smollm2-135m
 
-A save is parameters, AdamW's moments and the step. Training waits only for the copy to the host; the rest goes on in
-the background until the checkpoint is committed. Plain files are one per array, written and synced one after another.
+A checkpoint holds parameters, AdamW's moments and the step. Training waits only for the copy to the host; the rest is
+done in the background until the checkpoint is committed. There is one plain file per array, and the files are written
+and synced one after another.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def main() -> None:
     rates = [record.spread([size / 2**20 / x for x in seconds], digits=0) for seconds in found]
     record.publish(record.Result(
         title="Checkpoints",
-        about=f"{_PRESET.value} with AdamW's moments, {size / 2**20:,.0f} MiB, in a temporary directory; MiB/s. Pages "
-        "just written may be read from memory, on both sides.",
+        about=f"{_PRESET.value} with AdamW's moments, {size / 2**20:,.0f} MiB, in a temporary directory; MiB/s. Both "
+        "sides may read files that were just written from the page cache.",
         columns=("", "ours", "plain files", "ours / plain"),
         rows=(
-            ("save, until training goes on", rates[0], "", record.quotients(plain_writes, waits)),
+            ("save, until training continues", rates[0], "", record.quotients(plain_writes, waits)),
             ("save, until committed", rates[1], rates[2], record.quotients(plain_writes, commits)),
             ("restore", rates[3], rates[4], record.quotients(plain_reads, restores)),
         ),
@@ -57,8 +58,11 @@ def main() -> None:
 
 
 def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, list[list[float]]]:
-    """Bytes of a checkpoint, and seconds per turn: until a save returns, until it is committed, of plain writing, of
-    restoring, and of plain reading."""
+    """Returns the bytes of a checkpoint and, for each turn, five times in seconds.
+
+    They are: until a save returns, until it is committed, of writing plain files, of restoring, and of reading plain
+    files.
+    """
     mesh, adamw = make_mesh(MeshConfig()), optimizer.make_optimizer(OptimizerConfig(1e-3), 1)
     now = state.create(model, adamw, mesh, jax.random.key(0))
     tree = {"params": now.params, "opt_state": now.opt_state, "step": now.step}
@@ -79,7 +83,7 @@ def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, lis
         read = jax.block_until_ready(_read(plain, tree))
         marks.append(time.perf_counter())
         if not all(bool(jnp.array_equal(a, b)) for a, b in zip(*map(jax.tree.leaves, (restored, read)), strict=True)):
-            raise WorkError("what was restored is not what was saved")
+            raise WorkError("the restored arrays differ from the saved ones")
         waited, committed, *rest = np.diff(marks).tolist()
         for seconds, value in zip(took, (waited, waited + committed, *rest), strict=True):
             seconds.append(value)
@@ -89,7 +93,7 @@ def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, lis
 
 
 def write(plain: Path, tree: Any) -> None:
-    """One file per array."""
+    """Writes one file per array."""
     plain.mkdir()
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         with (plain / f"{i}.npy").open("wb") as file:

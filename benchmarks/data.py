@@ -1,9 +1,9 @@
-"""Data ahead of the step: planning the rows of a million documents, and batches beside what a step eats.
+"""Data: the time to plan the rows of a million documents, and the speed of the loader.
 
     python benchmarks/data.py
 
-The packing stands beside Grain's first-fit packing, which works document by document as they are read; the loader
-beside the demo's own train step on one thread.
+Packing is compared with Grain's first-fit packing, which places documents one by one as they are read. The loader is
+compared with the demo's train step on one thread.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.training import placement
 
 DOCUMENTS, SEQ_LEN = 1_000_000, 4096
-PEER_DOCUMENTS = 10_000  # of Grain, whose time is per document
-BATCHES, STEPS = 400, 20  # of a turn
+PEER_DOCUMENTS = 10_000  # for Grain, whose time is proportional to the number of documents
+BATCHES, STEPS = 400, 20  # per turn
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     record.publish(record.Result(
         title="Packing",
         about=f"Seconds to plan the rows of {DOCUMENTS:,} documents ({SEQ_LEN:,} slots a row, bound: 10 s). "
-        f"Grain's first fit packed {PEER_DOCUMENTS:,} of them, scaled up.",
+        f"Grain's first fit packed {PEER_DOCUMENTS:,} of them; its time is scaled up.",
         columns=("", "ours", "Grain, first fit", "theirs / ours"),
         rows=(
             ("seconds", record.spread(ours), record.spread(theirs), record.quotients(theirs, ours)),
@@ -51,20 +51,20 @@ def main() -> None:
         rates = feed(Path(directory), "", BATCHES, STEPS, repeats)
     record.publish(record.Result(
         title="Loader",
-        about="Tokens/s of batches that one thread makes, beside what the demo's train step eats on one (bound: 100).",
+        about="Tokens/s that the loader makes on one thread, and those of the demo's train step on one (bound: 100).",
         columns=("", "loader", "train step", "loader / train step"),
         rows=(("tokens/s", *(record.spread(rate, digits=0) for rate in rates), record.quotients(*rates)),),
     ))
 
 
 def lengths(documents: int) -> np.ndarray:
-    """Slots of documents as they occur in the wild: half of them below 500, a few longer than a row."""
+    """Returns numbers of slots with a realistic distribution: half are below 500, a few are longer than a row."""
     rng = np.random.default_rng(0)
     return np.clip(rng.lognormal(np.log(500), 1.0, documents), 8, 8 * SEQ_LEN).astype(np.int64)
 
 
 def pack(slots: np.ndarray, of_peer: int, repeats: int) -> tuple[list[float], list[float], tuple[float, float]]:
-    """Seconds of ours and of Grain's for as many documents, per turn, and the share of slots that each fills."""
+    """Returns the seconds of `packing` and of Grain's packing for each turn, and the share of slots that each fills."""
     fills = [0.0, 0.0]
 
     def ours() -> float:
@@ -94,7 +94,7 @@ def pack(slots: np.ndarray, of_peer: int, repeats: int) -> tuple[list[float], li
 
 
 def feed(directory: Path, variant: str, batches: int, steps: int, repeats: int) -> list[list[float]]:
-    """Tokens/s that the loader makes, and that the train step eats, per turn."""
+    """Returns the tokens/s of the loader and of the train step, for each turn."""
     config = demo.phase(directory, variant)
     mesh = make_mesh(MeshConfig())
     train_step, now, found = demo.start(config, directory, mesh)

@@ -1,9 +1,9 @@
-"""Decoding speed: ours against transformers on torch, the same weights, prompts and number of tokens.
+"""Decoding speed, compared with transformers on torch: the same weights, prompts and number of tokens.
 
     python benchmarks/decode.py --ref_python=.venv-ref/bin/python
 
-The two sides take turns, each in a process of its own; what is printed is the ratio of their times with its spread
-over the turns, beside the ratio of the bare matrix products of the same shapes.
+The two sides take turns, each in its own process. The result is the ratio of their times with its spread over the
+turns, and the ratio for bare matrix products of the same shapes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from msm_jax.sampling import decode, shapes
 
 _REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
 _PRESET = flags.DEFINE_string("preset", "mini-15m", "The model's shape; its weights are random.")
-_BATCH = flags.DEFINE_integer("batch", 32, "Prompts decoded side by side.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Prompts decoded in one batch.")
 _PROMPT = flags.DEFINE_integer("prompt", 128, "Tokens of each prompt.")
-_NEW = flags.DEFINE_integer("new", 128, "Tokens drawn for each prompt, greedily.")
-_WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
+_NEW = flags.DEFINE_integer("new", 128, "Tokens decoded greedily for each prompt.")
+_WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on the files of this directory.")
 
 
 def main() -> None:
@@ -145,7 +145,7 @@ def result(
     medians = [statistics.median(each) for each in seconds]
     return record.Result(
         title=f"Decoding, {_PRESET.value}",
-        about=f"Batch {_BATCH.value}, prompts of {_PROMPT.value} tokens, {_NEW.value} new ones, greedily in float32, "
+        about=f"Batch {_BATCH.value}, prompts of {_PROMPT.value} tokens, {_NEW.value} new tokens, greedy, float32, "
         f"{record.THREADS.value} threads; medians.",
         columns=("", ended[0]["how"], ended[1]["how"], "theirs / ours"),
         rows=(
@@ -155,7 +155,7 @@ def result(
             ("start to first reply, s", *(f"{x:.1f}" for x in first), ""),
             ("peak memory, MiB", *(f"{x:,.0f}" for x in peak), ""),
         ),
-        notes=f"Equal tokens: {same:.1%}. Of torch was tried, in s: "
+        notes=f"Equal tokens: {same:.1%}. Ways of running torch that were tried, in s: "
         + ", ".join(f"{name} {took}" for name, took in ended[1]["tried"].items()) + ".",
     )
 

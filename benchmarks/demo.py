@@ -1,4 +1,4 @@
-"""The pretraining of `make demo` as a phase of its own: the step and the data that small things are measured on."""
+"""The pretraining of `make demo` as a phase of its own, for benchmarks that need a small step and its data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def phase(directory: Path, variant: str = "", **overrides: Any) -> PhaseConfig:
 
 
 def start(config: PhaseConfig, directory: Path, mesh: Mesh) -> tuple[Any, Any, origin.Origin]:
-    """The compiled train step of a phase from scratch, a fresh state, and where it starts from."""
+    """Returns the compiled train step of a phase from scratch, a new state, and the origin of the phase."""
     found = origin.find(config, directory / "run")
     shape = program.of_phase(config, found.model, found.adapter, found.beside)
     train_step = program.trace(shape, mesh).lower().compile()

@@ -1,8 +1,8 @@
-"""What a step costs the host: the time until the compiled train step returns, its results not awaited.
+"""Dispatch overhead: the host's time until the compiled train step returns, without waiting for its results.
 
     python benchmarks/dispatch.py
 
-From it is taken what a compiled identity over the same arrays costs, which is JAX's own part.
+The time of a compiled identity over the same arrays, which is JAX's own part, is subtracted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from msm_jax.training.program import TrainProgram
 
 @dataclass(frozen=True)
 class Case:
-    """Layers so small that the host's part of a step is most of it. A turn is `calls` steps."""
+    """A model of such small layers that the host's part dominates a step. A turn is `calls` steps."""
 
     layers: int = 24
     size: int = 16
@@ -50,7 +50,7 @@ def main() -> None:
     record.publish(record.Result(
         title="Dispatch overhead",
         about=f"Host time until a train step of {case.layers} layers of size {case.size} returns, in ms; the median of "
-        f"{case.calls} calls in each of {len(ours)} turns, each call after the one before it has finished.",
+        f"{case.calls} calls in each of {len(ours)} turns, each call made after the one before has finished.",
         columns=("", "ms"),
         rows=(
             ("train step", record.spread([1e3 * x for x in ours], digits=3)),
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure(case: Case, repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[list[float]]:
-    """Seconds until the train step returns, and until an identity does, per turn, by `clock`."""
+    """Returns the seconds until the train step returns, and until the identity does, for each turn, by `clock`."""
     model = ModelConfig(
         vocab_size=32, hidden_size=case.size, num_layers=case.layers, num_heads=2, num_kv_heads=1, head_dim=8,
         intermediate_size=2 * case.size,

@@ -1,13 +1,14 @@
-"""Training on one GPU: tokens/s, MFU and peak memory at 4,096 tokens in bfloat16, full and LoRA, beside torch.
+"""Training on one GPU, compared with torch: tokens/s, MFU and peak memory at 4,096 tokens in bfloat16, full and LoRA.
 
     python benchmarks/gpu.py --write
 
-It ends within nine minutes; what they do not suffice for is named. Weights are random. Theirs is the same model in
-plain torch: flash attention, compiled layers and loss, fused AdamW; --torch_python names a Python with torch where this
-one has none. Each side of each case has the GPU to itself, in a process of its own. Ours takes the most rows of those
-listed that fit, and theirs as many; it keeps the products of each layer and recomputes the rest, theirs keeps what its
-compiler chooses, or recomputes whole layers where that does not fit. Ours attends within the documents of packed rows,
-by a mask, as users' runs do; theirs is causal alone. Model FLOPs are those of the causal model without recomputation.
+It ends within nine minutes, and names the cases for which the time did not suffice. Weights are random. Each side of
+each case runs alone on the GPU, in its own process. The other side is the same model in plain torch, with flash
+attention, compiled layers and loss, and fused AdamW; --torch_python names a Python with torch if this one lacks it.
+This package takes the most rows that fit, of those listed, and torch as many. This package keeps the matrix products
+of each layer and recomputes the rest; torch keeps what its compiler chooses, or recomputes whole layers if that does
+not fit. This package masks attention to the documents of packed rows, as in users' runs; torch's attention is only
+causal. Model FLOPs are those of the causal model without recomputation.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Those that matter most come first: what the time does not suffice for is left out, and said."""
+    """Returns the cases, the most important first; those for which the time does not suffice are left out and named."""
     one, three, small = (
         presets.preset(name, rope_scaling=None) for name in ("llama3.2-1b", "llama3.2-3b", "smollm2-135m")
     )
@@ -75,7 +76,7 @@ def cases() -> list[Case]:
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "A Python with torch.")
 _MINUTES = flags.DEFINE_float("minutes", 8.5, "After which no further case begins.")
 _STEPS = flags.DEFINE_integer("gpu_steps", 12, "Timed steps of each side.")
-_SIDE = flags.DEFINE_string("side", None, "Be the side that is ours, on the case in this file.")
+_SIDE = flags.DEFINE_string("side", None, "Run as the worker of this package, on the case in this file.")
 
 
 def main() -> None:
@@ -98,8 +99,9 @@ def main() -> None:
                  for who, side in zip(("ours", "torch"), pair, strict=True)]
     record.publish(record.Result(
         title="One GPU",
-        about=f"Steps at {cases()[0].length:,} tokens a row in bfloat16, random weights, AdamW in float32; LoRA of "
-        f"rank {LORA.rank} on a frozen bfloat16 base. Medians, and the spread of the ratio over steps.",
+        about=f"Training steps with {cases()[0].length:,} tokens per row in bfloat16, random weights, AdamW in "
+        f"float32; LoRA of rank {LORA.rank} on a frozen bfloat16 base. Medians, and the spread of the ratio over "
+        "steps.",
         columns=("", "tokens/s", "torch", "ours / torch", "MFU", "torch", "peak GiB", "torch"),
         rows=tuple(rows),
         notes="\n".join(said),

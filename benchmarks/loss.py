@@ -1,9 +1,9 @@
-"""The loss without its logits: its temporary memory at a large vocabulary, its speed at a small one.
+"""The loss computed in blocks: its temporary memory at a large vocabulary, and its speed at a small one.
 
     python benchmarks/loss.py
 
-Beside it stands the loss that holds all logits at once. Memory is what the compiler says, of loss and gradients
-together on one device, without arguments and results; nothing of that size is allocated here.
+It is compared with a loss that holds all logits at once. The compiler reports the memory of loss and gradients on one
+device, without arguments and results; the large arrays are not allocated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from msm_jax.training import loss
 
 @dataclass(frozen=True)
 class Case:
-    """Hidden states of `rows` × `length` tokens, and an output matrix as large as `vocab` × `size`."""
+    """A loss over hidden states of `rows` × `length` tokens, with an output matrix of `vocab` × `size`."""
 
     name: str
     rows: int
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def logits_bytes(self) -> int:
-        """What all logits take in float32."""
+        """Returns the bytes of all logits in float32."""
         return 4 * self.rows * self.length * self.vocab
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     record.publish(record.Result(
         title="Memory of the loss",
         about=f"Temporary memory of loss and gradients over {LARGE[0].rows} × {LARGE[0].length:,} tokens, as compiled "
-        "for a CPU, in MiB. The compiler gives one figure, without a spread.",
+        "for a CPU, in MiB. The compiler reports one number, so there is no spread.",
         columns=("", "ours", "all logits at once", "ours / float32 logits"),
         rows=tuple(rows),
     ))
@@ -80,26 +80,26 @@ def main() -> None:
         ))
     record.publish(record.Result(
         title="Speed of the loss",
-        about="Loss and gradients, tokens/s of the best turn; the ratio is that of tokens/s, over turns (bound: 0.9).",
+        about="Loss and gradients: tokens/s of the best turn, and the ratio of tokens/s over all turns (bound: 0.9).",
         columns=("", "ours", "all logits at once", "ours / theirs"),
         rows=tuple(timed),
     ))
 
 
 def blocked(params: Any, model: ModelConfig, hidden: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """Ours."""
+    """Returns the loss of this package."""
     return loss.cross_entropy(params, model, hidden, targets, mask)[0]
 
 
 def whole(params: Any, model: ModelConfig, hidden: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """The usual one."""
+    """Returns the loss that holds all logits at once."""
     logits_BTV = jnp.einsum("btd,vd->btv", hidden, params["embedding"], preferred_element_type=jnp.float32)
     correct_BT = jnp.take_along_axis(logits_BTV, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(jax.nn.logsumexp(logits_BTV, axis=-1) - correct_BT, where=mask)
 
 
 def compiled(program: Callable[..., jax.Array], case: Case) -> Any:
-    """Value and gradients by weights and hidden states, of arguments as `arrays` makes them."""
+    """Compiles the value and the gradients for weights and hidden states, for arguments like those of `arrays`."""
     model = ModelConfig(
         case.vocab, case.size, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, intermediate_size=8
     )
@@ -108,7 +108,7 @@ def compiled(program: Callable[..., jax.Array], case: Case) -> Any:
 
 
 def arrays(case: Case) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
-    """Weights, hidden states, targets and mask."""
+    """Returns weights, hidden states, targets and mask."""
     keys = jax.random.split(jax.random.key(0), 3)
     tokens = (case.rows, case.length)
     weights = {"embedding": jax.random.normal(keys[0], (case.vocab, case.size)) * case.size**-0.5}
@@ -117,12 +117,12 @@ def arrays(case: Case) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
 
 
 def memory(program: Callable[..., jax.Array], case: Case) -> int:
-    """Bytes of temporaries."""
+    """Returns the bytes of temporary arrays."""
     return compiled(program, case).memory_analysis().temp_size_in_bytes
 
 
 def speed(case: Case, repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[list[float]]:
-    """Seconds of ours and of the usual one, per turn of some calls, by `clock`."""
+    """Returns the seconds per call of `blocked` and of `whole`, for each turn, by `clock`."""
     given = jax.jit(lambda: arrays(case))()
     runs = [compiled(program, case) for program in (blocked, whole)]
     for run in runs:

@@ -1,4 +1,4 @@
-"""What a benchmark found: printed as a table, and with --write put into docs/performance.md."""
+"""Results of benchmarks: printed as tables and, with --write, written to docs/performance.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
 REPEATS = flags.DEFINE_integer("repeats", 9, "Turns of each side.")
 THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
-_WRITE = flags.DEFINE_bool("write", False, "Put what was found into docs/performance.md, in place of an older figure.")
+_WRITE = flags.DEFINE_bool("write", False, "Write the result to docs/performance.md, in place of the older one.")
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Result:
     """A section of the document.
 
     Attributes:
-        title: its heading. A later result of the same heading takes its place.
+        title: the heading. A later result with the same heading replaces this one.
         about: what was measured, in a sentence or two.
-        columns, rows: a table; the first column names each row.
-        notes: what else there is to say, below the table.
-        device: on what it was measured, where that was not this process' own CPU.
+        columns: the heads of the table.
+        rows: the rows of the table; the first column names each row.
+        notes: remarks below the table.
+        device: the device that was measured, if it was not the CPU of this process.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Result:
 
 
 def publish(result: Result) -> None:
-    """Prints a result; with --write, the document has it too."""
+    """Prints a result and, with --write, writes it to the document."""
     table = Table(*result.columns, title=result.title, title_justify="left")
     for row in result.rows:
         table.add_row(*row)
@@ -57,7 +58,7 @@ def publish(result: Result) -> None:
 
 
 def section(result: Result, ran: str, device: str) -> str:
-    """A result as Markdown."""
+    """Returns a result as Markdown."""
     lines = [result.about, "", f"    {ran}", ""]
     lines.append("| " + " | ".join(result.columns) + " |")
     lines.append("|---" * len(result.columns) + "|")
@@ -70,10 +71,10 @@ def put(document: Path, title: str, text: str) -> None:
     """Replaces the section under `## title`, or appends it.
 
     Raises:
-        WorkError: the document is not there to be added to.
+        WorkError: the document does not exist.
     """
     if not document.is_file():
-        raise WorkError(f"{document}: not there; run with --write in a checkout")
+        raise WorkError(f"{document}: no such file; run with --write in a checkout")
     before = document.read_text()
     entry = f"## {title}\n\n{text}\n"
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.MULTILINE | re.DOTALL)
@@ -86,13 +87,13 @@ def put(document: Path, title: str, text: str) -> None:
 
 
 def command() -> str:
-    """The command that runs this program again, without the paths of this machine."""
+    """Returns the command that runs this program again, without the paths of this machine."""
     options = [word for word in sys.argv[1:] if "/" not in word and word != "--write"]
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *options])
 
 
 def machine() -> str:
-    """Processor, cores and versions."""
+    """Returns the versions, the number of cores and the processor."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.is_file() else []
     processor = names[0] if names else platform.processor() or platform.machine()
@@ -101,18 +102,18 @@ def machine() -> str:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median with the smallest and largest."""
+    """Returns the median with the smallest and the largest value, as text."""
     middle, low, high = (f"{x:,.{digits}f}" for x in (statistics.median(values), min(values), max(values)))
     return f"{middle}  ({low} to {high})"
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> str:
-    """The spread of the ratios of what was measured in the same turns."""
+    """Returns the spread of the ratios of values from the same turns."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
 def turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """What each call returns, in `repeats` turns; the calls take turns so that a busy machine is busy for all."""
+    """Returns the results of each call in `repeats` turns; the calls alternate, so that a busy machine slows all."""
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for results, call in zip(found, calls, strict=True):

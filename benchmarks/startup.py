@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py
 
-Its data are tokenised beforehand. A cold start compiles; a warm one finds the compiled programs of the one before.
-Beside them stands what no program in JAX is without: starting Python, importing jax and asking for its devices.
+The data is tokenised beforehand. A cold start compiles; a warm start finds the programs that the cold one compiled.
+Both are compared with what every JAX program needs: starting Python, importing jax and asking for its devices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         about="Seconds from the start of the process to the end of the first step of the demo's pretraining.",
         columns=("", "seconds", "/ importing jax"),
         rows=(
-            ("cold, no compiled program is kept", record.spread(cold), record.quotients(cold, bare)),
+            ("cold, without compiled programs", record.spread(cold), record.quotients(cold, bare)),
             ("warm", record.spread(warm), record.quotients(warm, bare)),
             ("importing jax, asking for its devices", record.spread(bare), ""),
         ),
@@ -45,8 +45,11 @@ def main() -> None:
 
 
 def measure(directory: Path, variant: str, repeats: int) -> list[list[float]]:
-    """Seconds of a cold start, a warm one and of importing jax, per turn. `variant` is that of the demo."""
-    # One step whose loss is logged: the line on standard error tells when it is done.
+    """Returns the seconds of a cold start, of a warm one and of importing jax, for each turn.
+
+    `variant` is the argument of the demo's config.
+    """
+    # The loss of the one step is logged, so a line on standard error says when it is done.
     phase = settings.to_json(demo.phase(directory, variant, steps=1))
     config = directory / "phase.py"
     config.write_text(
@@ -64,15 +67,15 @@ def measure(directory: Path, variant: str, repeats: int) -> list[list[float]]:
         shutil.rmtree(caches, ignore_errors=True)
         return first_step()
 
-    cold()  # tokenises
+    cold()  # tokenises the data
     return record.turns([cold, first_step, lambda: seconds([sys.executable, "-c", BARE], "", caches)], repeats)
 
 
 def seconds(command: list[str], line: str, caches: Path) -> float:
-    """From the start of a process until it says `line` on standard error, or, where that is empty, until it ends.
+    """Returns the seconds from the start of a process until it writes `line` to standard error, or ends if it is "".
 
     Raises:
-        WorkError: it fails, or never says so.
+        WorkError: the process fails, or never writes the line.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(caches), "PYTHONPATH": str(ROOT)}

@@ -1,11 +1,11 @@
-"""Training speed: ours beside transformers on torch and a peer in JAX, on the same weights, packed rows and loss.
+"""Training speed, compared with transformers on torch and with Tunix: the same weights, packed rows and loss.
 
     python benchmarks/train_step.py --ref_python=.venv-ref/bin/python --tunix_python=.venv-tunix/bin/python
 
-The sides take turns, each in a process of its own: ours as one device with all threads and as one device a thread,
-torch in the fastest of its ways, and Tunix where there is a Python with it. What is printed is the ratio of their time
-to the better of ours, with its spread over the turns, beside the ratio of the bare matrix products of the same shapes
-and where the time goes.
+The sides take turns, each in its own process: this package with one device of all threads and with one device per
+thread, torch in the fastest way of running it, and Tunix if a Python with it is given. The result is the ratio of their
+time to the better one of this package with its spread over the turns, the ratio for bare matrix products of the same
+shapes, and the time of each part of a step.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from msm_jax.training.config import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is trained: `rows` × `length` tokens a step. A turn is `steps` steps, about a second or a few.
+    """A model to train on `rows` × `length` tokens per step. A turn is `steps` steps, one or a few seconds.
 
-    `spread`: also with one device a thread, each of which holds the weights and all that goes with them.
+    `spread` says whether it is also trained on one device per thread, each with its own copy of the weights and state.
     """
 
     vocab: int
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def ours(self) -> int:
-        """How many of the sides that are compared are ours."""
+        """Returns how many of the compared sides are of this package."""
         return 1 + self.spread
 
 
@@ -64,14 +64,14 @@ CASES = {
     "smollm2-135m": Case(49_152, 4, 128, 1, spread=False),
 }
 OPTIMIZER = OptimizerConfig(1e-3, schedule="constant")
-BATCHES = 4  # different ones, used in turn
+BATCHES = 4  # different batches, used in turn
 CHECKED = 6  # steps whose loss must agree
 TOLERANCE = 1e-4  # relative
 
 _REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
 _TUNIX_PYTHON = flags.DEFINE_string("tunix_python", None, "Python with google-tunix; or MSM_JAX_TUNIX_PYTHON.")
 _PRESETS = flags.DEFINE_list("presets", list(CASES), "Which models to train, from random weights.")
-_WORK = flags.DEFINE_string("work", None, "Be the side that is ours, on the files of this directory.")
+_WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on the files of this directory.")
 _DEVICES = flags.DEFINE_integer("devices", 1, "With --work: simulated devices that share the rows.")
 
 
@@ -303,8 +303,9 @@ def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> r
         columns=("", *measured["how"]),
         rows=tuple((*row, *[""] * (1 + len(sides) - len(row))) for row in rows),
         notes=f"Losses of the first {CHECKED} steps agree to {measured['difference']:.0e}. Start and memory are "
-        "without a compile cache, and of torch before compiling. The parts of ours are differences between programs "
-        "that end there, each compiled and held in memory for itself. Of torch was tried, in ms: "
+        "measured without a compile cache, and for torch before compilation. The parts of our step are differences "
+        "between programs that end after each part, which are compiled separately, so that a part can be negative. "
+        "Ways of running torch that were tried, in ms: "
         + ", ".join(f"{name} {took}" for name, took in measured["tried"].items()) + ".",
     )
 

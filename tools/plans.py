@@ -1,10 +1,10 @@
-"""Plans many models on many slices, one after the other, and writes docs/plans.md.
+"""Plans many models on many TPU slices, one after the other, and writes docs/plans.md.
 
     python tools/plans.py
 
-Needs libtpu; see `msm_jax.plan`. What was planned before, with the same code and compiler, comes from the cache, so
-that running it again does only what is missing; with --cached it compiles nothing and leaves a gap for each plan that
-is missing. Exit status 0 when each of `PROMISED` has the headroom promised.
+It needs libtpu; see `msm_jax.plan`. Plans that were made before with the same code and compiler come from a cache, so
+that another run compiles only missing ones. With --cached it compiles nothing and leaves gaps for missing plans. The
+exit status is 0 if each of `PROMISED` has the promised headroom.
 """
 
 import argparse
@@ -32,7 +32,14 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Row:
-    """A plan: the argument of configs/plan.py without `chips`, the slice, and the headroom promised, in percent."""
+    """A plan to make.
+
+    Attributes:
+        what: the argument of configs/plan.py without `chips`.
+        slice: the TPU slice.
+        promised: the headroom that it must have, in percent.
+        decode: rows and slots of a decode step that is planned as well.
+    """
 
     what: str
     slice: str
@@ -41,18 +48,18 @@ class Row:
 
     @property
     def argument(self) -> str:
-        """Of configs/plan.py, with as many chips as the slice has."""
+        """Returns the argument of configs/plan.py, with the number of chips of the slice."""
         return f"{self.what},chips={topology.parse(self.slice).chips}"
 
     @property
     def flags(self) -> str:
-        """Of `python -m msm_jax.plan`."""
+        """Returns the flags of `python -m msm_jax.plan`."""
         decode = "--decode_rows={} --decode_slots={}".format(*self.decode or (0, 0))
         return f"--config=configs/plan.py:{self.argument} --topology={self.slice} {decode}"
 
 
 QWEN3, QWEN25 = "qwen3-32b,seq=8192,lora=64", "qwen2.5-32b,seq=8192,lora=64"
-# One sequence a chip in one micro-batch, the layers recomputed in full, offload only where named.
+# One row per chip in one micro-batch, with layers recomputed in full unless offload is named.
 PROMISED = [
     Row("llama3.1-8b,seq=4096", "v5e:8x8", 55),
     Row("llama3.1-8b,seq=4096", "v6e:4x8", 70),
@@ -66,7 +73,7 @@ PROMISED = [
     Row("qwen3-32b,seq=8192", "v5p:4x4x4", 60),
     *(Row(QWEN25, name) for name in ("v5e:4x8", "v5e:4x4", "v6e:4x8", "v5p:2x4x4")),
 ]
-# Where memory is left, more rows a chip hide the gathers behind the products.
+# If memory is left, more rows per chip hide the all-gathers behind the arithmetic.
 FAST = [Row("llama3.1-8b,seq=4096,rows=4", "v6e:8x8", 8), Row(QWEN3, "v5p:2x4x4", 8)]
 DECODE = [
     Row("llama3.1-8b,seq=4096", "v5e:4x4", None, (32, 8192)),
@@ -90,7 +97,7 @@ class Missing(Exception):
 
 
 def planned(row: Row, compiler: Compiler, cached: bool) -> Plan | None:
-    """The plan of one row; None where it would have to be compiled and `cached` forbids that."""
+    """Returns the plan of a row; None if it must be compiled and `cached` forbids that."""
     fields = settings.plain(config_file.get_config(row.argument))
     name, phases = command.phases_of(fields)
     slice_ = topology.parse(row.slice)
@@ -111,22 +118,22 @@ def planned(row: Row, compiler: Compiler, cached: bool) -> Plan | None:
 
 
 def share(plan: Plan, which: int = 0) -> str:
-    """The headroom of one of its programs, rounded down."""
+    """Returns the headroom of one program of a plan as text, rounded down."""
     headroom = plan.measured[which].memory.headroom
     assert headroom is not None
     return f"{math.floor(100 * headroom)} %"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Returns a table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 def training(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
-    """Memory, and the bound on speed, of train steps."""
-    heads = ["model and settings", "slice", "GiB a chip", "headroom (promised)", "GiB on the host"]
-    heads += ["s a step, at least", "bound by", "MFU, at most", "s by links (all-reduced)", "CPU s to plan"]
+    """Returns the table of train steps: memory, and the bound on speed."""
+    heads = ["model and settings", "slice", "GiB per chip", "headroom (promised)", "GiB on the host"]
+    heads += ["s per step, at least", "bound by", "MFU, at most", "s on the links (all-reduced)", "CPU s to plan"]
     found = []
     for row in rows:
         plan, begin = plans[row], [f"`{row.what}`", f"`{row.slice}`"]
@@ -148,8 +155,8 @@ def training(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
 
 
 def decoding(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
-    """The same of decode steps."""
-    heads = ["model", "slice", "rows × slots", "GiB a chip", "headroom"]
+    """Returns the table of decode steps: memory, and the bound on speed."""
+    heads = ["model", "slice", "rows × slots", "GiB per chip", "headroom"]
     heads += ["tokens/s, at most", "bound by", "CPU s to plan"]
     found = []
     for row in rows:
@@ -170,7 +177,7 @@ def decoding(rows: Sequence[Row], plans: Mapping[Row, Plan | None]) -> str:
 
 
 def fitting(plans: Mapping[Row, Plan | None]) -> str:
-    """Models by slices: the headroom, or the change that makes it fit, or "no"."""
+    """Returns the table of models by slices: the headroom, the change that makes the model fit, or "no"."""
     found = []
     for what, name in WILL_IT_FIT.items():
         words = dict(word.split("=") for word in what.split(",")[1:])
@@ -190,7 +197,7 @@ def _cell(plan: Plan | None) -> str:
 
 
 def short(plans: Mapping[Row, Plan | None]) -> list[str]:
-    """Which of `PROMISED` have less than that, in words."""
+    """Returns a sentence for each of `PROMISED` that has less headroom than promised or is not planned."""
     found = []
     for row in PROMISED:
         plan = plans[row]
@@ -202,7 +209,7 @@ def short(plans: Mapping[Row, Plan | None]) -> list[str]:
 
 
 def machine() -> str:
-    """What the plans are made on."""
+    """Returns the name of this machine's processor, with its cores."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
@@ -213,35 +220,36 @@ def machine() -> str:
 
 TEXT = """# Plans
 
-What `python -m msm_jax.plan` says of models on TPU slices, with no TPU at hand: TPU's compiler is asked, and bytes are
-its own account. Nothing was run. Made by `make plans` on {machine}, no TPU, with jax {jax} and libtpu {libtpu}. One row
-a chip in one micro-batch, layers recomputed in full and weights split over all chips by fsdp, unless the settings say
-otherwise; attention by the splash kernel.
+What `python -m msm_jax.plan` computes for models on TPU slices, without a TPU: TPU's compiler reports the bytes, and
+no program was run. `make plans` wrote this page on {machine}, with jax {jax} and libtpu {libtpu}.
+Unless the settings say otherwise, each chip has one row in one micro-batch, layers are recomputed in full, weights are
+split over all chips by fsdp, and attention is computed by the splash kernel.
 
-A row is the command
+Each row is the result of the command
 
     python -m msm_jax.plan --config=configs/plan.py:SETTINGS,chips=N --topology=SLICE
 
 ## My model, my chips: will it fit?
 
-The share of a chip's memory that stays free; in place of it the nearest change that was tried and fits, or "no".
-In brackets, the number of chips. {gap}
+Each cell gives the share of a chip's memory that stays free. If the model does not fit, the cell gives the first change
+that was tried and makes it fit, or else "no". The number of chips is in brackets. {gap}
 
 {fitting}
 
 ## Promised
 
-Headroom is (capacity − program − arguments) / capacity, all three by the compiler's log. {short}
+Headroom is (capacity − program − arguments) / capacity, with all three from the compiler's log. {short}
 
 {promised}
 
-Gradients over fsdp should be scattered. On most slices TPU's compiler makes all-reduces of them, of twice the bytes,
-even of an explicit `psum_scatter`; "all-reduced" is what these take of the links' time, at least. Where that is below
-the arithmetic's it can hide behind it, and with more rows a chip it is: the traffic stays and the products grow.
+Gradients should be reduce-scattered over fsdp. On most slices TPU's compiler replaces this by an all-reduce of twice
+the bytes, even for an explicit `psum_scatter`. "all-reduced" is the minimum time that these all-reduces take on the
+links. If the time on the links is below that of the arithmetic, both can overlap. More rows per chip help, because the
+arithmetic grows and the traffic does not.
 
 ## Fast
 
-What the roofline allows where at least 8 % of memory stays free. {convention}
+The bounds of the roofline, for settings that leave at least 8 % of memory free. {convention}
 
 {fast}
 
@@ -252,11 +260,11 @@ What the roofline allows where at least 8 % of memory stays free. {convention}
 
 
 def main() -> int:
-    """Plans every row."""
+    """Plans every row and writes the page; returns the exit status."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "plans.md")
-    parser.add_argument("--cached", action="store_true", help="write what earlier runs have left; compile nothing")
+    parser.add_argument("--cached", action="store_true", help="compile nothing; leave gaps for missing plans")
     args = parser.parse_args()
     rows = [*PROMISED, *FAST, *DECODE, *(Row(what, slice_) for what in WILL_IT_FIT for slice_ in SLICES)]
     with command.compiler_for(tpu=True) as compiler:
@@ -264,7 +272,7 @@ def main() -> int:
     missed = short(plans)
     text = TEXT.format(
         **compiler.versions, machine=machine(), fitting=fitting(plans), promised=training(PROMISED, plans),
-        short=f"Missed: {'; '.join(missed)}." if missed else "All are met.", fast=training(FAST, plans),
+        short=f"Missed: {'; '.join(missed)}." if missed else "All promises are met.", fast=training(FAST, plans),
         decode=decoding(DECODE, plans), convention=plan_lib.roofline.CONVENTION,
         gap=f'"{GAP}" was not planned.' if None in plans.values() else "",
     )
