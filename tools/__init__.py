@@ -1,1 +1,1 @@
-"""Scripts that fetch, sweep and set up."""
+"""Scripts that download models, make plans and set up environments."""

