@@ -1,4 +1,4 @@
-"""What the tests of chat templates share: a small tokenizer.json, and the comparison with transformers' renderings."""
+"""Shared by the tests of chat templates: a small tokenizer.json, and the comparison with transformers' renderings."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def mask_of(rendering, spans):
 
 
 def straddled(rendering, prompts):
-    """Whether a token of the whole chat reaches from a prompt into the answer, so that sampling never meets it."""
+    """Returns whether a token reaches from a prompt into the answer, so that sampling never sees it."""
     return any(
         rendering["text"].startswith(prompt["text"]) and rendering["ids"][: len(prompt["ids"])] != prompt["ids"]
         for prompt in prompts
@@ -106,7 +106,7 @@ def nfc(text):
 
 
 def refused(tokenizer, template, conversation, config):
-    """The message with which the chat is refused, or ""."""
+    """Returns the message with which the chat is refused, or ""."""
     messages, tools, _ = CONVERSATIONS[conversation]
     try:
         training_examples(tokenizer, template, messages, tools, config)

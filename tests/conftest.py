@@ -1,4 +1,4 @@
-"""What every test stands on: eight simulated CPU devices, a compile cache that stays, and tiny text."""
+"""Set-up of all tests: eight simulated CPU devices, a persistent compile cache, and tiny texts."""
 
 import os
 import random
@@ -98,7 +98,7 @@ def convert(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
 @pytest.fixture(scope="session")
 def ref_python() -> str:
-    """The interpreter of the reference environment (torch, transformers), or a skip that says why not."""
+    """The interpreter of the reference environment (torch, transformers); without one, the test is skipped."""
     python = os.environ.get("MSM_JAX_REF_PYTHON", "")
     if not python:
         pytest.skip("MSM_JAX_REF_PYTHON is not set; `make parity` builds the environment on Python 3.11")

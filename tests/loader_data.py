@@ -1,4 +1,4 @@
-"""Documents and chats in files, and loaders over them, for the tests of the loader and of the token cache."""
+"""Files of documents and chats with loaders that read them, for the tests of the loader and of the token cache."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ class Data:
 
 
 def write(root: Path, tokenizer: Tokenizer, corpus: list[str]) -> Data:
-    """The files in `root`: the documents of `corpus` in two, and 150 chats of its words."""
+    """Writes the documents of `corpus` in two files below `root`, and 150 chats made of its words."""
     rng = random.Random(0)
     for part in range(2):
         lines = [{"text": text} for text in corpus[part::2]]

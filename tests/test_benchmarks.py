@@ -1,4 +1,4 @@
-"""The benchmarks' rows, products and ratios are what they say; sides that are compared take the same steps."""
+"""The benchmarks' rows, products and ratios are correct, and compared sides take the same steps."""
 
 import ast
 import dataclasses

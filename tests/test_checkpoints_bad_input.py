@@ -21,7 +21,7 @@ FULL = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A good directory in shards, to be copied and spoilt."""
+    """A valid directory in shards, which tests copy and damage."""
     return hf_directories.write(tmp_path_factory.mktemp("whole") / "hf", hf_directories.model("qwen2"))
 
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_slices_is_one_like_any_other(tmp_path):
 
 
 def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
-    """What a phase saves (float32, through Orbax) comes out in the dtype asked for, under a card with its lineage."""
+    """A checkpoint of a phase (float32) is exported in the requested dtype, with a card of its lineage."""
     config = hf_directories.model("qwen2", rope_scaling=RopeScaling("yarn", 4.0, 64))
     imports.write(huggingface.Directory(hf_directories.write(tmp_path / "hf", config)), tmp_path / "run")
     loaded, params = load_checkpoint(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Conversion holds a few slices of the weights, whatever the size of the model: most RssAnon, both ways."""
+"""Conversion holds only a few slices of the weights, whatever the size of the model: largest RssAnon, both ways."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def most_anonymous(*arguments):
-    """The largest RssAnon of a Python process, in bytes, looked at a hundred times a second; it must succeed."""
+    """Returns the largest RssAnon of a Python process in bytes, sampled a hundred times a second; it must succeed."""
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
@@ -35,7 +35,7 @@ def most_anonymous(*arguments):
 
 
 def both_ways(directory, dtype=()):
-    """The most of each way; leaves nothing on the disk, where `hf` and what is made of it are large."""
+    """Returns the largest memory of import and export; removes the large files that it makes."""
     convert = ("-m", "msm_jax.convert")
     into = most_anonymous(*convert, f"--from_hf={directory / 'hf'}", f"--to_checkpoint={directory / 'run'}", *dtype)
     shutil.rmtree(directory / "hf")
@@ -47,7 +47,7 @@ def both_ways(directory, dtype=()):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's anonymous memory")
 def test_memory_does_not_grow_with_the_model(tmp_path):
-    """A model of 1.4 GB: what lies in memory beside the imports is far less, also where the disk is slow."""
+    """For a model of 1.4 GB, conversion needs far less memory than that, also on a slow disk."""
     (tmp_path / "hf").mkdir()
     write_sparse(tmp_path / "hf", ModelConfig(2000, 1024, 16, 8, 8, 128, 12_800), shards=4)
     imports = most_anonymous("-c", "import msm_jax.convert, jax; jax.devices()")

@@ -1,4 +1,4 @@
-"""PEFT's directories in and out, merging, and adapters that are refused; whole or not at all."""
+"""Import and export of PEFT directories, merging, and refused adapters; results are written whole or not at all."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def save_base(path, shape, params, assets):
 
 @pytest.fixture(scope="module")
 def made(tiny_tokenizer, tmp_path_factory):
-    """A base `run`, and an adapter on it as a directory of PEFT's, `theirs`."""
+    """A base `run`, and a PEFT directory `theirs` with an adapter for it."""
     root = tmp_path_factory.mktemp("made")
     shape, params = model(tiny_tokenizer.vocab_size, num_kv_heads=2)
     assets = {**tiny_tokenizer.files(), "chat_template.jinja": DEFAULT_TEMPLATE.encode()}
@@ -56,7 +56,7 @@ def made(tiny_tokenizer, tmp_path_factory):
 
 
 def changed(made, tmp_path, settings=None, tensors=None):
-    """The directory of PEFT's with some settings and tensors replaced; None removes one."""
+    """The PEFT directory with some settings and tensors replaced; None removes one."""
     root, *_ = made
     directory = tmp_path / "changed"
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit on any mesh, survive failures, and say what is wrong with them."""
+"""Checkpoints are restored bit for bit on any mesh, survive failures, and are refused clearly if damaged."""
 
 import os
 import resource

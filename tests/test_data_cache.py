@@ -1,4 +1,4 @@
-"""The token cache: built once, by whoever comes first, and refused where it is damaged."""
+"""The token cache: built once, by the first process that needs it, and refused if it is damaged."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Chats over real templates, against what transformers makes of them (tests/templates/rendered.json)."""
+"""Chats with real templates, compared with transformers' renderings (tests/templates/rendered.json)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data settings: every mixture that cannot be drawn from is refused with the field's name."""
+"""Data settings: a mixture from which no rows can be drawn is refused, and the message names the field."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where data may lie: Parquet beside JSONL, a bucket, and the Hugging Face cache; and what is said of a bad file."""
+"""Places of data: Parquet and JSONL files, a bucket, and the Hugging Face cache; and the errors for bad files."""
 
 import gzip
 import importlib.util

@@ -1,4 +1,4 @@
-"""Chats as real data has them: tools, calls, thinking, parts, system prompts."""
+"""Chats in the forms of common data sets: tools, calls, thinking, parts, system prompts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The mixture: shares, order within sources across stages, and numbers that agree with what is drawn."""
+"""The mixture: shares, the order within sources across stages, and counts that agree with the rows drawn."""
 
 from collections.abc import Mapping
 

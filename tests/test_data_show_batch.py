@@ -1,4 +1,4 @@
-"""show_batch: the batch of any step as text, with what carries loss marked."""
+"""show_batch: the batch of any step as text, with the tokens that carry loss marked."""
 
 import json
 import random

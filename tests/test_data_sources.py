@@ -1,4 +1,4 @@
-"""Sources: what is read, and one line that names file, line and field for everything that is not."""
+"""Sources: the records that are read, and one line that names file, line and field of each record that is refused."""
 
 import gzip
 import hashlib

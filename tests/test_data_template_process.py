@@ -1,4 +1,4 @@
-"""Foreign templates: what transformers gives them, and that none can hang, eat or leave the process of its own."""
+"""Templates from outside: transformers' environment, and none can hang, use up memory or leave the sandbox."""
 
 import datetime
 import os
@@ -47,7 +47,7 @@ def test_a_template_that_does_not_end_is_ended(source, monkeypatch):
 
 
 def test_one_that_is_not_let_compute_is_ended_too(monkeypatch):
-    """What a busy machine leaves of five seconds of computing takes no more than a minute."""
+    """On a busy machine, waiting for five seconds of computing takes at most a minute."""
     monkeypatch.setattr(template_process, "LIMIT_WAIT_SECONDS", 0.3)
     with pytest.raises(InputError, match=r"^chat template: it runs longer than 0\.3 seconds, on a machine that let"):
         rendered("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
@@ -182,7 +182,7 @@ def test_the_process_ends_with_ours(tmp_path):
 
 
 def test_another_directory_on_the_path_is_not_imported(tmp_path, monkeypatch):
-    """The folder of the script holds modules of ours whose names others may have."""
+    """The folder of the script has modules whose names other packages may have."""
     (tmp_path / "jinja2.py").write_text("raise RuntimeError")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(template_process, "_running", None)

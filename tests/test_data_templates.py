@@ -47,7 +47,7 @@ def chat(*contents: str, system: str = "") -> list[dict[str, str]]:
 
 
 def shown(tokenizer: Tokenizer, ids: list[int], mask: list[bool]) -> str:
-    """The chat as text with every token that carries loss in brackets."""
+    """Returns the chat as text with every token that carries loss in brackets."""
     return "".join(
         f"[{part}]" if loss else part
         for i, loss in zip(ids, mask, strict=True)

@@ -1,4 +1,4 @@
-"""tokenizer.json: the ids of the `tokenizers` package, exact round trip, specials out of reach of text."""
+"""tokenizer.json: the ids of the `tokenizers` package, exact round trip, and texts that never give special tokens."""
 
 import json
 

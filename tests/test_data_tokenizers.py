@@ -1,4 +1,4 @@
-"""Tokenizers: exact round trip for any string, specials out of reach of text, deterministic training."""
+"""Tokenizers: exact round trip for any string, texts that never give special tokens, and deterministic training."""
 
 import random
 import re

