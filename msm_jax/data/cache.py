@@ -62,7 +62,7 @@ class TokenCache:
 def _address(
     config: SourceConfig, data_sha256: str, tokenizer: Tokenizer, template: ChatTemplate | None, chat: ChatConfig
 ) -> str:
-    """Returns the hash of everything that decides the cache of a source; where its files lie is no part of it."""
+    """Returns the hash of everything that decides the cache of a source; the paths of its files do not."""
     made_from: dict[str, Any] = {
         "format": _FORMAT,
         "kind": config.kind,

@@ -43,7 +43,7 @@ class Chat:
 
 
 def data_sha256(path: str | Sequence[str]) -> str:
-    """Returns the SHA-256 over the bytes, as they lie in storage, of the files at `path`; see `iter_records`."""
+    """Returns the SHA-256 over the stored (compressed) bytes of the files at `path`; see `iter_records`."""
     hashes = (hashing.file_sha256(file) for file in sorted(_files(path), key=PurePosixPath))
     return hashing.sha256(bytes.fromhex("".join(hashes)))
 

@@ -1,7 +1,7 @@
 """Chat templates: from messages to token ids, and which of these carry loss.
 
 A template is Jinja source, as in Hugging Face checkpoints. One from outside is rendered in a child process (see
-`template_process`). What it is given besides the messages (`enable_thinking`, a date) are its `variables`.
+`template_process`). Its `variables` (`enable_thinking`, a date) are given to it besides the messages.
 `chat_tokens` encodes the rendered text.
 
 The assistant's words and the special token that closes its turn carry loss; see `turns`.

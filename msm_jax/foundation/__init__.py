@@ -1,1 +1,1 @@
-"""What every room stands on: settings, durable files, content hashes, and child processes. It imports no other room."""
+"""The room below all others: settings, durable files, content hashes and child processes. It imports no other room."""

@@ -50,7 +50,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
 
 
 def to_json(value: Any) -> Any:
-    """The inverse of `build`: dataclasses and mappings to dicts, tuples to lists, scalars as they are."""
+    """Returns the JSON value from which `build` makes `value`: dicts for dataclasses and mappings, lists for tuples."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def to_json(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value with every ConfigDict at any depth turned into a dict and field references resolved."""
+    """Returns a value with dicts in place of ConfigDicts, and field references resolved, at every depth."""
     if isinstance(value, ml_collections.FieldReference):
         return plain(value.get())
     if isinstance(value, ml_collections.ConfigDict):
@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 def nearest(key: str, valid: typing.Iterable[str]) -> str:
-    """A phrase that suggests the valid key nearest to `key`, or lists them all where none is near."""
+    """Returns a phrase that suggests the valid key nearest to `key`, or lists all valid keys if none is near."""
     valid = sorted(valid)
     close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
     if close:
@@ -115,7 +115,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _member(members: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The value as the first member of a union that takes it; an exact type wins over int-as-float."""
+    """Builds the value as the first member of a union that accepts it; an exact type goes before int as float."""
     if type(value) in members:
         return value
     refusals = []
