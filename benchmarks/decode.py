@@ -36,7 +36,7 @@ _WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on
 
 
 def main() -> None:
-    """Drives both sides and prints the comparison."""
+    """Runs both sides and publishes the comparison."""
     if _WORK.value is not None:
         work(Path(_WORK.value))
         return
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write_inputs(directory: Path) -> None:
-    """Weights, prompts and settings for both sides."""
+    """Writes weights, prompts and settings for both sides."""
     config = presets.preset(_PRESET.value, compute_dtype="float32")
     params = jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
     reference.write(directory / "weights.npz", reference.weights(params, config))
@@ -96,7 +96,7 @@ def products(config: Any) -> list[list[int]]:
 
 
 def work(directory: Path) -> None:
-    """Our side: answers the requests on standard input."""
+    """Runs this package's side: answers the requests on standard input."""
     settings = json.loads((directory / "settings.json").read_text())
     config = presets.preset(settings["preset"], compute_dtype="float32")
     cli.prepare_backend(devices=1, threads=settings["threads"])
@@ -139,7 +139,7 @@ def result(
     peak: tuple[float, float],
     same: float,
 ) -> record.Result:
-    """The comparison as a table."""
+    """Returns the comparison as a table."""
     tokens = _BATCH.value * _NEW.value
     seconds, products = ([[turn[side]["seconds"] for turn in each] for side in (0, 1)] for each in (turns, bare))
     medians = [statistics.median(each) for each in seconds]

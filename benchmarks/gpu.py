@@ -48,8 +48,8 @@ LORA = LoraConfig(64, 128.0)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model trained on rows of `length` random tokens, all its weights or an adapter; `rows`: how many, the first of
-    these that fits."""
+    """Training all weights or an adapter on rows of `length` random tokens. The first of `rows`, numbers of rows, that
+    fits is used."""
 
     name: str
     model: ModelConfig
@@ -80,7 +80,7 @@ _SIDE = flags.DEFINE_string("side", None, "Run as the worker of this package, on
 
 
 def main() -> None:
-    """Drives both sides and publishes the comparison."""
+    """Runs both sides and publishes the comparison."""
     if _SIDE.value is not None:
         cli.prepare_backend(devices=1, threads=0)
         print(json.dumps(ours(json.loads(Path(_SIDE.value).read_text()))))
@@ -110,8 +110,8 @@ def main() -> None:
 
 
 def compare(case: Case, directory: Path, torch_python: str, steps: int, left: float) -> list[dict[str, Any]]:
-    """What each side reports: "seconds" of each step, "losses", "peak" bytes, "how", "device", and ours its "rows"; or
-    "failed", why."""
+    """Returns the report of each side: "seconds" of each step, "losses", "peak" bytes, "how", "device", our "rows"; or
+    "failed", the reason."""
     told = dataclasses.asdict(case)
     settings = {
         "case": told, "lora": dataclasses.asdict(LORA), "steps": steps,
@@ -126,7 +126,7 @@ def compare(case: Case, directory: Path, torch_python: str, steps: int, left: fl
 
 
 def run(command: list[str], left: float) -> dict[str, Any]:
-    """The last line that a process prints, or why there is none."""
+    """Returns the last line that a process prints, or why it failed."""
     # Almost all of the memory: JAX would leave a quarter to others.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.94"}
     try:
@@ -141,7 +141,7 @@ def run(command: list[str], left: float) -> dict[str, Any]:
 
 
 def ours(settings: dict[str, Any]) -> dict[str, Any]:
-    """Our side of a case."""
+    """Runs this package's side of a case."""
     told = settings["case"]
     model, adapter = ModelConfig.from_json(told["model"]), None
     if told["lora"]:
@@ -174,7 +174,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def fitting(shape: TrainProgram, rows: list[int], mesh: Any) -> tuple[TrainProgram, Any]:
-    """The program with the most rows that fit, or the fewest with all recomputed, and the step compiled from it."""
+    """Returns the program with the most rows that fit, or the fewest with full recomputation, and its compiled step."""
     limit = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     for number, remat in [*((number, "dots") for number in rows), (rows[-1], "full")]:
         tried = dataclasses.replace(shape, rows=number, model=dataclasses.replace(shape.model, remat=remat))
@@ -208,7 +208,7 @@ def start(shape: TrainProgram, mesh: Any) -> tuple[Any, Any]:
 
 
 def rows_of(shape: TrainProgram) -> dict[str, np.ndarray]:
-    """One document a row; the other side draws the same."""
+    """Returns rows of one document each; the other side draws the same."""
     ids = np.random.default_rng(0).integers(0, shape.model.vocab_size, (shape.rows, shape.seq_len + 1))
     ones = np.ones((shape.rows, shape.seq_len), np.int32)
     return {
@@ -218,7 +218,7 @@ def rows_of(shape: TrainProgram) -> dict[str, np.ndarray]:
 
 
 def row(case: Case, mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table; a dash where a side has failed."""
+    """Returns a row of the table, with a dash for a side that failed."""
     tokens = mine.get("rows", case.rows[-1]) * case.length
     flops = metrics.flops_per_token(case.model, (case.length + 1) / 2, LORA if case.lora else None)
     sides = (mine, theirs)

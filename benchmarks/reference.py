@@ -1,4 +1,4 @@
-"""Our side of a comparison with transformers on torch: weights under their names, and a worker process that is timed.
+"""Helpers for comparisons with transformers on torch: weights under its names, and worker processes that are timed.
 
 The reference lives in an environment of its own (requirements-ref.txt), so weights and results are exchanged as
 .npz files, and each side runs in a fresh process that does one repeat per line it reads.
@@ -26,7 +26,7 @@ from msm_jax.parallel import backend
 
 
 def weights(params: dict[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
-    """The parameters under transformers' names; its matrices are [outputs, inputs]."""
+    """Returns the parameters under transformers' names, with matrices as [outputs, inputs]."""
     named: dict[str, np.ndarray] = {}
     for name, (weight, layer) in families.tensors(config).items():
         leaf: Any = params
@@ -42,14 +42,14 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def settings(config: ModelConfig) -> dict[str, Any]:
-    """The model's shape as the arguments of a transformers config, and the "family" it belongs to."""
+    """Returns the model's shape as the arguments of a transformers config, with its "family"."""
     found = families.to_config(config)
     del found["architectures"]
     return {"family": found.pop("model_type"), **found}
 
 
 class Worker:
-    """A process that reads a JSON object per line, does what it says, and answers with one.
+    """A process that reads one JSON request per line, carries it out, and writes one JSON answer.
 
     Whichever side it is, it has huge pages, as the workers of an experiment do.
     """
@@ -81,12 +81,12 @@ class Worker:
         return json.loads(answer)
 
     def first(self) -> float:
-        """Seconds from the start of the process to the end of its first repeat."""
+        """Returns the seconds from the start of the process to the end of its first repeat."""
         self.ask(do="run")
         return time.perf_counter() - self._started
 
     def peak_mib(self) -> float:
-        """The most memory the process has held so far, in MiB; NaN where the kernel does not say.
+        """Returns the peak memory of the process so far, in MiB; NaN if the kernel does not report it.
 
         Read from the kernel: what getrusage gives a child starts from its parent's own peak.
         """
@@ -102,7 +102,7 @@ class Worker:
 
 
 def find_python(given: str | None) -> str:
-    """The reference interpreter: `given`, or what MSM_JAX_REF_PYTHON names.
+    """Returns the reference interpreter: `given`, or the value of MSM_JAX_REF_PYTHON.
 
     Raises:
         InputError: neither is set, or there is no such file.
@@ -116,7 +116,7 @@ def find_python(given: str | None) -> str:
 
 
 def product(m: int, k: int, n: int, times: int) -> float:
-    """Seconds that `times` products [m, k] × [k, n] take."""
+    """Returns the seconds that `times` products [m, k] × [k, n] take."""
     a, b = (jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32) for shape in ((m, k), (k, n)))
     multiply = jax.jit(jnp.matmul)
     multiply(a, b).block_until_ready()

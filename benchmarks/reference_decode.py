@@ -1,4 +1,4 @@
-"""The side of `decode.py` that is theirs; runs in the reference environment, which has torch and transformers."""
+"""The torch side of `decode.py`; runs in the reference environment, which has torch and transformers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main(directory: Path) -> None:
 
 
 def load(shape: dict, directory: Path) -> torch.nn.Module:
-    """A causal model with the weights of weights.npz, in float32, with sdpa attention."""
+    """Returns a causal model with the weights of weights.npz, in float32, with sdpa attention."""
     family = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[shape.pop("family")]
     config = getattr(transformers, f"{family}Config")(
         **shape, attn_implementation="sdpa", bos_token_id=None, eos_token_id=None, pad_token_id=None
@@ -71,7 +71,10 @@ def load(shape: dict, directory: Path) -> torch.nn.Module:
 
 
 def ways(model: torch.nn.Module, generate) -> tuple[dict[str, float], str]:
-    """Seconds per way of running (best of two), and the fastest cache; the model is left compiled if that wins."""
+    """Returns the seconds of each way of running (best of two), and the fastest cache.
+
+    If a compiled model is fastest, the model stays compiled.
+    """
     took = {}
 
     def measure(name: str, cache: str) -> None:
@@ -96,7 +99,7 @@ def ways(model: torch.nn.Module, generate) -> tuple[dict[str, float], str]:
 
 
 def product(m: int, k: int, n: int, times: int) -> float:
-    """Seconds that `times` products [m, k] × [n, k] transposed take, as in torch's linear layers."""
+    """Returns the seconds that `times` products [m, k] × [n, k]ᵀ take, as in torch's linear layers."""
     a, b = torch.randn(m, k), torch.randn(n, k)
     torch.nn.functional.linear(a, b)
     took = []

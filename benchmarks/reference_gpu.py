@@ -1,4 +1,4 @@
-"""The side of `gpu.py` that is theirs: the same model in plain torch, its layers and its loss compiled.
+"""The torch side of `gpu.py`: the same model in plain torch, its layers and its loss compiled.
 
 Weights and moments are float32 and cast for each product, as ours are; with an adapter the base is frozen in the
 compute dtype. Attention is torch's own, which takes flash attention for these shapes.
@@ -26,7 +26,7 @@ MODULES = {
 
 
 class Linear(nn.Module):
-    """A matrix [outputs, inputs], and beside it an adapter where one is given."""
+    """A matrix [outputs, inputs] with an optional adapter."""
 
     def __init__(self, inputs: int, outputs: int, adapter: dict[str, Any] | None) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Linear(nn.Module):
             self.b = nn.Parameter(torch.zeros(outputs, adapter["rank"]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x W, plus what the adapter adds."""
+        """Returns x W, plus the adapter's update."""
         y = functional.linear(x, self.weight.to(x.dtype))
         if self.scale:
             low = functional.linear(x, self.a.to(x.dtype)) * self.scale
@@ -54,14 +54,14 @@ class Norm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """In the dtype of `x`."""
+        """Returns the norm in the dtype of `x`."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (normed * self.weight).to(x.dtype)
 
 
 class Layer(nn.Module):
-    """Attention, then SwiGLU."""
+    """A layer: attention, then SwiGLU."""
 
     def __init__(self, c: dict[str, Any], adapter: dict[str, Any] | None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Layer(nn.Module):
         self.mlp = made({"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)})
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """The stream [B, T, D]."""
+        """Returns the residual stream [B, T, D]."""
         batch, length, _ = x.shape
         h = self.input_layernorm(x)
         q, k, v = (
@@ -95,13 +95,13 @@ class Layer(nn.Module):
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions of the last axis, whose halves are pairs."""
+    """Applies rotary positions to the last axis, whose halves form pairs."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class Model(nn.Module):
-    """Tokens to the mean loss over their targets; the embedding is the output matrix too."""
+    """A model from tokens to the mean loss over targets; the embedding is also the output matrix."""
 
     def __init__(self, c: dict[str, Any], adapter: dict[str, Any] | None, length: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Model(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss."""
+        """Returns the mean loss."""
         x = self.embed_tokens(tokens).to(self.dtype)
         for layer in self.layers:
             x = checkpoint(layer, x, self.cos, self.sin, use_reentrant=False) if self.recompute else layer(
@@ -127,13 +127,13 @@ class Model(nn.Module):
 
 
 def mean_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of hidden states."""
+    """Returns the mean loss of hidden states."""
     logits = functional.linear(x, weight.to(x.dtype)).float()
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def main(file: Path) -> None:
-    """Trains, and prints what `gpu.py` reads."""
+    """Trains, and prints the result that `gpu.py` reads."""
     settings = json.loads(file.read_text())
     case = settings["case"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -176,7 +176,7 @@ def main(file: Path) -> None:
 
 
 def train(model: Model, ids: torch.Tensor, settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each step and all losses; the first two steps are not timed."""
+    """Returns the seconds of each step and all losses; the first two steps are not timed."""
     s = settings["optimizer"]
     model.zero_grad(set_to_none=True)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""The side of `train_step.py` that is theirs; runs in the reference environment, which has torch and transformers."""
+"""The torch side of `train_step.py`; runs in the reference environment, which has torch and transformers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(directory: Path) -> None:
 
 
 def read_batches(directory: Path, count: int) -> list[dict[str, torch.Tensor]]:
-    """The rows as the arguments of a causal model, and targets with -100 where no loss falls."""
+    """Returns the rows as arguments of a causal model, and targets with -100 where there is no loss."""
     with np.load(directory / "rows.npz") as arrays:
         rows = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     segments = rows["segment_ids"]
@@ -64,7 +64,7 @@ def read_batches(directory: Path, count: int) -> list[dict[str, torch.Tensor]]:
 
 
 class Trainer:
-    """A model and its optimizer, with the way of running them that is fastest so far."""
+    """A model and its optimizer, with the fastest way of running them so far."""
 
     batches: list[dict[str, torch.Tensor]]
 
@@ -77,7 +77,7 @@ class Trainer:
         self.optimizer = self.make_optimizer("fused")
 
     def make_optimizer(self, kind: str) -> torch.optim.Optimizer:
-        """AdamW as ours: matrices and embeddings decay, norm scales and biases do not."""
+        """Returns AdamW as in this package: only matrices and embeddings decay."""
         s = self.settings
         decayed = [p for p in self.parameters if p.ndim > 1]
         others = [p for p in self.parameters if p.ndim == 1]
@@ -86,13 +86,13 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=s["learning_rate"], betas=(s["b1"], s["b2"]), eps=s["eps"], **how)
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean loss over the masked targets."""
+        """Returns the mean loss over the masked targets."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "targets"}
         logits = self.model(**inputs, use_cache=False).logits
         return functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
 
     def step(self) -> tuple[float, float, float]:
-        """One step; seconds of the forward pass with the loss, of the backward pass, and of the optimizer."""
+        """Takes one step; returns the seconds of forward pass with loss, of backward pass, and of optimizer."""
         marks = [time.perf_counter()]
         loss = self.forward(self.batches[len(self.losses) % len(self.batches)])
         marks.append(time.perf_counter())
@@ -107,12 +107,12 @@ class Trainer:
         return first, second, third
 
     def take(self, steps: int) -> None:
-        """Some steps."""
+        """Takes some steps."""
         for _ in range(steps):
             self.step()
 
     def choose(self, steps: int) -> dict[str, float]:
-        """Milliseconds per step of each way (best of three turns), the fastest of which is kept."""
+        """Returns the milliseconds per step of each way (best of three turns), and keeps the fastest way."""
         tried: dict[str, float] = {}
         ways: list[tuple[str, Callable, str]] = [
             ("eager, fused AdamW", self.loss, "fused"),

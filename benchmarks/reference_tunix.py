@@ -1,4 +1,4 @@
-"""The side of `train_step.py` that is Tunix's (google-tunix), its Llama and its trainer; in an environment of its own.
+"""The Tunix side of `train_step.py` (google-tunix): its Llama and its trainer; runs in an environment of its own.
 
 Its trainer's own loss takes the targets from the inputs, shifted, which packed rows do not allow; the one here reads
 them from the batch and, unlike its own, makes no one-hot labels. What its training loop adds to each step is left out.
@@ -52,7 +52,7 @@ def main(directory: Path) -> None:
 
 
 def make_trainer(directory: Path, settings: dict[str, Any]) -> peft_trainer.PeftTrainer:
-    """Its trainer, on its Llama with the weights of weights.npz, in float32."""
+    """Returns Tunix's trainer on its Llama with the weights of weights.npz, in float32."""
     shape, s = settings["model"], settings["optimizer"]
     config = llama.ModelConfig(
         num_layers=shape["num_hidden_layers"], vocab_size=shape["vocab_size"], embed_dim=shape["hidden_size"],
@@ -79,14 +79,14 @@ def make_trainer(directory: Path, settings: dict[str, Any]) -> peft_trainer.Peft
 def loss(
     model: Any, tokens: jax.Array, positions: jax.Array, seen: jax.Array, targets: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Mean loss over the masked targets."""
+    """Returns the mean loss over the masked targets."""
     logits, _ = model(tokens, positions, None, seen)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.sum(each, where=mask) / jnp.sum(mask)
 
 
 def read_batches(directory: Path, count: int) -> list[dict[str, jax.Array]]:
-    """The rows as `loss` takes them."""
+    """Returns the rows as arguments of `loss`."""
     with np.load(directory / "rows.npz") as arrays:
         rows = {name: arrays[name] for name in arrays.files}
     segments = rows["segment_ids"]

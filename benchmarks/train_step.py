@@ -76,7 +76,7 @@ _DEVICES = flags.DEFINE_integer("devices", 1, "With --work: simulated devices th
 
 
 def main() -> None:
-    """Drives the sides and prints a comparison per model."""
+    """Runs the sides and publishes a comparison per model."""
     if _WORK.value is not None:
         work(Path(_WORK.value), _DEVICES.value)
         return
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None:
-    """Weights, rows and settings for both sides."""
+    """Writes weights, rows and settings for both sides."""
     config = model_of(preset, case.vocab)
     reference.write(directory / "weights.npz", reference.weights(initial(config), config))
     reference.write(directory / "rows.npz", packed_rows(BATCHES * case.rows, case.length, case.vocab))
@@ -109,17 +109,17 @@ def write_inputs(directory: Path, preset: str, case: Case, threads: int) -> None
 
 
 def model_of(preset: str, vocab: int) -> ModelConfig:
-    """In float32, with nothing recomputed and the layers one after the other in the program, as the others have it."""
+    """Returns the model in float32, with unrolled layers and without recomputation, as on the other sides."""
     return presets.preset(preset, vocab_size=vocab, compute_dtype="float32", remat="none", scan_layers=False)
 
 
 def initial(config: ModelConfig) -> transformer.Params:
-    """The weights both sides start from; the same on each call."""
+    """Returns the weights from which all sides start; the same on each call."""
     return jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
 
 
 def packed_rows(rows: int, length: int, vocab: int) -> dict[str, np.ndarray]:
-    """Arrays [rows, length] of a batch: random documents of 8 to 64 tokens one after another, then padding."""
+    """Returns the arrays [rows, length] of a batch: random documents of 8 to 64 tokens, then padding."""
     rng = np.random.default_rng(0)
     batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
     for row in range(rows):
@@ -201,13 +201,13 @@ def compare(
 
 
 def turn(side: reference.Worker, steps: int) -> float:
-    """Seconds a step, after one that is not timed: what the other sides pushed out of caches and memory comes back."""
+    """Returns the seconds per step, after one untimed step that refills caches and memory after the other sides."""
     side.ask(do="run", steps=1)
     return float(side.ask(do="run", steps=steps)["seconds"]) / steps
 
 
 def work(directory: Path, devices: int) -> None:
-    """Our side: answers the requests on standard input."""
+    """Runs this package's side: answers the requests on standard input."""
     settings = json.loads((directory / "settings.json").read_text())
     backend.prepare(devices, settings["threads"])
     jax.config.update("jax_enable_compilation_cache", False)
@@ -269,7 +269,7 @@ def work(directory: Path, devices: int) -> None:
 
 
 def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
-    """Median seconds of a call, after one that compiles it."""
+    """Returns the median seconds of a call, after one that compiles."""
     took = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -279,7 +279,7 @@ def seconds(call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) 
 
 
 def result(preset: str, case: Case, threads: int, measured: dict[str, Any]) -> record.Result:
-    """The comparison as a table."""
+    """Returns the comparison as a table."""
     sides, mine = range(len(measured["how"])), case.ours
     medians = [statistics.median(side) for side in measured["turns"]]
     best = measured["turns"][medians.index(min(medians[:mine]))]
