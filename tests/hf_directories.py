@@ -1,6 +1,7 @@
 """Small Hugging Face directories with random weights and a tokenizer, made without torch."""
 
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +62,28 @@ def write(directory, config, dtype=BFLOAT16, shard_bytes=40_000, tokenizer=True,
         (directory / "tokenizer_config.json").write_text(json.dumps(named))
         (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1]}))
     return directory
+
+
+def write_sparse(directory, model, shards, dtype="BF16"):
+    """A checkpoint of the model's exact shapes that takes no space: headers, and holes where the weights would be."""
+    config = families.to_config(model) | {"torch_dtype": "bfloat16"}
+    (directory / "config.json").write_text(json.dumps(config))
+    named = list(families.tensors(model).items())
+    size = safetensors.DTYPES[dtype].itemsize
+    total = sum(math.prod(weight.hf_shape) for _, (weight, _) in named) * size
+    placed, files = {}, [{}]
+    for name, (weight, _) in named:
+        if sum(end for _, end in (e["data_offsets"] for e in files[-1].values())) and (
+            max(e["data_offsets"][1] for e in files[-1].values()) > total / shards
+        ):
+            files.append({})
+        start = max((e["data_offsets"][1] for e in files[-1].values()), default=0)
+        end = start + math.prod(weight.hf_shape) * size
+        files[-1][name] = {"dtype": dtype, "shape": list(weight.hf_shape), "data_offsets": [start, end]}
+        placed[name] = f"model-{len(files):05d}.safetensors"
+    for number, header in enumerate(files, 1):
+        text = json.dumps(header).encode()
+        with open(directory / f"model-{number:05d}.safetensors", "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + max(e["data_offsets"][1] for e in header.values()))
+    (directory / safetensors.INDEX_FILE).write_text(json.dumps({"weight_map": placed}))

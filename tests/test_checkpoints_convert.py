@@ -12,7 +12,7 @@ import pytest
 from hf_directories import BFLOAT16
 from test_parity_weights import load_checkpoint, same_tensors
 
-from msm_jax.checkpoints import exports, huggingface, imports, manifest, slices, store
+from msm_jax.checkpoints import exports, huggingface, imports, manifest, safetensors, slices, store
 from msm_jax.foundation import hashing
 from msm_jax.models import families, transformer
 from msm_jax.models.config import RUN_SETTINGS, RopeScaling
@@ -26,6 +26,16 @@ TRAINED = (
 
 def files_of(directory):
     return {p.name: p.read_bytes() for p in directory.iterdir() if p.suffix != ".safetensors" and p.name != "README.md"}
+
+
+def same_weights(source, params):
+    """Every parameter has the values of the source's tensors."""
+    for weight in families.weights(source.model):
+        leaf = params[weight.path[0]] if len(weight.path) == 1 else params["layers"][weight.path[1]]
+        for layer in range(max(weight.layers, 1)):
+            ours = leaf[layer] if weight.layers else leaf
+            whole = tuple(slice(0, n) for n in weight.shape)
+            np.testing.assert_array_equal(source.read(weight, layer, whole), np.asarray(ours))
 
 
 @pytest.mark.parametrize("family", hf_directories.SHAPES)
@@ -50,11 +60,7 @@ def test_a_checkpoint_of_slices_is_one_like_any_other(tmp_path):
     assert loaded == source.model
     assert loaded.compute_dtype == "bfloat16"
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
-    direct = huggingface.load(source, abstract)
-    for a, b in zip(jax.tree.leaves(direct), jax.tree.leaves(params), strict=True):
-        assert a.sharding == b.sharding
-        np.testing.assert_array_equal(a, b)
+    same_weights(source, params)
     assert store.resolve(tmp_path / "run").name == "0"
     assets = store.read_assets(tmp_path / "run")
     assert json.loads(assets["hf_config.json"])["model_type"] == "qwen3"
@@ -80,12 +86,7 @@ def test_a_trained_checkpoint_is_exported_with_its_own_template(tmp_path):
     exports.write(tmp_path / "next", tmp_path / "out", BFLOAT16)
     again = huggingface.Directory(tmp_path / "out")
     assert again.model == loaded
-    for weight in families.weights(loaded):
-        leaf = params[weight.path[0]] if len(weight.path) == 1 else params["layers"][weight.path[1]]
-        for layer in range(max(weight.layers, 1)):
-            ours = leaf[layer] if weight.layers else leaf
-            whole = tuple(slice(0, n) for n in weight.shape)
-            np.testing.assert_array_equal(again.read(weight, layer, whole), np.asarray(ours).astype(BFLOAT16))
+    same_weights(again, jax.tree.map(lambda x: x.astype(BFLOAT16), params))
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == TRAINED
     beside = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert beside["chat_template"] == TRAINED
@@ -148,6 +149,24 @@ def test_pieces_follow_the_slices(tmp_path, monkeypatch):
     imports.write(huggingface.Directory(source), tmp_path / "run")
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=30_000)
     same_tensors(source, tmp_path / "out")
+
+
+def test_import_reads_every_byte_once(tmp_path, monkeypatch):
+    """Small limits, so that tensors are read in several blocks of rows and columns."""
+    monkeypatch.setattr(slices, "SLICE_BYTES", 5000)
+    source = hf_directories.write(tmp_path / "hf", hf_directories.model("qwen3"))
+    read = {}
+    block = safetensors.Reader.block
+
+    def counted(reader, tensor, rows, columns):
+        shape = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
+        read.setdefault(tensor.name, np.zeros(shape, int))[rows, columns] += 1
+        return block(reader, tensor, rows, columns)
+
+    monkeypatch.setattr(safetensors.Reader, "block", counted)
+    imports.write(huggingface.Directory(source), tmp_path / "run")
+    assert read.keys() == safetensors.read_directory(source).keys()
+    assert all((times == 1).all() for times in read.values())
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_directories import BFLOAT16
-from test_checkpoints_reads import write_sparse
+from hf_directories import BFLOAT16, write_sparse
 
 from msm_jax.checkpoints import safetensors
 from msm_jax.models import families

@@ -99,6 +99,13 @@ def test_in_and_out_again_is_bit_for_bit(made, tmp_path):
     assert hashing.file_sha256(tmp_path / "run" / "manifest.json")[:32] in card and str(tmp_path) not in card
 
 
+def merged_params(found, mesh):
+    """Float32 parameters of one model that computes what base and adapters do together, added on the devices."""
+    weights = compose.load_adapters(found, mesh)
+    base = adapters.load_base(found.stack, found.model, mesh, found.checkpoint)
+    return adapters.merge_all(base, found.stack, weights)
+
+
 def test_sampled_imported_and_merged_are_one_model(made, tmp_path):
     root, shape, _ = made
     given = score(root / "run", adapter=root / "theirs")
@@ -108,7 +115,7 @@ def test_sampled_imported_and_merged_are_one_model(made, tmp_path):
     merged = exchange.merge(checkpoint, tmp_path / "merged")
     np.testing.assert_allclose(score(merged), given, atol=1e-4)
     found = compose.find(checkpoint)
-    whole = compose.load_merged(found, MESH)
+    whole = merged_params(found, MESH)
     target = adapters.frozen_target(shape, MESH, "float32")
     for one, two in zip(
         jax.tree.leaves(whole), jax.tree.leaves(store.load(merged, {"params": target})["params"]), strict=True
@@ -130,7 +137,7 @@ def test_a_stack_is_exported_as_one_adapter_and_merged_block_by_block(made, tmp_
     info = store.read_info(base) | adapters.to_info(stack, path)
     store.save(path, adapters.tree(weights[-1], weights[:-1]), info, store.read_assets(base))
     # Merging by blocks gives the bits that merging on the devices does.
-    whole = compose.load_merged(compose.find(path), MESH)
+    whole = merged_params(compose.find(path), MESH)
     merged = exchange.merge(path, tmp_path / "merged", np.dtype(np.float32))
     there = store.load(merged, {"params": adapters.frozen_target(shape, MESH, "float32")})["params"]
     for name, leaf in whole["layers"].items():

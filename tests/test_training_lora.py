@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_checkpoints_peft import merged_params
 from test_training_loop import after, phase, records
 from test_training_loop import files as files  # a fixture
 from test_training_step import OPTIMIZER, TINY, make_batch
@@ -217,7 +218,7 @@ def test_a_killed_phase_continues_to_the_same_bits(files, base, first, tmp_path)
 def test_beside_base_named_and_merged_are_one_model(first, base):
     found = compose.find(first)
     mesh = make_mesh(MeshConfig())
-    merged = Sampler(compose.load_merged(found, mesh), found.model, *_text(first))
+    merged = Sampler(merged_params(found, mesh), found.model, *_text(first))
     expected = merged.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
     np.testing.assert_allclose(scores(first), expected, atol=1e-4)
     np.testing.assert_allclose(scores(base, adapter=first), expected, atol=1e-4)
@@ -265,7 +266,7 @@ def test_a_fresh_adapter_on_top_starts_where_the_last_one_ended(files, first, ba
     third = loop.train(adapted(files, second, adapter="stack", steps=3), tmp_path / "third").checkpoint
     assert len(store.read_info(third)["adapters"]) == 3
     found = compose.find(third)
-    merged = Sampler(compose.load_merged(found, make_mesh(MeshConfig())), found.model, *_text(third))
+    merged = Sampler(merged_params(found, make_mesh(MeshConfig())), found.model, *_text(third))
     expected = merged.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
     np.testing.assert_allclose(scores(third), expected, atol=1e-4)
     assert not np.allclose(scores(third), scores(second))

@@ -131,11 +131,3 @@ def load_adapters(found: Composed, mesh: Mesh) -> tuple[lora.Weights, ...]:
         return adapters.load_weights(found.checkpoint, found.stack, found.model, mesh)
     target = adapters.weights_target(found.stack.top, found.model, mesh)
     return (jax.tree.map(lambda leaf, wanted: jax.device_put(leaf, wanted.sharding), found.foreign, target),)
-
-
-def load_merged(found: Composed, mesh: Mesh) -> transformer.Params:
-    """Float32 parameters of one model that computes what base and adapters do together."""
-    assert found.stack is not None
-    weights = load_adapters(found, mesh)
-    base = adapters.load_base(found.stack, found.model, mesh, found.checkpoint)
-    return adapters.merge_all(base, found.stack, weights)

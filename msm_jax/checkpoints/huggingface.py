@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import jax
 import numpy as np
 
 from msm_jax.checkpoints import assets, safetensors
@@ -83,50 +81,10 @@ class Directory:
         found = {self._tensors[weight.tensor(layer)].dtype for layer in range(max(weight.layers, 1))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
-    def tensor(self, weight: Weight, layer: int) -> Tensor:
-        """Where the tensor of a parameter's layer lies."""
-        return self._tensors[weight.tensor(layer)]
-
     def read(self, weight: Weight, layer: int, index: tuple[slice, ...]) -> np.ndarray:
         """See `Source.read`; where nothing has to be rearranged it is a view of the mapped file."""
         rows, columns = weight.rectangle(index)
-        return weight.from_hf(self._reader.block(self.tensor(weight, layer), rows, columns), index)
-
-
-def load(source: Source, abstract_params: Any) -> Any:
-    """The parameters on the shardings of `abstract_params`; every device's part is read from its own byte ranges.
-
-    Stacked parameters are read a layer at a time; most that is held is one device's part of one parameter.
-
-    Args:
-        source: of the weights.
-        abstract_params: `transformer.abstract_params` of the source's model as `jax.ShapeDtypeStruct` with sharding;
-            weights are cast to its dtypes.
-    """
-    params: dict[str, Any] = {}
-    for weight in families.weights(source.model):
-        target: Any = abstract_params
-        for name in weight.path:
-            target = target[name]
-
-        read = functools.partial(_part, source, weight, target)
-        at = params
-        for name in weight.path[:-1]:
-            at = at.setdefault(name, {})
-        at[weight.path[-1]] = jax.make_array_from_callback(target.shape, target.sharding, read)
-    return params
-
-
-def _part(source: Source, weight: Weight, target: Any, index: Any) -> np.ndarray:
-    """What one device holds of a parameter: `index` has a slice for each axis."""
-    bounds = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, target.shape, strict=True))
-    out = np.empty([part.stop - part.start for part in bounds], target.dtype)
-    if not weight.layers:
-        out[...] = source.read(weight, 0, bounds)
-        return out
-    for i, layer in enumerate(range(bounds[0].start, bounds[0].stop)):
-        out[i] = source.read(weight, layer, bounds[1:])
-    return out
+        return weight.from_hf(self._reader.block(self._tensors[weight.tensor(layer)], rows, columns), index)
 
 
 def check(model: ModelConfig, found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

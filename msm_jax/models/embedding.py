@@ -29,7 +29,7 @@ def lookup(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: A
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _over_mesh(dtype: Any, table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-    return parts.mapped(partial(_find, dtype), (_TABLE, _TOKENS), _HIDDEN)(table_VD, tokens_BT)
+    return parts.shard_map(partial(_find, dtype), (_TABLE, _TOKENS), _HIDDEN)(table_VD, tokens_BT)
 
 
 def _forward(dtype: Any, table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, Any]:
@@ -37,7 +37,7 @@ def _forward(dtype: Any, table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax
 
 
 def _backward(dtype: Any, residuals: Any, by_hidden_BTD: jax.Array) -> tuple[jax.Array, None]:
-    return parts.mapped(_add_up, (_TABLE, _TOKENS, _HIDDEN), _TABLE)(*residuals, by_hidden_BTD), None
+    return parts.shard_map(_add_up, (_TABLE, _TOKENS, _HIDDEN), _TABLE)(*residuals, by_hidden_BTD), None
 
 
 _over_mesh.defvjp(_forward, _backward)
@@ -46,19 +46,19 @@ _over_mesh.defvjp(_forward, _backward)
 def _find(dtype: Any, table: jax.Array, tokens: jax.Array) -> jax.Array:
     rows, here = _rows(table, tokens)
     found = jnp.where(here[..., None], table[rows].astype(dtype), 0)
-    return parts.total(parts.swapped(found, "embed", split=0, join=2), "vocab")
+    return parts.psum(parts.all_to_all(found, "embed", split_axis=0, concat_axis=2), "vocab")
 
 
 def _add_up(table: jax.Array, tokens: jax.Array, by_hidden: jax.Array) -> jax.Array:
     rows, here = _rows(table, tokens)
-    columns = parts.swapped(by_hidden, "embed", split=2, join=0).astype(table.dtype)
+    columns = parts.all_to_all(by_hidden, "embed", split_axis=2, concat_axis=0).astype(table.dtype)
     added = jnp.zeros_like(table).at[rows].add(jnp.where(here[..., None], columns, 0))
-    return parts.summed(added, "batch", besides="embed")
+    return parts.psum(added, "batch", besides="embed")
 
 
 def _rows(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rows of this device's part of the table for the tokens of all devices that hold its other columns, and which of
     them it holds at all."""
-    rows = parts.joined(tokens, "embed") - parts.index("vocab") * table.shape[0]
+    rows = parts.all_gather(tokens, "embed") - parts.axis_index("vocab") * table.shape[0]
     here = (rows >= 0) & (rows < table.shape[0])
     return jnp.where(here, rows, 0), here

@@ -76,7 +76,7 @@ def attend(
 ) -> Float[Array, "B T H K"]:
     """Softmax attention over packed rows by the kernel that `packed` names; see `models.attention.attend`."""
     kernel = partial(splash, interpret=packed.interpret) if packed.backend == "splash" else cudnn
-    run = parts.mapped(
+    run = parts.shard_map(
         kernel,
         (
             ("batch", "sequence", "heads", "head_dim"),

@@ -1,6 +1,6 @@
 """Programs that each device runs on its own part of the arrays, and the few collectives between the parts.
 
-Inside `mapped` the collectives act along the mesh axes of a logical name; outside, where arrays are whole, they do
+Inside `shard_map` the collectives act along the mesh axes of a logical name; outside, where arrays are whole, they do
 nothing.
 """
 
@@ -14,7 +14,7 @@ import jax
 from msm_jax.parallel import sharding
 
 
-def mapped(f: Callable[..., Any], in_axes: tuple[tuple[str, ...], ...], out_axes: Any) -> Callable[..., Any]:
+def shard_map(f: Callable[..., Any], in_axes: tuple[tuple[str, ...], ...], out_axes: Any) -> Callable[..., Any]:
     """`f` run by each device on its parts of the arrays; outside `jax.set_mesh`, and on one device, `f` itself.
 
     Args:
@@ -45,33 +45,34 @@ def _along(name: str) -> tuple[str, ...]:
     return tuple(axis for axis in sharding.mesh_axes(name) if axis in mesh.manual_axes and mesh.shape[axis] > 1)
 
 
-def total(x: jax.Array, name: str) -> jax.Array:
-    """The sum of the parts' arrays along `name`."""
-    return jax.lax.psum(x, _along(name)) if _along(name) else x
+def psum(x: jax.Array, name: str, besides: str = "") -> jax.Array:
+    """Returns the sum of the devices' arrays along `name`, without the mesh axes that the axis `besides` shares."""
+    axes = tuple(axis for axis in _along(name) if not besides or axis not in _along(besides))
+    return jax.lax.psum(x, axes) if axes else x
 
 
-def largest(x: jax.Array, name: str) -> jax.Array:
-    """The elementwise maximum of the parts' arrays along `name`."""
+def pmax(x: jax.Array, name: str) -> jax.Array:
+    """Returns the elementwise maximum of the devices' arrays along `name`."""
     return jax.lax.pmax(x, _along(name)) if _along(name) else x
 
 
-def index(name: str) -> jax.Array | int:
-    """The number of this part along `name`."""
+def axis_index(name: str) -> jax.Array | int:
+    """Returns the index of this device's part along `name`."""
     return jax.lax.axis_index(_along(name)) if _along(name) else 0
 
 
-def joined(x: jax.Array, name: str) -> jax.Array:
-    """The parts' arrays along `name`, one after the other on the first dimension."""
+def all_gather(x: jax.Array, name: str) -> jax.Array:
+    """Concatenates the devices' arrays along `name` on their first dimension."""
     return jax.lax.all_gather(x, _along(name), axis=0, tiled=True) if _along(name) else x
 
 
-def swapped(x: jax.Array, name: str, split: int, join: int) -> jax.Array:
-    """Cut along one dimension, a piece for each part along `name`; what the parts send this one, joined on another."""
-    return jax.lax.all_to_all(x, _along(name), split, join, tiled=True) if _along(name) else x
+def all_to_all(x: jax.Array, name: str, split_axis: int, concat_axis: int) -> jax.Array:
+    """Splits `split_axis` into one piece for each device along `name`, and concatenates the pieces it receives."""
+    return jax.lax.all_to_all(x, _along(name), split_axis, concat_axis, tiled=True) if _along(name) else x
 
 
-def gathered(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """A parameter's part, made whole along the mesh axes that it shares with the batch."""
+def all_gather_parameter(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Gathers a parameter, whose dimensions have the logical names `axes`, along the mesh axes that split the batch."""
     for dimension, name in enumerate(axes):
         for axis in _along(name):
             if axis in sharding.mesh_axes("batch"):
@@ -79,18 +80,12 @@ def gathered(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return x
 
 
-def reduced(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The reverse for its gradient: summed over the batch, each device keeping its part."""
-    summed = set(_along("batch"))
+def psum_scatter_gradient(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Sums the gradient of a gathered parameter over the batch; each device keeps its part of the sum."""
+    unsummed = set(_along("batch"))
     for dimension, name in enumerate(axes):
         for axis in _along(name):
-            if axis in summed:
+            if axis in unsummed:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=dimension, tiled=True)
-                summed.remove(axis)
-    return jax.lax.psum(x, tuple(sorted(summed))) if summed else x
-
-
-def summed(x: jax.Array, name: str, besides: str) -> jax.Array:
-    """The sum of the parts' arrays along the mesh axes of `name` that `besides` does not share."""
-    axes = tuple(axis for axis in _along(name) if axis not in _along(besides))
-    return jax.lax.psum(x, axes) if axes else x
+                unsummed.remove(axis)
+    return jax.lax.psum(x, tuple(sorted(unsummed))) if unsummed else x

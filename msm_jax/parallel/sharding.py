@@ -6,7 +6,6 @@ shards each of them. Nothing else in the code base names a mesh axis.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -17,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
-from msm_jax.parallel.mesh import MeshConfig
 
 WHOLE = "whole_parameter"
 
@@ -97,25 +95,6 @@ def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
     return jax.tree.map(
         lambda axes, leaf: sharding(mesh, axes, leaf.shape), axes_tree, shapes_tree, is_leaf=is_axes
     )
-
-
-def block(axes: tuple[str, ...], shape: tuple[int, ...], mesh: MeshConfig, at: Mapping[str, int]) -> tuple[slice, ...]:
-    """What a device holds of an array, without any device being there.
-
-    Args:
-        axes: logical axis names of the array.
-        shape: of the whole array; the mesh divides it.
-        mesh: devices along each mesh axis.
-        at: the device's position along each mesh axis.
-    """
-    parts = []
-    for name, size in zip(axes, shape, strict=True):
-        number = 0
-        for mesh_axis in mesh_axes(name):
-            number = number * getattr(mesh, mesh_axis) + at[mesh_axis]
-        length = size // ways(name, dataclasses.asdict(mesh))
-        parts.append(slice(number * length, (number + 1) * length))
-    return tuple(parts)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

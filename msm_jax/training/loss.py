@@ -95,26 +95,26 @@ class _Blocks:
     z_loss: float
     max_logits: int
 
-    def mapped(self, f: Any, out_axes: Any, more: tuple[tuple[str, ...], ...] = ()) -> Any:
+    def shard_map(self, f: Any, out_axes: Any, more: tuple[tuple[str, ...], ...] = ()) -> Any:
         tokens = ("batch", "sequence")
-        return parts.mapped(f, ((*tokens, "hidden"), self.axes, tokens, tokens, *more), out_axes)
+        return parts.shard_map(f, ((*tokens, "hidden"), self.axes, tokens, tokens, *more), out_axes)
 
     @property
     def by_rows(self) -> bool:
         """Whether each id has a row of the weights, as in an embedding, rather than a column."""
         return self.axes[0] == "vocab"
 
-    def whole(self, weights: jax.Array, dtype: Any) -> jax.Array:
+    def all_gather(self, weights: jax.Array, dtype: Any) -> jax.Array:
         """Returns weights in the compute dtype, gathered over the devices that share the batch."""
-        return parts.gathered(weights.astype(dtype), self.axes)
+        return parts.all_gather_parameter(weights.astype(dtype), self.axes)
 
     def turned(self, matrix: jax.Array) -> jax.Array:
         """Returns weights [D, V], a column for each id, from weights as they are stored; or the reverse."""
         return matrix.T if self.by_rows else matrix
 
-    def reduced(self, by_whole: jax.Array) -> jax.Array:
+    def psum_scatter(self, by_whole: jax.Array) -> jax.Array:
         """Returns the gradient of `whole`: summed over the batch, each device keeping its part."""
-        return parts.reduced(by_whole, self.axes)
+        return parts.psum_scatter_gradient(by_whole, self.axes)
 
 
 def _cut(size: int, most: int) -> tuple[int, int]:
@@ -157,10 +157,10 @@ def _walk_tokens(
     """Returns the loss of a device's tokens, and the wanted gradients by hidden states and by weights."""
     dtype = hidden_BTD.dtype
     # As they are stored: transposed copies of them and of the gradient would take a twentieth of a step on a CPU.
-    whole = blocks.whole(weights, dtype)
+    whole = blocks.all_gather(weights, dtype)
     columns, size = whole.shape if blocks.by_rows else whole.shape[::-1]
     hidden_ND, targets_N, mask_N = hidden_BTD.reshape(-1, size), targets_BT.reshape(-1), mask_BT.reshape(-1)
-    first = parts.index("vocab") * columns
+    first = parts.axis_index("vocab") * columns
     most = blocks.max_logits // columns
     if mesh.platform() != "gpu":
         # About 4 MiB of logits stay in a CPU's cache. With fewer than 512 tokens, reading and writing the whole
@@ -176,16 +176,16 @@ def _walk_tokens(
         # Transposed here and not before the scan: here it is a part of the products, before it would be a copy.
         output_DV = blocks.turned(whole)
         logits = _products(x, output_DV)
-        top = parts.largest(jnp.max(logits, axis=-1), "vocab")
+        top = parts.pmax(jnp.max(logits, axis=-1), "vocab")
         powers = jnp.exp(logits - top[:, None])
-        z = parts.total(jnp.sum(powers, axis=-1), "vocab")
+        z = parts.psum(jnp.sum(powers, axis=-1), "vocab")
         log_z = top + jnp.log(z)
-        correct = parts.total(_picked(logits, targets - first), "vocab")
+        correct = parts.psum(_picked(logits, targets - first), "vocab")
         loss = loss + jnp.sum(weight * (log_z - correct))
         scale = weight * (1 + 2 * blocks.z_loss * log_z) / z
         by_logits = (scale[:, None] * powers - _at(targets - first, weight, columns)).astype(dtype)
         if by_hidden is not None:
-            new = parts.total(_products(by_logits, output_DV.T), "vocab").astype(dtype)
+            new = parts.psum(_products(by_logits, output_DV.T), "vocab").astype(dtype)
             new = new + jax.lax.dynamic_slice_in_dim(by_hidden, start, block)
             by_hidden = jax.lax.dynamic_update_slice_in_dim(by_hidden, new, start, 0)
         if by_whole is not None:
@@ -199,9 +199,9 @@ def _walk_tokens(
     )
     (loss, by_hidden, by_whole), _ = jax.lax.scan(body, zero, jnp.arange(number))
     return (
-        parts.total(loss, "batch"),
+        parts.psum(loss, "batch"),
         None if by_hidden is None else by_hidden.reshape(hidden_BTD.shape),
-        None if by_whole is None else blocks.reduced(by_whole).astype(weights.dtype),
+        None if by_whole is None else blocks.psum_scatter(by_whole).astype(weights.dtype),
     )
 
 
@@ -209,14 +209,14 @@ def _walk_tokens(
 def _by_tokens(
     blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
 ) -> jax.Array:
-    run = blocks.mapped(lambda *arrays: _walk_tokens(blocks, (False, False), *arrays)[0], ())
+    run = blocks.shard_map(lambda *arrays: _walk_tokens(blocks, (False, False), *arrays)[0], ())
     return run(hidden_BTD, weights, targets_BT, mask_BT)
 
 
 def _by_tokens_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
     wants = (primals[0].perturbed, primals[1].perturbed)
     axes = ((), ("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
-    run = blocks.mapped(partial(_walk_tokens, blocks, wants), axes)
+    run = blocks.shard_map(partial(_walk_tokens, blocks, wants), axes)
     loss, *gradients = run(*(primal.value for primal in primals))
     return loss, gradients
 
@@ -252,10 +252,10 @@ def _log_z(
     number = _columns_cut(blocks, hidden_ND, weights)[0]
     start = (zero_N + jnp.finfo(jnp.float32).min, zero_N, zero_N)
     (top_N, z_N, correct_N), _ = jax.lax.scan(body, start, jnp.arange(number))
-    largest_N = parts.largest(top_N, "vocab")
-    log_z_N = largest_N + jnp.log(parts.total(z_N * jnp.exp(top_N - largest_N), "vocab"))
-    loss = jnp.sum(log_z_N - parts.total(correct_N, "vocab"), where=mask_BT.reshape(-1))
-    return parts.total(loss, "batch"), log_z_N.reshape(targets_BT.shape)
+    largest_N = parts.pmax(top_N, "vocab")
+    log_z_N = largest_N + jnp.log(parts.psum(z_N * jnp.exp(top_N - largest_N), "vocab"))
+    loss = jnp.sum(log_z_N - parts.psum(correct_N, "vocab"), where=mask_BT.reshape(-1))
+    return parts.psum(loss, "batch"), log_z_N.reshape(targets_BT.shape)
 
 
 def _columns_cut(blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array) -> tuple[int, int]:
@@ -271,8 +271,8 @@ def _columns(
     _, block = _columns_cut(blocks, hidden_ND, weights)
     start = jnp.minimum(i * block, weights.shape[axis] - block)
     columns = jax.lax.dynamic_slice_in_dim(weights, start, block, axis)
-    output = blocks.turned(blocks.whole(columns, hidden_ND.dtype))
-    return output, parts.index("vocab") * weights.shape[axis] + start, start + jnp.arange(block) >= i * block
+    output = blocks.turned(blocks.all_gather(columns, hidden_ND.dtype))
+    return output, parts.axis_index("vocab") * weights.shape[axis] + start, start + jnp.arange(block) >= i * block
 
 
 def _gradients(
@@ -302,7 +302,7 @@ def _gradients(
             by_hidden = by_hidden + _products(by_logits, output.T)
         if by_weights is not None:
             start = jnp.minimum(i * block, weights.shape[axis] - block)
-            new = blocks.reduced(blocks.turned(_products(hidden_ND.T, by_logits))).astype(weights.dtype)
+            new = blocks.psum_scatter(blocks.turned(_products(hidden_ND.T, by_logits))).astype(weights.dtype)
             new = new + jax.lax.dynamic_slice_in_dim(by_weights, start, block, axis)
             by_weights = jax.lax.dynamic_update_slice_in_dim(by_weights, new, start, axis)
         return (by_hidden, by_weights), None
@@ -313,7 +313,7 @@ def _gradients(
     )
     (by_hidden, by_weights), _ = jax.lax.scan(body, zero, jnp.arange(number))
     if by_hidden is not None:
-        by_hidden = parts.total(by_hidden, "vocab").astype(dtype).reshape(hidden_BTD.shape)
+        by_hidden = parts.psum(by_hidden, "vocab").astype(dtype).reshape(hidden_BTD.shape)
     return by_hidden, by_weights
 
 
@@ -321,13 +321,13 @@ def _gradients(
 def _by_vocabulary(
     blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
 ) -> jax.Array:
-    run = blocks.mapped(lambda *arrays: _log_z(blocks, *arrays)[0], ())
+    run = blocks.shard_map(lambda *arrays: _log_z(blocks, *arrays)[0], ())
     return run(hidden_BTD, weights, targets_BT, mask_BT)
 
 
 def _by_vocabulary_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
     arrays = tuple(primal.value for primal in primals)
-    loss, log_z_BT = blocks.mapped(partial(_log_z, blocks), ((), ("batch", "sequence")))(*arrays)
+    loss, log_z_BT = blocks.shard_map(partial(_log_z, blocks), ((), ("batch", "sequence")))(*arrays)
     # Which gradients are wanted is passed on as structure: () or None.
     wants = tuple(() if primal.perturbed else None for primal in primals[:2])
     return loss, (arrays, log_z_BT, wants)
@@ -337,7 +337,7 @@ def _by_vocabulary_backward(blocks: _Blocks, residuals: Any, g: jax.Array) -> tu
     arrays, log_z_BT, wanted = residuals
     wants = (wanted[0] is not None, wanted[1] is not None)
     axes = (("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
-    run = blocks.mapped(partial(_gradients, blocks, wants), axes, (("batch", "sequence"), ()))
+    run = blocks.shard_map(partial(_gradients, blocks, wants), axes, (("batch", "sequence"), ()))
     return (*run(*arrays, log_z_BT, g), None, None)
 
 
