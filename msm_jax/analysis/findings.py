@@ -10,6 +10,7 @@ import numpy as np
 
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis import statistics
+from msm_jax.foundation import settings
 
 SCHEMA_VERSION = 1
 MIN_MIDTRAINING_STEPS = 200
@@ -82,9 +83,10 @@ def analyse(results: Mapping[str, Any]) -> Findings:
     Raises:
         InputError: `results` is not of that form.
     """
-    checked = results_lib.parse(results)
+    checked = settings.build(results_lib.Results, results, "results")
     arms = {
-        arm: {name: _arm(scores) for name, scores in evals.items()} for arm, evals in checked.arms.items()
+        arm: {name: _arm(scores, arm in checked.shared_arms) for name, scores in evals.items()}
+        for arm, evals in checked.arms.items()
     }
     contrasts = {name: _contrast(checked, name) for name in checked.contrasts}
     gates = tuple(_gates(checked, arms))
@@ -107,17 +109,17 @@ def seeds_text(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
-def _arm(scores: results_lib.Scores) -> ArmFinding:
+def _arm(scores: results_lib.Scores, shared: bool) -> ArmFinding:
     ran_SN = scores.values_SN[scores.ran_S]
     if len(ran_SN) == 0:
         nothing = statistics.ArmSummary(
             math.nan, math.nan, len(scores.item_ids), (math.nan,) * len(scores.ran_S), math.nan
         )
-        return ArmFinding(nothing, statistics.interval95(ran_SN), scores.parse_rate, scores.shared)
+        return ArmFinding(nothing, statistics.interval95(ran_SN), scores.parse_rate, shared)
     share = float(np.isfinite(ran_SN).mean())
     parse_rate = scores.parse_rate if scores.parse_rate is not None else share if share < 1 else None
     summary = statistics.summarise(scores.values_SN)
-    return ArmFinding(summary, statistics.interval95(ran_SN, draws=ARM_DRAWS), parse_rate, scores.shared)
+    return ArmFinding(summary, statistics.interval95(ran_SN, draws=ARM_DRAWS), parse_rate, shared)
 
 
 def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
@@ -235,7 +237,7 @@ def _warnings(
     if len(checked.seeds) == 1:
         yield "One seed: intervals show the spread over items alone, not over training runs."
     for phase, cost in checked.cost.items():
-        steps = cost["optimizer_steps"] / max(1, cost["runs"])
+        steps = cost.optimizer_steps / max(1, cost.runs)
         if phase in checked.midtraining and steps < MIN_MIDTRAINING_STEPS:
             few = f"under {MIN_MIDTRAINING_STEPS} midtraining may not take hold"
             yield f"{phase} took {steps:g} optimizer steps per run; {few}."
@@ -277,8 +279,9 @@ def _token_warnings(checked: results_lib.Results) -> Iterator[str]:
         for dose in doses:
             counts: dict[int, list[str]] = {}
             for arm, tokens in checked.arm_tokens.items():
-                if dose_of.get(arm) == dose and tokens.get(field, 0) > 0:
-                    counts.setdefault(tokens[field], []).append(arm)
+                count = getattr(tokens, field)
+                if dose_of.get(arm) == dose and count > 0:
+                    counts.setdefault(count, []).append(arm)
             if counts and min(counts) < (1 - TOKEN_TOLERANCE) * max(counts):
                 found = "; ".join(f"{n:,} in {', '.join(counts[n])}" for n in sorted(counts))
                 yield f"Arms have unequal tokens in {what}: {found}."
@@ -316,9 +319,9 @@ def _worst(verdicts: tuple[Verdict, ...]) -> str:
     return min((verdict.status for verdict in verdicts), key=("failed", "open", "met").index)
 
 
-def _cost_json(cost: Mapping[str, float]) -> dict[str, float]:
-    fields = {field: cost[field] for field in results_lib.COST_FIELDS}
-    return {field: value if isinstance(value, int) else round(value, 3) for field, value in fields.items()}
+def _cost_json(cost: results_lib.Cost) -> dict[str, float]:
+    numbers = {name: value for name, value in vars(cost).items() if name != "runs"}
+    return {name: value if isinstance(value, int) else round(value, 3) for name, value in numbers.items()}
 
 
 def _arm_json(finding: ArmFinding) -> dict[str, Any]:

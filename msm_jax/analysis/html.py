@@ -15,7 +15,7 @@ from markupsafe import Markup
 from msm_jax.analysis import graph
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings, points, seeds_text
 from msm_jax.analysis.plots import PALETTE, arm_colors
-from msm_jax.analysis.results import COST_FIELDS, short_labels
+from msm_jax.analysis.results import short_labels
 
 SAMPLES_PER_EVAL = 6
 SAMPLE_CHARS = 1_500
@@ -258,10 +258,10 @@ def _graph_counts(findings: Findings) -> str:
 
 def _cost(findings: Findings) -> list[dict[str, str]]:
     """Returns a row per phase, with the sums over its runs, and the total."""
-    cost = findings.results.cost
+    cost = {phase: vars(row) for phase, row in findings.results.cost.items()}
     rows = [_cost_row(phase, row) for phase, row in cost.items()]
     if len(cost) > 1:
-        total = {field: sum(row[field] for row in cost.values()) for field in (*COST_FIELDS, "runs")}
+        total = {field: sum(row[field] for row in cost.values()) for field in cost[min(cost)]}
         rows.append(_cost_row("total", total))
     return rows
 

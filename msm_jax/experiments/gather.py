@@ -6,7 +6,7 @@ report can be rendered again after the code or the settings have changed, and fr
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def _arms(
                 missing.append(f"{name} of {arm} in seed {', '.join(lacking)}")
             done = [result for result in found if result is not None]
             if done:
-                arms[arm][name] = _scores(found, done)
+                arms[arm][name] = _scores(done if graph_lib.is_shared(config, chain) else found, done)
                 transcripts = [result["transcripts"] for result in done if result["transcripts"]]
                 samples[arm][name] = transcripts[0] if transcripts else []
     return arms, samples, missing
@@ -165,7 +165,7 @@ def _result(
     return stored.evaluation(graph.measurements[chain, own].id, name)
 
 
-def _scores(found: list[dict[str, Any] | None], done: list[dict[str, Any]]) -> dict[str, Any]:
+def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "per_seed": [result and [item["score"] for item in result["items"]] for result in found],
         "item_ids": [item["id"] for item in done[0]["items"]],
