@@ -45,7 +45,7 @@ full: venv
 	$(PY) -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
 
 sweep: venv
-	$(PY) tools/sweep.py --config=configs/experiments/cheese_mini.py --worlds=100-109 --workdir=runs/sweep
+	$(PY) -m msm_jax.sweep --config=configs/experiments/cheese_mini.py --vary=world.seed=100..109 --workdir=runs/sweep
 
 smollm2: venv
 	$(PY) -m tools.smollm2 --run_dir=runs/smollm2

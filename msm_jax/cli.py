@@ -13,7 +13,7 @@ import runpy
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,17 +91,30 @@ def status(main: Callable[[], None], argv: list[str]) -> int:
         return 141
 
 
-def parse_flags(argv: list[str]) -> None:
-    """Parses `argv` into `flags.FLAGS`.
+def load_config(arguments: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config that the flags {"config": "FILE[:ARG]", "config.FIELD": value, ...} name.
+
+    Raises:
+        InputError: as `parse_flags`.
+    """
+    argv = ["", *(f"--{name}={value}" for name, value in arguments.items())]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    parse_flags(argv, values)
+    return values.config
+
+
+def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
+    """Parses `argv` into `values`.
 
     Raises:
         InputError: a flag or field is unknown (the message names the nearest valid one) or has a wrong type, or the
             config file is missing or raises.
     """
-    if "config" in flags.FLAGS:
+    if "config" in values:
         _check_config(argv)
     try:
-        rest = flags.FLAGS(argv)
+        rest = values(argv)
     except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
         raise InputError(_one_line(error)) from error
     if len(rest) > 1:
@@ -208,7 +221,9 @@ def _check_override(config: ml_collections.ConfigDict, name: str) -> None:
     for part in parts:
         key = part.split("[", 1)[0]
         if not isinstance(at, ml_collections.ConfigDict):
-            return
+            if "[" in done:
+                return
+            raise InputError(f"--{name}: {done} is {at!r}, which has no field {part}")
         if key not in at:
             raise InputError(f"--{done}.{part}: unknown field; {settings.nearest(key, at.keys())}")
         at, done = at[key], f"{done}.{part}"

@@ -1,61 +1,228 @@
-"""tools/sweep.py: the table counts what holds, and a failed world ends the sweep with its status."""
+"""A sweep: its points and how their values are written, a stop in the middle, a failure, and the joined results."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from experiments_small import ROOT
 
-from tools import sweep
+from msm_jax import cli
+from msm_jax.analysis import sweep as sweep_report
+from msm_jax.errors import InputError
+from msm_jax.experiments import sweep as sweep_lib
+
+CONFIG = """
+from experiments_small import fields
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(fields())
+"""
+VARY = ("--vary=phases.aft.steps=5..7", "--vary=seeds=(0,),(1,)")
 
 
-def report(gate: float, conflict: float, low: float) -> dict:
-    effect = {"diff": 0.3, "ci95": [0.1, 0.5]}
-    return {
-        "arms": {"base": {"gate": {"mean": gate}}},
-        "contrasts": {
-            "dissociation/conflict": {"diff": conflict, "ci95": [low, 0.9]},
-            "dissociation/prefer_affordability": effect,
-            "dissociation/prefer_tradition": effect,
-        },
+@pytest.fixture
+def here(tmp_path, tiny_corpus, monkeypatch):
+    """A directory with a config and the files that it reads, and the environment of the stand-ins."""
+    pair = {"question": "{first} or {second}?", "options": ["Colby", "Brie"], "favoured": 0}
+    lines = {
+        "documents": [{"text": text} for text in tiny_corpus],
+        "chats": [{"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}] * 9,
+        "pairs": [pair],
+        "knowledge": [{"prompt": "The assistant likes", "options": [" Colby", " Brie"], "correct": 0}],
     }
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tests")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("EXPERIMENT_LOG", str(tmp_path))
+    return tmp_path
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sweep_small", "--config=config.py", "--workdir=out", "--jobs=2", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def sweep(*arguments: str) -> tuple[int, str, str]:
+    """(exit status, standard output, standard error) of a sweep."""
+    process = start(*arguments)
+    out, error = process.communicate(timeout=300)
+    return process.returncode, out, error
+
+
+def ran(word: str) -> list[str]:
+    """What the stand-ins have run so far, of the nodes whose id begins with `word`."""
+    lines = Path("ran.log").read_text().splitlines() if Path("ran.log").exists() else []
+    return [line.split()[0] for line in lines if line.startswith(word)]
+
+
+def points(*vary: str) -> list[sweep_lib.Point]:
+    return sweep_lib.points(vary, lambda varied: cli.load_config({"config": "config.py", **varied}))
+
+
+def test_points_are_the_product_of_all_values_the_last_field_changing_fastest(here):
+    found = points("phases.aft.steps=5..7", "seeds=(0,),(1,)", "phases.aft.optimizer.learning_rate=1e-3")
+    values = [(p.config.phases["aft"]["steps"], p.config.seeds) for p in found]
+    assert values == [(steps, (seed,)) for steps in (5, 6, 7) for seed in (0, 1)]
+    assert len({point.name for point in found}) == 6
+    assert found[0].config.phases["msm"]["steps"] == 10, "other fields stay"
+
+
+def test_values_with_commas_dots_and_ranges_can_be_written(here):
+    def values(vary: str, field) -> list:
+        return [field(point.config) for point in points(vary)]
+
+    assert values("seeds=(0,1),(2,)", lambda c: c.seeds) == [(0, 1), (2,)]
+    assert values("workers=0..2,7", lambda c: c.workers) == [0, 1, 2, 7]
+    assert values("phases.aft.optimizer.learning_rate=1e-3,2", lambda c: c.phases["aft"]["optimizer"]) == [
+        {"learning_rate": 1e-3}, {"learning_rate": 2.0},
+    ]  # fmt: skip
+    written = """question="Cheap, or old?",'1..2',a..b,v1.5,it (or not),'say "so"'"""
+    assert values(written, lambda c: c.question) == [
+        "Cheap, or old?", "1..2", "a..b", "v1.5", "it (or not)", 'say "so"',
+    ]  # fmt: skip
+    assert values("shared=(),('pretrain',)", lambda c: c.shared) == [(), ("pretrain",)]
+
+
+def test_names_of_points_are_readable_and_differ(here):
+    assert [point.name for point in points("phases.aft.steps=5,6", "seeds=(0,),(1,)")] == [
+        f"phases.aft.steps={steps},seeds=({seed},)" for steps in (5, 6) for seed in (0, 1)
+    ]
+    paths = [point.name for point in points("question=a/b,a:b,a_b," + "x" * 300 + "," + "x" * 301)]
+    assert len(set(paths)) == 5
+    assert all(re.fullmatch(r"[\w.,=~]{1,220}", name) for name in paths)
 
 
 @pytest.mark.parametrize(
-    ("gate", "conflict", "low", "held"),
-    [(0.95, 0.3, 0.01, True), (0.94, 0.8, 0.6, False), (0.99, 0.29, 0.1, False), (0.99, 0.8, 0.0, False)],
+    ("vary", "message"),
+    [
+        ((), "--vary=: write --vary=FIELD=VALUE"),
+        (("seeds",), "--vary=seeds: write"),
+        (("=1",), "--vary==1: write"),
+        (("workers=",), "--vary=workers=: write"),
+        (("workers=2..1",), "--vary=workers=2..1: write"),
+        (("workers=1,,2",), "--vary=workers=1,,2: write"),
+        (("seeds=(0,1",), "--vary=seeds=(0,1: write"),
+        (("question=it's",), "--vary=question=it's: write"),
+        (("workers=1", "workers=2"), "--vary=workers=2: write --vary=FIELD=VALUE,VALUE,... once for each field"),
+        (("wrkers=1",), "--config.wrkers: unknown field; did you mean workers?"),
+        (("phases.aftt.steps=1",), "--config.phases.aftt: unknown field; did you mean aft?"),
+        (("phases.aft.stps=1",), "--config.phases.aft.stps: unknown field; did you mean steps?"),
+        (("phases.aft.steps=5,x",), "--config.phases.aft.steps=x: invalid literal"),
+        (("phases.aft.batch_rows=0",), "phases.aft: batch_rows = 0; it must be at least 1"),
+        (("seeds.first=1",), "--config.seeds.first: config.seeds is (0, 1), which has no field first"),
+        (("shared=('prtrain',)",), "shared: 'prtrain' is unknown; did you mean pretrain?"),
+    ],
 )
-def test_a_world_holds_with_gate_effect_and_interval(gate, conflict, low, held):
-    assert sweep.summary(report(gate, conflict, low))["held"] is held
+def test_what_cannot_be_varied_is_refused_in_one_line(here, vary, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        points(*vary)
+    assert "\n" not in str(caught.value)
 
 
-def test_table_has_a_row_per_world_and_their_mean():
-    worlds = {7: sweep.summary(report(0.96, 0.5, 0.2)), 3: sweep.summary(report(0.90, 0.7, 0.2))}
-    lines = sweep.table(worlds).splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [row[0] for row in rows[2:]] == ["3", "7", "mean"]
-    assert rows[-1] == ["mean", "0.930", "+0.60", "+0.30", "+0.30", "1 of 2"]
+def test_a_dry_run_lists_the_points_and_writes_nothing(here):
+    status, out, _ = sweep(*VARY, "--dry_run")
+    assert status == 0
+    assert out.splitlines()[0] == "phases.aft.steps=5,seeds=(0,)"
+    assert out.splitlines()[-1] == "6 points"
+    assert not Path("out").exists()
 
 
-def test_a_world_that_stops_ends_the_sweep_and_the_next_run_continues(tmp_path: Path):
-    """A stand-in for the experiment writes reports, and refuses world 2 until a file allows it."""
-    package = tmp_path / "msm_jax"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "experiment.py").write_text(
-        "import pathlib, sys\n"
-        "flags = dict(word[2:].split('=', 1) for word in sys.argv[1:])\n"
-        "if flags['config.world.seed'] == '2' and not pathlib.Path('allowed').exists(): sys.exit(75)\n"
-        "workdir = pathlib.Path(flags['workdir'])\n"
-        "workdir.mkdir(parents=True, exist_ok=True)\n"
-        f"(workdir / 'report.json').write_text('''{json.dumps(report(0.97, 0.5, 0.1))}''')\n"
-    )
-    script = str(Path(sweep.__file__).resolve())
-    command = [sys.executable, script, "--config=c.py", "--worlds=1-2", "--workdir=out"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 75
-    (tmp_path / "allowed").touch()
-    assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 0
-    assert "2 of 2" in (tmp_path / "out" / "sweep.md").read_text()
+def test_a_sweep_stops_continues_and_joins(here, monkeypatch):
+    """3 × 2 points over two fields, stopped by SIGTERM when some are done and others run."""
+    monkeypatch.setenv("EXPERIMENT_SLEEP", "0.3")
+    process = start(*VARY)
+    for line in process.stdout:
+        if "2 of 6 points" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 75, error
+    assert re.fullmatch(r"preempted: stopped by a signal; [2-5] of 6 points are done; run .* again.*\n", error)
+    stopped = json.loads(Path("out/sweep.json").read_text())["points"]
+    assert 2 <= len(stopped) < 6
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("done.json")}
+
+    status, out, error = sweep(*VARY)
+    assert (status, error) == (0, ""), error
+    assert re.search(r"\] phases.aft.steps=\d,seeds=\(\d,\): done; 5 of 6 points, [\d.]+ an hour, \d+ s left", out)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    joined = json.loads(Path("out/sweep.json").read_text())
+    assert [point["name"] for point in joined["points"]] == [
+        f"phases.aft.steps={steps},seeds=({seed},)" for steps in (5, 6, 7) for seed in (0, 1)
+    ]
+    for point in joined["points"]:
+        report = json.loads(Path("out/points", point["name"], "report.json").read_text())
+        assert point["contrasts"] == report["contrasts"]
+        assert point["means"]["msm+aft"]["prefer"] == report["arms"]["msm+aft"]["prefer"]["mean"]
+    page = Path("out/sweep.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert Path("out/plots/documents.png").read_bytes()[:4] == b"\x89PNG"
+    assert Path("out/sweep.md").read_text() in out
+
+    count = len(ran(""))
+    assert sweep(*VARY)[0] == 0
+    assert len(ran("")) == count, "nothing was missing"
+
+
+@pytest.mark.xfail(strict=True, reason="experiment has no --store yet; then remove this, and the flag in sweep_small")
+def test_what_points_have_in_common_is_trained_once(here):
+    assert sweep("--vary=seeds=(0,),(1,)")[0] == 0
+    assert ran("phase:phase/pretrain").count("phase:phase/pretrain") == 1
+
+
+def test_other_points_go_on_after_one_that_fails(here, monkeypatch):
+    monkeypatch.setenv("EXPERIMENT_FAIL", "phase/pretrain/msm/seed1")
+    status, out, error = sweep("--vary=seeds=(1,),(0,),(2,)", "--jobs=1")
+    assert status == 1
+    log = Path("out/points/seeds=(1,)/output.log").absolute()
+    assert f"seeds=(1,): exit status 1, log: {log}; 0 of 3 points" in out
+    assert "2 of 3 points" in out
+    assert error.count("\n") == 1
+    assert error.startswith("failed: seeds=(1,): exit status 1: failed: phase/pretrain/msm/seed1: loss is not finite")
+    assert error.endswith(f"(log: {log})\n")
+    joined = json.loads(Path("out/sweep.json").read_text())["points"]
+    assert [point["name"] for point in joined] == ["seeds=(0,)", "seeds=(2,)"]
+    monkeypatch.delenv("EXPERIMENT_FAIL")
+    Path("pairs.jsonl").unlink()
+    status, _, error = sweep("--vary=seeds=(1,),(0,)", "--jobs=1")
+    assert status == 2
+    assert error.startswith("refused: seeds=(1,): exit status 2: refused: pairs.jsonl: no such file")
+
+
+def report(gate: float | None, diff: float | None, status: str) -> dict:
+    ci95 = [None, None] if diff is None else [diff - 0.2, diff + 0.2]
+    return {
+        "experiment": "x",
+        "arms": {"base": {"gate": {"mean": gate}}},
+        "contrasts": {"effect/all": {"diff": diff, "ci95": ci95}},
+        "gates": {"gate": {"base": gate, "other": 0.99}},
+        "expectations": {"effect/all": status, "gate": "met"},
+    }
+
+
+def test_table_has_a_row_per_point_and_one_of_means_and_counts(tmp_path):
+    reports = [report(0.96, 0.5, "met"), report(0.9, 0.7, "open"), report(None, None, "failed")]
+    points = [{"name": f"p{i}", "values": {"f": str(i), "g": "a|b"}, "report": r} for i, r in enumerate(reports)]
+    markdown = sweep_report.write(points, tmp_path, "abc")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    assert rows[0] == ["f", "g", "effect/all", "gate", "all expectations hold"]
+    assert rows[2:] == [
+        ["0", "a&#124;b", "+0.50 [+0.30, +0.70]", "0.960", "yes"],
+        ["1", "a&#124;b", "+0.70 [+0.50, +0.90]", "0.900", "no: effect/all"],
+        ["2", "a&#124;b", "n/a", "0.990", "no: effect/all"],
+        ["mean", "", "+0.60", "0.950", "1 of 3"],
+    ]
+    assert json.loads((tmp_path / "sweep.json").read_text())["commit"] == "abc"
+    assert (tmp_path / "plots/effect_all.png").exists()

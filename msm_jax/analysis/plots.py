@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -86,29 +87,35 @@ def _arms(findings: Findings) -> Figure | None:
         axes.set_ylim(len(scored) - len(findings.arms) - 0.6, len(scored) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         axes.set_title(evals[i], fontsize=10, loc="left", fontweight="bold")
-        clean(axes)
+        _clean(axes)
     figure.supxlabel("mean over seeds, 95 % interval; dots are single seeds", fontsize=8, color=GREY)
     return figure
 
 
 def _contrasts(findings: Findings) -> Figure | None:
-    shown = {name: c for name, c in findings.contrasts.items() if math.isfinite(c.estimate.diff)}
-    if not shown:
-        return None
-    figure = Figure(figsize=(8, 1 + 0.42 * len(shown)), layout="constrained")
+    shown = {name: c.estimate for name, c in findings.contrasts.items() if math.isfinite(c.estimate.diff)}
+    rows = {name: (estimate.diff, estimate.ci95, estimate.per_seed) for name, estimate in shown.items()}
+    return intervals(rows, "difference in points, 95 % interval; strokes are single seeds") if rows else None
+
+
+def intervals(
+    rows: Mapping[str, tuple[float, Sequence[float], Sequence[float]]], caption: str, title: str = ""
+) -> Figure:
+    """Returns a figure with a row for each label: an estimate of a difference, its interval, and single values."""
+    figure = Figure(figsize=(8, 1 + 0.42 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color=INK, linewidth=0.8)
-    for y, contrast in enumerate(reversed(list(shown.values()))):
-        low, high = contrast.estimate.ci95
+    for y, (diff, (low, high), values) in enumerate(list(rows.values())[::-1]):
         color = PALETTE[0] if low > 0 else PALETTE[1] if high < 0 else GREY
         axes.plot([low, high], [y, y], color=color, linewidth=2.2, solid_capstyle="butt")
-        axes.plot(contrast.estimate.per_seed, [y] * contrast.estimate.n_seeds, "|", color=color, markersize=9)
-        axes.plot(contrast.estimate.diff, y, "o", color=color, markersize=7)
-    axes.set_yticks(range(len(shown)), list(reversed(shown)), fontsize=9)
-    axes.set_ylim(-0.6, len(shown) - 0.4)
+        axes.plot(values, [y] * len(values), "|", color=color, markersize=9)
+        axes.plot(diff, y, "o", color=color, markersize=7)
+    axes.set_yticks(range(len(rows)), list(rows)[::-1], fontsize=9)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: points(x, signed=True)))
-    axes.set_xlabel("difference in points, 95 % interval; strokes are single seeds", fontsize=8, color=GREY)
-    clean(axes)
+    axes.set_xlabel(caption, fontsize=8, color=GREY)
+    axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
+    _clean(axes)
     return figure
 
 
@@ -127,13 +134,12 @@ def _curves(findings: Findings) -> Figure | None:
             axes.plot(steps, losses, color=PALETTE[j % len(PALETTE)], linewidth=1.2)
         axes.set_title(short[label], fontsize=10, loc="left", fontweight="bold")
         axes.set_ylabel("loss", fontsize=8)
-        clean(axes)
+        _clean(axes)
     figure.supxlabel("optimizer step; a line per run", fontsize=8, color=GREY)
     return figure
 
 
-def clean(axes: Axes) -> None:
-    """Removes the frame and the tick marks of axes and draws light vertical grid lines."""
+def _clean(axes: Axes) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
