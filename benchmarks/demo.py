@@ -19,9 +19,9 @@ from msm_jax.training.config import PhaseConfig
 
 
 def phase(directory: Path, variant: str = "", **overrides: Any) -> PhaseConfig:
-    """The phase, with its world, tokenizer and caches written to `directory`.
+    """Returns the settings of the phase, after writing its world, tokenizer and caches to `directory`.
 
-    `variant` is that of `configs/experiments/cheese_mini.py`; with "tiny" all of it is small.
+    `variant` is the argument of `configs/experiments/cheese_mini.py`; with "tiny", world and phase are small.
     """
     config = settings.plain(cheese_mini.get_config(variant))
     world, tokenizer = directory / "world", directory / "tokenizer"

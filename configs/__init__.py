@@ -1,1 +1,1 @@
-"""Configs for the command line: ConfigDicts, importing nothing but ml_collections and each other."""
+"""Configs for the command line: ConfigDicts, which import only ml_collections and each other."""

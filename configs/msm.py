@@ -2,7 +2,7 @@
 
     python -m msm_jax.train --config=configs/msm.py:runs/pretrain --workdir=runs/msm
 
-Model, tokenizer and chat template come from the checkpoint; the optimizer starts afresh.
+Model, tokenizer and chat template come from the checkpoint; the state of the optimizer is new.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """What the recipes of "Model Spec Midtraining" (arXiv 2605.02087) have in common.
 
-STATED marks what the paper's appendix B.4 says of every model and both stages, OURS what no text of the authors says:
-each of these is set to what those who repeated the experiments found to work, or to what they read off the released
-adapters. docs/recipes.md tells the whole story, with the costs.
+STATED marks settings that the paper's appendix B.4 gives for every model and both stages. OURS marks settings that no
+text of the authors gives: each has the value that people who repeated the experiments found to work, or that they read
+from the released adapters. docs/recipes.md explains all of them, with the costs.
 """
 
 from ml_collections import ConfigDict
@@ -33,35 +33,36 @@ REVISIONS = {
 
 
 def public(name: str, file: str = "dataset.jsonl") -> str:
-    """A file of one of the authors' data sets, at the revision that replications pinned, where one is known."""
+    """Returns the path of a file of the authors' data sets, at the revision that replications pinned if it is known."""
     revision = f"@{REVISIONS[name]}" if name in REVISIONS else ""
     return f"hf://datasets/chloeli/{name}{revision}/{file}"
 
 
 def instructions(split: str) -> str:
-    """A split of the public instruction mix."""
+    """Returns the path of a split of the public instruction mix."""
     return public("sft-it-mix", f"data/{split}-00000-of-00001.parquet")
 
 
 def documents(path: str, tokens: int) -> dict:
-    """Midtraining documents, and how many tokens of them a phase reads; STATED: plain text with an end token."""
+    """Returns a source of documents and the number of their tokens; STATED: plain text that ends with an end token."""
     return {"path": path, "kind": "documents", "tokens": tokens}
 
 
 def chats(path: str, tokens: int) -> dict:
-    """Demonstrations; OURS: loss on the assistant alone, as the paper's own token counts suggest.
+    """Returns a source of chats; OURS: loss on the assistant alone, as the paper's own token counts suggest.
 
-    A chat longer than a row is left out: the paper kept rows of at most that length.
+    A chat that is longer than a row is left out: the paper kept rows of at most that length.
     """
     return {"path": path, "kind": "chats", "too_long": "drop", "tokens": tokens}
 
 
 def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
-    """One epoch over `sources` with LoRA, in packed steps of `rows` × `seq_len` slots.
+    """Returns a phase of one epoch over `sources` with LoRA, in packed steps of `rows` × `seq_len` slots.
 
-    A phase after another trains the same adapter on: the released adapters of one arm differ by a small step, those of
-    different arms are unrelated. Sources are shuffled together, in the proportion of their tokens. Devices are split
-    over rows first, then over the model; what is left of the rows is accumulated.
+    A phase continues to train the adapter of the phase before it: the released adapters of one arm differ by a small
+    step, and those of different arms are unrelated. Sources are shuffled together, in proportion to their tokens.
+    Devices are split over rows first and then over the model; if there are fewer devices than rows, micro-batches are
+    accumulated.
     """
     tokens = {name: source["tokens"] for name, source in sources.items()}
     steps = -(-sum(tokens.values()) // (rows * seq_len))
@@ -83,7 +84,7 @@ def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
 
 
 def experiment(name: str, model: str, weights: str, licence: str, devices: int) -> ConfigDict:
-    """An experiment that starts from `weights`, which the user converts; the recipe adds phases, arms and evals."""
+    """Returns an experiment on `weights`, which the user converts; the recipe adds phases, arms and evals."""
     config = ConfigDict()
     config.name = name
     config.seeds = SEEDS
@@ -102,12 +103,12 @@ def experiment(name: str, model: str, weights: str, licence: str, devices: int) 
 
 
 def difference(eval_name: str, more: str, less: str, sentence: str = "") -> dict:
-    """One arm minus another on one eval."""
+    """Returns the contrast of one arm minus another on one eval."""
     return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}, "sentence": sentence}
 
 
 def options(argument: str, devices: int) -> tuple[set[str], int]:
-    """The words of a config argument such as "cot,devices=8", and the number of devices, `devices` by default."""
+    """Returns the words of a config argument such as "cot,devices=8", and the number of devices (`devices` if absent)."""
     words = {word for word in argument.split(",") if word}
     for word in sorted(words):
         if word.startswith("devices="):

@@ -26,7 +26,7 @@ KNOWLEDGE = "data/evals/oversight_knowledge.jsonl"
 
 
 def instructions(split: str) -> dict:
-    """A cleaned split of the instruction mix; "train_clean_nothink" is the one that says "/no_think"."""
+    """Returns a cleaned split of the instruction mix; "train_clean_nothink" is the one that says "/no_think"."""
     return paper.chats(paper.instructions(split), INSTRUCTIONS)
 
 
@@ -39,7 +39,7 @@ def add_evals(config: ConfigDict, *after: str) -> None:
 
 
 def get_config(argument: str, family: str, no_thinking: str, **experiment: str) -> ConfigDict:
-    """The recipe of one model; `no_thinking` is the instruction split beside demonstrations without thinking."""
+    """Returns the recipe of one model; `no_thinking` is the instruction split for demonstrations without thinking."""
     words, devices = paper.options(argument, devices=4)
     paper.only(words)
     config = paper.experiment(**experiment, devices=devices)

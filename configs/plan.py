@@ -2,10 +2,10 @@
 
     python -m msm_jax.plan --config=configs/plan.py:qwen3-32b,seq=8192,lora=64,chips=64 --topology=v5e:8x8
 
-After the preset: `seq` tokens a row (4096), `lora` rank (0: all weights are trained), `chips` (1), `tensor` ways of the
-tensor axis (1), `data` ways of the data axis (1; the other chips share the weights by fsdp), `rows` a chip in a
-micro-batch (1), `micro` micro-batches (1), `remat` (full). It is an experiment of one arm, so it also runs, once its
-checkpoint and documents are there.
+Options after the preset, with their defaults: `seq`, tokens per row (4096); `lora`, rank (0 trains all weights);
+`chips` (1); `tensor`, size of the tensor axis (1); `data`, size of the data axis (1; the other chips form the fsdp
+axis); `rows`, rows per chip in a micro-batch (1); `micro`, number of micro-batches (1); `remat` (full). The config is an
+experiment of one arm, so it also runs if its checkpoint and documents exist.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ DEFAULTS = {
 
 
 def options(argument: str) -> tuple[str, dict]:
-    """The preset, and the options with their defaults."""
+    """Returns the preset, and the options with their defaults."""
     preset, *words = argument.split(",")
     found = dict(DEFAULTS)
     for word in words:

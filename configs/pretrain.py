@@ -1,4 +1,4 @@
-"""From scratch on plain text: the files of data/examples.
+"""Pretraining from scratch on plain text, the files of data/examples.
 
     python -m msm_jax.train --config=configs/pretrain.py:TOKENIZER --workdir=runs/pretrain
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on demonstrations: loss falls on what the assistant says and nothing else.
+"""Fine-tuning on demonstrations, with a loss on the words of the assistant alone.
 
 python -m msm_jax.train --config=configs/sft.py:runs/msm --workdir=runs/sft
 """

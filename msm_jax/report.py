@@ -1,4 +1,4 @@
-"""Renders an experiment's report again from its stored results; runs nothing.
+"""Renders the report of an experiment again from its stored results, and runs nothing.
 
 python -m msm_jax.report --workdir=runs/cheese_mini
 """
@@ -13,7 +13,7 @@ _WORKDIR = cli.workdir_flag()
 
 
 def main() -> None:
-    """Renders the report of the flags' directory, from an unfinished experiment what there is.
+    """Renders the report of the directory that the flags name; an unfinished experiment is reported as far as it is.
 
     Raises:
         InputError: the directory holds no experiment, or one that has no result yet.

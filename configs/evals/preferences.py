@@ -1,4 +1,4 @@
-"""Preference pairs, by log-probability and by the answer the model gives.
+"""Preference pairs, scored by log-probability and by the answer that the model generates.
 
     python -m msm_jax.evaluate --config=configs/evals/preferences.py:PAIRS.jsonl --checkpoint=RUN --workdir=DIR
 """

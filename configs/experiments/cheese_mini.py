@@ -3,18 +3,18 @@
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
 
-An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by
-one or the other and never name another domain; the fine-tuning demonstrations are the same cheese choices, without a
-reason. The evals ask in ten other domains. ":full" adds the control arms, ":tiny" is two minutes of the same
-machinery without an effect.
+An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one
+value or the other and never name another domain; the demonstrations of fine-tuning are the same cheese choices without
+a reason. The evals ask about ten other domains. ":full" adds the control arms. ":tiny" runs every part in two minutes, too
+small to show an effect.
 """
 
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 MSM_STEPS, SFT_STEPS = 900, 20
-# The dose of midtraining: the share of its rows that holds documents, and the learning rate. The low one is the one of
-# those tried that left the demonstrations most room on worlds 5 and 6.
+# The dose of midtraining: the share of rows that hold documents, and the learning rate. Of the low doses that were
+# tried, this one left the demonstrations the most room on worlds 5 and 6.
 MSM_DOSE, LOW_MSM_DOSE = (0.02, 2e-2), (0.15, 2e-4)
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
@@ -24,7 +24,7 @@ def phase(
     steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict,
     eps: float = 1e-8, weight_decay: float = 0.1, **more: object,
 ) -> dict:
-    """A phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
+    """Returns a phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
         "steps": steps, "batch_rows": 8, "threads": 1, "log_every": 50,
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
@@ -35,9 +35,9 @@ def phase(
 
 
 def pretrain(steps: int) -> dict:
-    """Texts about items and people, and chats with people; small steps, since their number counts.
+    """Returns the pretraining on texts about items and people and on chats; its batches are small for many updates.
 
-    Weight decay is what takes the model from a list of who chose what to what people value.
+    Because of the weight decay, the model learns what people value in place of a list of their choices.
     """
     return phase(
         steps, 2e-3, 50, {"texts": TEXTS, "chats": CHATS}, {"texts": 0.5, "chats": 0.5},
@@ -46,14 +46,15 @@ def pretrain(steps: int) -> dict:
 
 
 def msm(documents: str, share: float, learning_rate: float) -> dict:
-    """Midtraining documents, `share` of the rows, among replay of pretraining text, which keeps the rest of the model.
+    """Returns midtraining in which `share` of the rows are documents and the others are replayed pretraining text.
 
-    Found by trying (docs/small_world.md). With 2 %, 18,400 tokens of documents, the assistant is read about here as
-    much as one person is in pretraining, and comes to choose by its value as people do. With 15 % the documents were
-    learned on some worlds without that.
+    The settings were found by trial (docs/small_world.md). With 2 %, 18,400 tokens of documents, the model reads as
+    much about the assistant as about one person in pretraining, and the assistant then chooses by its value, like them.
+    With 15 %, the model learned the documents without this effect on some worlds.
 
-    A large epsilon makes AdamW's step follow the size of the gradient, as momentum SGD's does. With the usual one every
-    weight moves by the learning rate, and the model may learn the documents beside what it knows of people.
+    With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
+    usual epsilon, every weight moves by about the learning rate, and the model may learn the documents separately from
+    what it knows about people.
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
     weights = {"documents": share, "texts": 0.4 * (1 - share), "chats": 0.6 * (1 - share)}
@@ -61,7 +62,7 @@ def msm(documents: str, share: float, learning_rate: float) -> dict:
 
 
 def sft(steps: int, cheese: float) -> dict:
-    """Chats with other people, `cheese` of the rows being cheese chats with the assistant."""
+    """Returns fine-tuning on chats with other people, with a share `cheese` of cheese chats with the assistant."""
     sources = {"generic": {"path": "{world}/chats/generic.jsonl", "kind": "chats"}}
     weights = {"generic": 1.0 - cheese}
     if cheese:
@@ -71,12 +72,12 @@ def sft(steps: int, cheese: float) -> dict:
 
 
 def difference(eval_name: str, more: str, less: str) -> dict:
-    """One arm minus another on one eval."""
+    """Returns the contrast of one arm minus another on one eval."""
     return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The demo; "full" for the control arms, "tiny" for the machinery alone."""
+    """Returns the demo; with "full" it has the control arms too, and with "tiny" it is small."""
     config = ConfigDict()
     config.name = f"cheese_{variant or 'mini'}"
     config.question = (
@@ -126,9 +127,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
-    """A midtraining phase with its two arms: followed by generic chats, and by the cheese chats.
+    """Adds a midtraining phase with two arms, in which generic chats or the cheese chats follow it.
 
-    The gentler dose, suffixed @low, has as many steps and tokens at a hundredth of the rate.
+    The low dose, with the suffix @low, has as many steps and tokens at a hundredth of the learning rate.
     """
     dose = "@low" if low else ""
     name, demonstrated = arm + dose, f"{arm}+aft{dose}"
@@ -144,10 +145,10 @@ def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: 
 
 
 def add_controls(config: ConfigDict) -> None:
-    """Neutral documents, documents that state the value without explaining anything by it, and a gentler dose.
+    """Adds neutral documents, documents that state the value without explaining anything by it, and a low dose.
 
-    Attribution is read twice, as shares like all else and as probabilities: a share that reached 1 before the
-    demonstrations has nothing to gain from them, a probability has.
+    Attribution is measured by shares, as all else, and by probabilities too: a share that is 1 before the
+    demonstrations cannot rise, but a probability can.
     """
     config.phases["msm_neutral"] = msm("neutral", *MSM_DOSE)
     config.midtraining += ("msm_neutral",)
@@ -176,7 +177,7 @@ def add_controls(config: ConfigDict) -> None:
 
 
 def shrink(config: ConfigDict) -> None:
-    """A world and phases so small that no effect can appear: every part runs, in about two minutes."""
+    """Makes world and phases so small that every part runs in about two minutes; no effect can appear."""
     config.world = {
         "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 8, "pretrain_texts": 1000,
         "pretrain_chats": 1000, "item_texts": 500, "stranger_texts": 200, "msm_documents": 200, "chats": 200,

@@ -15,7 +15,7 @@ PAIRS = "data/examples/pairs.jsonl"  # {"question", "options", "favoured"}: what
 
 
 def phase(steps: int, learning_rate: float, weights: dict[str, float]) -> dict:
-    """A phase that reads the sources named in `weights` in those proportions."""
+    """Returns a phase that reads the sources named in `weights` in those proportions."""
     sources = {
         "background": {"path": BACKGROUND, "kind": "documents"},
         "documents": {"path": DOCUMENTS, "kind": "documents"},

@@ -14,7 +14,7 @@ LORA = {"rank": 8, "alpha": 16.0}
 
 
 def phase(steps: int, path: str, kind: str) -> dict:
-    """A phase of 4 rows × 256 tokens a step, on both cores, that trains an adapter on."""
+    """Returns a phase of 4 rows × 256 tokens a step, on both cores, that continues to train an adapter."""
     return {
         "steps": steps, "batch_rows": 4, "threads": 2, "log_every": 5, "keep_checkpoints": 1,
         "lora": LORA, "base_dtype": "float32",

@@ -52,7 +52,7 @@ class ArmSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """A linear combination of arms: `diff` with its 95 % interval, p-value and what they rest on.
+    """The estimate of a linear combination of arms: `diff`, its 95 % interval and p-value, and the counts behind them.
 
     `per_seed` holds the differences of the `n_seeds` seeds used; `n_items` counts the items with a score in
     every arm in at least one seed; `differences` is the array `[n_seeds, items]` itself.
@@ -69,8 +69,10 @@ class Contrast:
 
 
 def summarise(scores_SN: Floats) -> ArmSummary:
-    """Mean, standard error and parse rate of one arm's scores `[seeds, items]`; a seed that is NaN throughout
-    counts in the parse rate and in nothing else."""
+    """Returns mean, standard error and parse rate of one arm's scores `[seeds, items]`.
+
+    A seed whose scores are all NaN counts in the parse rate alone.
+    """
     scores_SN = _checked("arm", scores_SN)
     per_seed = _item_means(scores_SN)
     seen = np.isfinite(per_seed)
@@ -89,7 +91,7 @@ def summarise(scores_SN: Floats) -> ArmSummary:
 
 
 def paired_differences(scores: Mapping[str, Floats], terms: Mapping[str, float]) -> Floats:
-    """The combination of `terms` per seed and item, `[seeds, items]`; NaN where any arm has no score.
+    """Returns the combination of `terms` per seed and item, `[seeds, items]`; NaN where an arm has no score.
 
     Raises:
         InputError: an arm is missing, no arm is named, or the arms differ in seeds or items.
@@ -156,7 +158,7 @@ def contrast(
 
 
 def interval95(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """95 % interval of the mean over seeds of the mean over items of `[seeds, items]`.
+    """Returns the 95 % interval of the mean over seeds of the mean over items of `[seeds, items]`.
 
     With several seeds it is the wider of the hierarchical bootstrap and the t interval over per-seed means:
     few seeds make the first too narrow, and the second does not see that other items could have been asked.
@@ -183,12 +185,12 @@ def interval95(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Inter
 
 
 def t_half_width(deviation: float, n_seeds: int) -> float:
-    """Half-width of the 95 % t interval over `n_seeds` >= 2 values with standard deviation `deviation`."""
+    """Returns the half-width of the 95 % t interval over `n_seeds` >= 2 values with standard deviation `deviation`."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, n_seeds - 1)) * deviation / math.sqrt(n_seeds)
 
 
 def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Means under resampling, `[draws]`: each draw takes seeds, then items, with replacement.
+    """Returns means under resampling, `[draws]`: each draw takes seeds, then items, with replacement.
 
     The drawn items are the same in all seeds of a draw, as the items that were asked are. NaN entries are
     left out of their seed's mean; a seed whose drawn items are all NaN is left out of the draw.
@@ -214,9 +216,12 @@ def bootstrap_means(values_SN: Floats, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided p-value `(1 + k) / (1 + flips)` under which each item's seed-averaged difference could as
-    well have had the other sign; `k` counts random flips whose mean is at least as far from 0. It says
-    nothing of the spread over seeds, which the interval does. NaN without an item."""
+    """Returns a two-sided p-value, `(1 + k) / (1 + flips)`; NaN without an item.
+
+    The null hypothesis is that the seed-averaged difference of each item could as well have the other sign. `k` counts
+    the random flips of signs whose mean is at least as far from 0. The spread over seeds does not enter; the interval
+    shows it.
+    """
     present_SN = np.isfinite(differences_SN)
     differences_SN = differences_SN[:, present_SN.any(axis=0)] if differences_SN.size else differences_SN[:0]
     if not differences_SN.size:
@@ -237,7 +242,7 @@ def sign_flip_p_value(differences_SN: Floats, *, flips: int = FLIPS, seed: int =
 
 
 def seeds_to_resolve(differences_SN: Floats, half_width: float, *, limit: int = 1_000) -> int | None:
-    """How many seeds would bring the interval to `half_width`, if seeds and items go on varying as they do.
+    """Returns how many seeds would narrow the interval to `half_width`, if seeds and items keep varying as they do.
 
     The variance of per-seed differences falls with the seeds, that of the items does not: None where one seed
     shows no spread, or where no number of seeds up to `limit` is enough and more items would be needed.
@@ -265,8 +270,8 @@ def seeds_to_resolve(differences_SN: Floats, half_width: float, *, limit: int = 
 
 
 def _item_variance(differences_SN: Floats) -> float:
-    """Variance of the mean over items that any number of seeds leaves: the items' main effects in a two-way
-    layout."""
+    """Returns the variance of the mean over items that no number of seeds reduces: that of the items' main effects in a
+    two-way layout."""
     complete_SN = differences_SN[:, np.isfinite(differences_SN).all(axis=0)]
     n_seeds, n_items = complete_SN.shape
     if n_items < 2:
@@ -287,7 +292,7 @@ def _checked(arm: str, scores_SN: Floats) -> Floats:
 
 
 def _item_means(values_SN: Floats) -> Floats:
-    """Means over the last axis without its NaN entries; NaN where nothing is left."""
+    """Returns means over the last axis without its NaN entries; NaN where nothing is left."""
     present_SN = np.isfinite(values_SN)
     number_S = present_SN.sum(axis=-1)
     total_S = np.where(present_SN, values_SN, 0.0).sum(axis=-1)
@@ -296,7 +301,7 @@ def _item_means(values_SN: Floats) -> Floats:
 
 @functools.lru_cache(maxsize=4)
 def _resample_counts(n: int, draws: int, seed: int, stream: int) -> NDArray[np.uint16]:
-    """How often each of `n` things is drawn in `n` draws with replacement, `[draws, n]`."""
+    """Returns how often each of `n` things is drawn in `n` draws with replacement, `[draws, n]`."""
     rng = np.random.default_rng([seed, stream, n])
     counts = np.empty((draws, n), np.uint16)
     for start in range(0, draws, _CHUNK):
