@@ -108,7 +108,7 @@ def difference(eval_name: str, more: str, less: str, sentence: str = "") -> dict
 
 
 def options(argument: str, devices: int) -> tuple[set[str], int]:
-    """Returns the words of a config argument such as "cot,devices=8", and the number of devices (`devices` if absent)."""
+    """Returns the words of a config argument such as "cot,devices=8", and the number of devices (else `devices`)."""
     words = {word for word in argument.split(",") if word}
     for word in sorted(words):
         if word.startswith("devices="):

@@ -24,7 +24,7 @@ MODELS = {
 
 
 def get_config(argument: str, size: int, devices: int) -> ConfigDict:
-    """Returns the recipe for `size` billion parameters: "qwen3" replaces Qwen2.5, "cot" takes demonstrations that think."""
+    """Returns the recipe for `size` billion parameters: "qwen3" replaces Qwen2.5, "cot" adds thinking."""
     words, devices = paper.options(argument, devices)
     paper.only(words, "qwen3", "cot")
     family = "qwen3" if "qwen3" in words else "qwen2.5"

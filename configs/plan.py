@@ -4,8 +4,8 @@
 
 Options after the preset, with their defaults: `seq`, tokens per row (4096); `lora`, rank (0 trains all weights);
 `chips` (1); `tensor`, size of the tensor axis (1); `data`, size of the data axis (1; the other chips form the fsdp
-axis); `rows`, rows per chip in a micro-batch (1); `micro`, number of micro-batches (1); `remat` (full). The config is an
-experiment of one arm, so it also runs if its checkpoint and documents exist.
+axis); `rows`, rows per chip in a micro-batch (1); `micro`, number of micro-batches (1); `remat` (full). The config is
+an experiment of one arm, so it also runs if its checkpoint and documents exist.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 
 An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one
 value or the other and never name another domain; the demonstrations of fine-tuning are the same cheese choices without
-a reason. The evals ask about ten other domains. ":full" adds the control arms. ":tiny" runs every part in two minutes, too
-small to show an effect.
+a reason. The evals ask about ten other domains. ":full" adds the control arms. ":tiny" runs every part in two minutes
+and is too small to show an effect.
 """
 
 from ml_collections import ConfigDict
