@@ -121,7 +121,7 @@ def test_a_tensor_of_another_shape_names_its_file(spoilt, refused):
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     said = refused(spoilt)
-    assert f"{file}: tensor model.layers.0.self_attn.o_proj.weight is [16, 64] and by config.json [32, 32]" in said
+    assert f"{file}: tensor model.layers.0.self_attn.o_proj.weight is [16, 64], but config.json says [32, 32]" in said
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_dtype_that_is_not_read(spoilt, refused, dtype):
     file = shard_of(spoilt, "model.embed_tokens.weight")
     content = file.read_bytes()
     file.write_bytes(_renamed(content, dtype))
-    assert f"{file}: tensor model.embed_tokens.weight is of dtype {dtype}" in refused(spoilt)
+    assert f"{file}: tensor model.embed_tokens.weight has dtype {dtype}" in refused(spoilt)
 
 
 def _renamed(content, dtype):
@@ -227,7 +227,7 @@ def test_a_stored_output_matrix_of_a_tied_model(tmp_path, refused):
     untied = hf_directories.model("llama")
     source = hf_directories.write(tmp_path / "hf", untied, shard_bytes=10**9)
     edit(source / "config.json", tie_word_embeddings=True)
-    assert "lm_head.weight is not the embedding" in refused(source)
+    assert "lm_head.weight differs from the embedding" in refused(source)
     tensors = safetensors.read_directory(source)
     content = bytearray((source / FULL).read_bytes())
     embedding, head = (tensors[n] for n in ("model.embed_tokens.weight", "lm_head.weight"))
@@ -288,9 +288,9 @@ def test_a_gguf_comes_in_with_its_tokenizer(tmp_path):
     ("make", "words"),
     [
         ({"architecture": "gemma3"}, "architecture 'gemma3'"),
-        ({"skip": ("blk.0.ffn_up",)}, "lacks the tensor that transformers names model.layers.0.mlp.up_proj.weight"),
+        ({"skip": ("blk.0.ffn_up",)}, "lacks tensor blk.0.ffn_up.weight (model.layers.0.mlp.up_proj.weight"),
         ({"rows": 40}, "tensor blk.0.ffn_gate.weight is [40, 32]"),
-        ({"pre": "other"}, "tokenizer.ggml.pre is 'other'"),
+        ({"pre": "other"}, "tokenizer.ggml.pre 'other' is not supported"),
         ({"templates": ("rag", "tool_use")}, "none of its chat templates is named default (its names: rag, tool_use)"),
     ],
 )
@@ -306,12 +306,12 @@ def test_a_truncated_gguf(keep, tmp_path, refused):
     os.truncate(path, int(path.stat().st_size * keep))
     said = refused(path, "--from_gguf")
     assert str(path) in said
-    assert "cut off" in said or "no GGUF" in said
+    assert "cut off" in said or "not a GGUF" in said
 
 
 def test_no_gguf_at_all(tmp_path, refused):
     (tmp_path / "x.gguf").write_bytes(struct.pack("<4sI", b"GGML", 3))
-    assert "is no GGUF file" in refused(tmp_path / "x.gguf", "--from_gguf")
+    assert "is not a GGUF file" in refused(tmp_path / "x.gguf", "--from_gguf")
     assert "cannot be read" in refused(tmp_path / "absent.gguf", "--from_gguf")
 
 

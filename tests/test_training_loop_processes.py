@@ -270,4 +270,4 @@ def test_device_and_thread_counts_take_hold(devices, threads):
     assert count == str(devices)
     if devices == 1:
         assert pool in ([str(threads)], [])
-    assert refusal == "4 devices are needed but JAX has started with fewer"
+    assert refusal == "4 devices are needed, but JAX has already started with fewer; use a new process"

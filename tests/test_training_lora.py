@@ -304,7 +304,7 @@ def test_a_base_that_moved_is_found_beside_or_named(files, tmp_path):
     path = tmp_path / "moved" / "first" / "checkpoints" / "2"
     np.testing.assert_array_equal(scores(path), expected)
     shutil.move(tmp_path / "moved" / "base", tmp_path / "away")
-    with pytest.raises(InputError, match=r"its base .* is not there; where it has moved, pass --checkpoint=BASE"):
+    with pytest.raises(InputError, match=r"its base .* does not exist; if it has moved, pass --checkpoint=BASE"):
         scores(path)
     np.testing.assert_array_equal(scores(tmp_path / "away", adapter=path), expected)
     config = adapted(files, path)
@@ -315,7 +315,7 @@ def test_a_base_that_moved_is_found_beside_or_named(files, tmp_path):
 
 def test_another_base_is_refused_with_the_tensor(files, first, base, tmp_path):
     other = loop.train(phase(files, steps=2, seed=6, eval_every=0), tmp_path / "other").checkpoint
-    with pytest.raises(InputError, match=r"another base than .*other.*: tensor embedding differs") as error:
+    with pytest.raises(InputError, match=r"not trained on the base .*other.*: tensor embedding differs") as error:
         Sampler.from_checkpoint(other, adapter=first)
     assert str(first) in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,9 +1,9 @@
-"""Adapter checkpoints: the low-rank adapters on a base, with a reference to the base in place of its weights.
+"""Adapter checkpoints: low-rank adapters with a reference to their base in place of its weights.
 
-Such a checkpoint holds the entry "adapter", the adapter that was trained last, and "below", those under it, bottom
-first, frozen: each either applied beside the base or merged into it when it is loaded. Its info holds "base" (where
-the base checkpoint lies, the digest of each of its tensors, and the dtype in which it was used) and "adapters" (the
-settings of all of them, bottom first). Merging is redone at each load, so that an adapter stays small to store.
+Such a checkpoint holds the entry "adapter", the adapter that was trained last, and the entry "below", the frozen
+adapters under it, bottom first. A frozen adapter is either applied beside the base, or merged into it each time the
+checkpoint is loaded, so that the checkpoint stays small. The info holds "base" (the path of the base checkpoint, the
+digest of each of its tensors, and the dtype in which it was used) and "adapters" (their settings, bottom first).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from msm_jax.parallel import sharding
 
 @dataclass(frozen=True)
 class Base:
-    """The base of an adapter: its checkpoint, the digest of each tensor, and the dtype of its weights in use.
+    """The base of an adapter: its checkpoint, the digest of each tensor, and the dtype in which it is used.
 
-    `digests` is empty where the base is not known to be one in particular (an adapter of another library).
+    `digests` is empty if it is not known which base the adapter was trained on (an adapter of another library).
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Base:
 
 @dataclass(frozen=True)
 class StackedAdapter:
-    """One adapter of a stack: its settings, and whether it is merged into the base rather than applied beside it."""
+    """An adapter of a stack: its settings, and whether it is merged into the base or applied beside it."""
 
     config: LoraConfig
     merged: bool = False
@@ -50,26 +50,26 @@ class StackedAdapter:
 
 @dataclass(frozen=True)
 class Stack:
-    """Adapters on a base, bottom first; the last one is the one trained."""
+    """The adapters on a base, bottom first; the last one is trained."""
 
     base: Base
     adapters: tuple[StackedAdapter, ...]
 
     @property
     def below(self) -> tuple[StackedAdapter, ...]:
-        """All but the one trained."""
+        """All adapters but the trained one."""
         return self.adapters[:-1]
 
     @property
     def top(self) -> LoraConfig:
-        """The one trained."""
+        """The settings of the trained adapter."""
         return self.adapters[-1].config
 
 
 def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
-    """The entries of a checkpoint's info that say what its adapters are and lie on.
+    """Returns the entries of a checkpoint's info that describe its adapters and their base.
 
-    The base is named from the root and from the checkpoint, so that a directory with both can be moved.
+    They hold the base's path both from the root and from the checkpoint, so that a directory with both can be moved.
     """
     path = stack.base.path.absolute()
     return {
@@ -84,10 +84,10 @@ def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
 
 
 def read(info: Mapping[str, Any], checkpoint: Path) -> Stack | None:
-    """The adapters of a checkpoint, or None for one that holds a model's own weights.
+    """Returns the adapters of a checkpoint, or None if it holds a model's own weights.
 
     Raises:
-        InputError: its info is not of this version.
+        InputError: the info was written by another version.
     """
     if "adapters" not in info:
         return None
@@ -102,19 +102,19 @@ def read(info: Mapping[str, Any], checkpoint: Path) -> Stack | None:
             path = moved.resolve()
         return Stack(Base(path, base["digests"], base["dtype"]), stacked)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint}: its info is not of an adapter of this version ({error})") from error
+        raise InputError(f"{checkpoint}: its info is not that of an adapter of this version ({error})") from error
 
 
 def locate_base(stack: Stack, checkpoint: Path, given: Path | str = "") -> Stack:
-    """The stack with its base where it is: at `given`, or else where the checkpoint says.
+    """Returns the stack with the path of its base: `given`, or the path that the checkpoint records.
 
     Raises:
-        InputError: there is no checkpoint, or it holds an adapter itself.
+        InputError: there is no checkpoint at this path, or it holds an adapter itself.
     """
     if not given and not stack.base.path.exists():
         raise InputError(
-            f"{checkpoint}: its base {stack.base.path} is not there; where it has moved, pass --checkpoint=BASE "
-            f"--adapter={checkpoint}, or in a phase init.base = BASE"
+            f"{checkpoint}: its base {stack.base.path} does not exist; if it has moved, pass --checkpoint=BASE "
+            f"--adapter={checkpoint}, or in a phase set init.base = BASE"
         )
     path = store.resolve(given or stack.base.path)
     check_is_base(path)
@@ -122,30 +122,30 @@ def locate_base(stack: Stack, checkpoint: Path, given: Path | str = "") -> Stack
 
 
 def check_is_base(path: Path) -> None:
-    """Refuses a checkpoint that holds an adapter where a model's own weights are needed."""
+    """Refuses a checkpoint that holds an adapter, since a model's own weights are needed."""
     if "adapters" in store.read_info(path):
-        raise InputError(f"{path}: holds an adapter, not a base; name the checkpoint that it was trained on")
+        raise InputError(f"{path}: holds an adapter, not a base; choose the checkpoint that it was trained on")
 
 
 def check_same_model(base: ModelConfig, model: ModelConfig, base_path: Path, checkpoint: Path) -> None:
     """Refuses an adapter that was trained on a model of another shape.
 
     Raises:
-        InputError: names a field in which the shapes differ.
+        InputError: the shapes differ; the message names a field.
     """
     for field in dataclasses.fields(ModelConfig):
         ours, theirs = getattr(model, field.name), getattr(base, field.name)
         if ours != theirs and field.name not in EXECUTION:
             raise InputError(
-                f"{checkpoint}: its adapter is for a model with {field.name} = {ours}, and {base_path} has {theirs}; "
+                f"{checkpoint}: its adapter is for a model with {field.name} = {ours}, but {base_path} has {theirs}; "
                 "use the base it was trained on"
             )
 
 
 def frozen_target(model: ModelConfig, mesh: Mesh, dtype: str) -> transformer.Params:
-    """Abstract parameters in `dtype`, with shardings, as they serve where they are not trained.
+    """Returns abstract parameters in `dtype`, with shardings, for a model that is not trained.
 
-    The final norm stays in float32, since it is applied so whatever the compute dtype.
+    The final norm stays in float32, since it is applied in float32 whatever the compute dtype.
     """
     abstract = transformer.abstract_params(model)
     shardings = sharding.tree_shardings(mesh, transformer.logical_axes(abstract), abstract)
@@ -158,7 +158,7 @@ def frozen_target(model: ModelConfig, mesh: Mesh, dtype: str) -> transformer.Par
 
 
 def weights_target(config: LoraConfig, model: ModelConfig, mesh: Mesh) -> lora.Weights:
-    """Abstract float32 weights of an adapter, with shardings."""
+    """Returns the abstract float32 weights of an adapter, with shardings."""
     abstract = lora.abstract_weights(config, model)
     shardings = sharding.tree_shardings(mesh, lora.logical_axes(abstract), abstract)
     return jax.tree.map(
@@ -167,10 +167,10 @@ def weights_target(config: LoraConfig, model: ModelConfig, mesh: Mesh) -> lora.W
 
 
 def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path) -> transformer.Params:
-    """The base's parameters on `mesh` in the dtype that the stack says, without any adapter.
+    """Loads the base's parameters onto `mesh`, in the dtype that the stack says, without any adapter.
 
     Raises:
-        InputError: the base cannot be loaded, or it is not the one that the adapter in `checkpoint` was trained on.
+        InputError: the base cannot be loaded, or it is not the base that the adapter in `checkpoint` was trained on.
     """
     params = store.load(stack.base.path, {"params": frozen_target(model, mesh, stack.base.dtype)})["params"]
     if stack.base.digests:
@@ -179,21 +179,21 @@ def load_base(stack: Stack, model: ModelConfig, mesh: Mesh, checkpoint: Path) ->
 
 
 def check_digests(found: Mapping[str, str], stack: Stack, checkpoint: Path) -> None:
-    """Refuses a base with other weights than those that the adapter in `checkpoint` was trained on.
+    """Refuses a base whose weights are not those that the adapter in `checkpoint` was trained on.
 
     Raises:
-        InputError: names the first tensor that differs.
+        InputError: a tensor differs; the message names the first.
     """
     for name in sorted(found):
         if found[name] != stack.base.digests.get(name):
             raise InputError(
-                f"{checkpoint}: its adapter was trained on another base than {stack.base.path}: tensor {name} "
-                "differs; name the right one with --checkpoint=BASE and --adapter, or with init.base"
+                f"{checkpoint}: its adapter was not trained on the base {stack.base.path}: tensor {name} differs; "
+                "choose the right base with --checkpoint=BASE and --adapter, or with init.base"
             )
 
 
 def load_weights(checkpoint: Path, stack: Stack, model: ModelConfig, mesh: Mesh) -> tuple[lora.Weights, ...]:
-    """The float32 weights of all adapters of a checkpoint, bottom first.
+    """Loads the float32 weights of all adapters of a checkpoint, bottom first.
 
     Raises:
         InputError: an array is missing or has another shape.
@@ -204,13 +204,13 @@ def load_weights(checkpoint: Path, stack: Stack, model: ModelConfig, mesh: Mesh)
 
 
 def tree(top: lora.Weights, below: Sequence[lora.Weights]) -> dict[str, lora.Weights]:
-    """The entries of a checkpoint that hold adapters."""
+    """Returns the entries of a checkpoint that hold adapters."""
     frozen = {"below": {str(i): each for i, each in enumerate(below)}} if below else {}
     return {"adapter": top, **frozen}
 
 
 def merge_below(params: transformer.Params, stack: Stack, weights: Sequence[lora.Weights]) -> transformer.Params:
-    """The base's parameters (donated) with the adapters that the stack says are merged; `weights` may lack the last."""
+    """Merges the adapters that the stack says are merged into `params` (donated); `weights` may lack the last one."""
     for stacked, each in zip(stack.adapters, weights, strict=False):
         if stacked.merged:
             params = _merged(params, Adapter(each, stacked.config))
@@ -218,7 +218,7 @@ def merge_below(params: transformer.Params, stack: Stack, weights: Sequence[lora
 
 
 def merge_all(params: transformer.Params, stack: Stack, weights: Sequence[lora.Weights]) -> transformer.Params:
-    """Float32 parameters of one model that computes what base (donated) and adapters do together."""
+    """Merges all adapters into the base `params` (donated); returns the float32 parameters of the whole model."""
     params = merge_below(params, stack, weights)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     for adapter in beside(stack, weights):
@@ -227,7 +227,7 @@ def merge_all(params: transformer.Params, stack: Stack, weights: Sequence[lora.W
 
 
 def beside(stack: Stack, weights: Sequence[lora.Weights]) -> tuple[Adapter, ...]:
-    """The adapters that are applied beside the base; `weights` may lack the last one."""
+    """Returns the adapters that are applied beside the base; `weights` may lack the last one."""
     pairs = zip(stack.adapters, weights, strict=False)
     return tuple(Adapter(each, stacked.config) for stacked, each in pairs if not stacked.merged)
 

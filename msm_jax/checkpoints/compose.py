@@ -1,8 +1,7 @@
-"""A model as it is on disk, base and adapters together: what sampling, merging and exporting start from."""
+"""A model on disk, as base and adapters together. Sampling, merging and exporting start from it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,17 @@ from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Composed:
-    """A model that has been found; its weights are not loaded yet.
+    """A model that has been found, before its weights are loaded.
 
     Attributes:
-        checkpoint: what was named: a checkpoint with a model's own weights, or with an adapter.
-        info, assets: of the checkpoint that was trained last; the tokenizer and template are those of the adapter.
-        model: its shape.
-        stack: the adapters and the base; None for a checkpoint with a model's own weights.
+        checkpoint: the checkpoint that was named, with a model's own weights or with an adapter.
+        info: the info of the checkpoint that was trained last.
+        assets: its assets; tokenizer and template are those of the adapter.
+        model: the shape of the model.
+        stack: the adapters and their base; None for a checkpoint with a model's own weights.
         foreign: the weights of an adapter in another library's format.
     """
 
@@ -42,14 +40,14 @@ class Composed:
 
 
 def find(checkpoint: Path | str, adapter: Path | str = "") -> Composed:
-    """The model of a checkpoint or run directory, with the adapters that it holds or with `adapter` on it.
+    """Finds the model of a checkpoint or run directory, with the adapters that it holds, or with `adapter`.
 
     Args:
-        checkpoint: with a model's own weights, or with an adapter, whose base is then where it says.
-        adapter: a checkpoint of ours with an adapter, or a directory of PEFT's; `checkpoint` is its base.
+        checkpoint: a checkpoint with a model's own weights, or with an adapter that records where its base is.
+        adapter: one of our checkpoints with an adapter, or a PEFT directory; `checkpoint` is its base.
 
     Raises:
-        InputError: one of them is not there or damaged, or they do not fit each other.
+        InputError: one of them does not exist or is damaged, or they do not fit each other.
     """
     path = store.resolve(checkpoint)
     info = store.read_info(path)
@@ -62,7 +60,7 @@ def find(checkpoint: Path | str, adapter: Path | str = "") -> Composed:
         base, path = path, directory
         info = store.read_info(path)
         if adapters.read(info, path) is None:
-            raise InputError(f"{path}: holds no adapter; name it with --checkpoint alone")
+            raise InputError(f"{path}: holds no adapter; pass it as --checkpoint, without --adapter")
     stack = adapters.read(info, path)
     model = model_config(info, path)
     if stack is not None:
@@ -73,7 +71,7 @@ def find(checkpoint: Path | str, adapter: Path | str = "") -> Composed:
 
 
 def directory_of(adapter: Path | str) -> Path:
-    """The directory that holds an adapter's files: one of PEFT's, or a checkpoint of ours that `adapter` names.
+    """Returns the directory that holds an adapter's files: a PEFT directory, or the checkpoint that `adapter` names.
 
     Raises:
         InputError: it is neither.
@@ -91,41 +89,41 @@ def _foreign(path: Path, info: Mapping[str, Any], directory: Path) -> Composed:
 
 
 def model_config(info: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The shape of the model of a checkpoint.
+    """Returns the shape of a checkpoint's model.
 
     Raises:
-        InputError: its info is not of this version.
+        InputError: the info was written by another version.
     """
     try:
         return ModelConfig.from_json(info["model"])
     except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its info is not of a checkpoint of this version ({error})") from error
+        raise InputError(f"{path}: its info is not that of a checkpoint of this version ({error})") from error
 
 
 def load(found: Composed, mesh: Mesh) -> tuple[transformer.Params, tuple[Adapter, ...]]:
-    """Parameters and the adapters to apply beside them, on `mesh`, in the model's compute dtype.
+    """Loads the parameters and the adapters to apply beside them onto `mesh`, in the model's compute dtype.
 
-    That is what each product would cast them to; the final norm alone stays in float32.
+    Each product would cast them to this dtype anyway. Only the final norm stays in float32.
 
     Raises:
-        InputError: an array is damaged or has another shape, or the base is not the one that an adapter was trained on.
+        InputError: an array is damaged or has another shape, or an adapter was trained on another base.
     """
     model = found.model
     target = adapters.frozen_target(model, mesh, model.compute_dtype)
     if found.stack is None:
         return store.load(found.checkpoint, {"params": target})["params"], ()
-    # The adapters come first, since they are refused sooner where they do not fit.
+    # The adapters are loaded first, because one that does not fit is then refused sooner.
     weights = load_adapters(found, mesh)
     params = adapters.load_base(found.stack, model, mesh, found.checkpoint)
     params = adapters.merge_below(params, found.stack, weights)
-    # Rounded to the base's dtype before, as in training, so a wider one adds nothing but speed.
+    # The values stay rounded to the base's dtype, as in training; a wider compute dtype only saves casts.
     params = jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, target)
     weights = jax.tree.map(lambda leaf: leaf.astype(model.compute_dtype), weights)
     return params, adapters.beside(found.stack, weights)
 
 
 def load_adapters(found: Composed, mesh: Mesh) -> tuple[lora.Weights, ...]:
-    """The float32 weights of all adapters of a model, bottom first, on `mesh`."""
+    """Loads the float32 weights of all adapters of a model onto `mesh`, bottom first."""
     assert found.stack is not None
     if found.foreign is None:
         return adapters.load_weights(found.checkpoint, found.stack, found.model, mesh)

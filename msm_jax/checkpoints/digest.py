@@ -1,8 +1,8 @@
-"""A digest of each tensor of a model, to tell one base from another.
+"""A digest of each tensor of a model, which distinguishes one base from another.
 
-It is taken of the values rounded to bfloat16, as a sum of 32-bit hashes of (place, value): so it does not depend on
-mesh, storage or the dtype in which a checkpoint is loaded, it can be taken block by block, and it costs one pass over
-the weights where they lie. It catches mistakes; it is no defence against someone who means to deceive.
+The digest is a sum of 32-bit hashes of (position, value), with the values rounded to bfloat16. It therefore does not
+depend on mesh, storage, or the dtype in which a checkpoint is loaded, and it can be computed block by block, in one
+pass over the weights on their devices. It detects mistakes, but does not protect against deliberate forgery.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SALTS = (0x2545F491, 0x9E3779B9)
 
 
 def digest(params: Any) -> dict[str, str]:
-    """The digest of each tensor, 16 hex digits, by its dotted name ("layers.query")."""
+    """Returns the digest of each tensor, 16 hex digits, by its dotted name ("layers.query")."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [".".join(str(key.key) for key in path) for path, _ in leaves]
     sums = jax.device_get(_sums([leaf for _, leaf in leaves], np.uint32(0)))
@@ -30,10 +30,10 @@ def digest(params: Any) -> dict[str, str]:
 
 
 def of_checkpoint(path: Path | str) -> dict[str, str]:
-    """The digest of each parameter of a checkpoint, without the whole of it in memory.
+    """Returns the digest of each parameter of a checkpoint; reads block by block.
 
     Raises:
-        InputError: no checkpoint with parameters there, or it is damaged.
+        InputError: there is no checkpoint with parameters at `path`, or it is damaged.
     """
     reader = slices.Reader(path)
     found = {}
@@ -51,7 +51,7 @@ def _hex(sums: Any) -> str:
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Blocks of whole rows of the first axis, each with the place of its first element modulo 2**32."""
+    """Yields blocks of whole rows of the first axis, each after the position of its first element modulo 2**32."""
     row = math.prod(shape[1:])
     step = max(1, slices.SLICE_BYTES // (row * itemsize))
     rest = tuple(slice(0, size) for size in shape[1:])
@@ -65,7 +65,7 @@ def _sums(leaves: list[jax.Array], start: jax.Array) -> list[tuple[jax.Array, ..
 
 
 def _sum(leaf: jax.Array, start: jax.Array, salt: int) -> jax.Array:
-    """The sum over all elements, modulo 2**32, of a hash of place and value (murmur3's finalizer)."""
+    """Returns the sum modulo 2**32 over all elements of a hash of position and value (murmur3's finalizer)."""
     bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32)
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):

@@ -1,4 +1,4 @@
-"""From a checkpoint of ours to a Hugging Face directory, layer by layer."""
+"""Writes one of our checkpoints as a Hugging Face directory, layer by layer."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from msm_jax.models import families
 from msm_jax.models.config import RUN_SETTINGS, ModelConfig
 from msm_jax.models.families import Weight
 
-# What a file of weights holds at most, as transformers writes them.
+# The largest file of weights, the same as in transformers.
 SHARD_BYTES = 5 * 10**9
-# A layer's matrix up to this size is rearranged in one piece.
+# A layer's matrix of up to this size is transposed in one piece.
 _BLOCK_BYTES = 256 * 2**20
 
 
 def write(
     checkpoint: Path | str, directory: Path, dtype: np.dtype | None = None, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes the directory whole or not at all, and never holds more than one layer's matrix of the weights.
+    """Writes the whole directory or nothing; keeps at most one layer's matrix of the weights in memory.
 
     Args:
         checkpoint: a checkpoint or run directory.
-        directory: does not exist, or is empty.
-        dtype: of the weights written; the checkpoint's own where None.
-        shard_bytes: what a file of weights holds at most.
+        directory: must not exist, or must be empty.
+        dtype: the dtype of the written weights; None for the checkpoint's own.
+        shard_bytes: the largest size of a file of weights.
 
     Raises:
-        InputError: there is no checkpoint, it is damaged, no family of transformers' has its shape, or something is at
-            `directory`.
+        InputError: there is no checkpoint, it is damaged, no architecture of transformers has its shape, or
+            `directory` is not empty.
         WorkError: the directory cannot be written (disk full, no permission).
     """
     storage.refuse_occupied(directory)
@@ -52,8 +52,8 @@ def write(
         found = reader.leaves[weight.path][0] if weight.path in reader.leaves else "missing"
         if found != weight.full_shape:
             raise InputError(
-                f"{path}: parameter {'.'.join(weight.path)} is {found} and by its info {weight.full_shape}; "
-                "the checkpoint is damaged, use another one"
+                f"{path}: parameter {'.'.join(weight.path)} is {found}, but the checkpoint's info says "
+                f"{weight.full_shape}; it is damaged, use another checkpoint"
             )
     tensors = families.tensors(model)
     planned = [Planned(n, dtype or reader.leaves[w.path][1], w.hf_shape) for n, (w, _) in tensors.items()]
@@ -77,7 +77,7 @@ def write(
 
 
 def _rows(weight: Weight, dtype: np.dtype) -> Iterator[tuple[slice, ...]]:
-    """Blocks of our parameter (of one layer) that are rows of theirs, in their order."""
+    """Yields the blocks of our parameter (of one layer) that are rows of their tensor, in the order of the rows."""
     axis = weight.inputs if weight.inputs < len(weight.shape) else 0
     length = weight.shape[axis]
     row = int(np.prod(weight.shape)) // length * dtype.itemsize
@@ -90,7 +90,7 @@ def _rows(weight: Weight, dtype: np.dtype) -> Iterator[tuple[slice, ...]]:
 def _config(
     assets: Mapping[str, bytes], model: ModelConfig, dtype: np.dtype, ids: Mapping[str, Any], path: Path
 ) -> bytes:
-    """config.json: the source's own, as far as it describes this model and dtype."""
+    """Returns config.json: the source's own file, changed only where it does not describe this model and dtype."""
     config: dict[str, Any]
     if files.CONFIG in assets:
         config = files.parse(assets, files.CONFIG, path)
@@ -111,7 +111,7 @@ def _config(
 def _beside(
     assets: Mapping[str, bytes], tokenizer: Tokenizer | None, template: ChatTemplate | None, path: Path
 ) -> dict[str, bytes]:
-    """The other files: as they came, but for the chat template that was trained and the special that ends its turns."""
+    """Returns the other files: the source's own, with the trained chat template and the token that ends its turns."""
     beside = templates.for_transformers({name: held for name, held in assets.items() if name != files.CONFIG})
     if tokenizer is None:
         return beside
@@ -124,7 +124,7 @@ def _beside(
     try:
         turn_end = [i for i in templates.stop_ids(tokenizer, template) if i not in own and i not in listed]
     except InputError:
-        # A template whose turns cannot be told apart has trained no chats, and needs no special that ends them.
+        # No chats were trained with a template whose turns cannot be told apart, so no token ends them.
         turn_end = []
     if files.GENERATION not in assets and not held:
         beside[files.GENERATION] = storage.json_bytes(_token_ids(tokenizer) | {"eos_token_id": [*own, *turn_end]})

@@ -1,4 +1,4 @@
-"""GGUF files of the Llama family as a source of weights, dequantised by rows."""
+"""GGUF files of the Llama family as a source of weights, which are dequantised by rows."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from msm_jax.models import families, rotary
 from msm_jax.models.config import ModelConfig, RopeScaling
 from msm_jax.models.families import Weight
 
-# A tensor of its own that holds what Llama 3.1's scaling divides the frequencies by.
+# The tensor of the numbers by which Llama 3.1's scaling divides the frequencies.
 _ROPE_DIVISORS = "rope_freqs.weight"
 _EXACT = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 
 
 class File:
-    """`Source` of a GGUF file; quantised tensors become float32."""
+    """The `Source` of a GGUF file; quantised tensors become float32."""
 
     def __init__(self, path: Path | str, dtype: np.dtype | None = None) -> None:
         """Reads the file's fields and its list of tensors, and checks them against each other.
 
         Args:
             path: the file.
-            dtype: of the model that is made from it, where it is not the weights' own.
+            dtype: the dtype that the converted weights will have; None for their own.
 
         Raises:
-            InputError: no such file, no GGUF or cut off, another architecture, a tensor missing, too many or of
-                another shape, or a tokenizer that cannot be rebuilt.
+            InputError: the file does not exist, is not a GGUF file or is cut off; its architecture is not supported;
+                its tensors are not those of its model; or its tokenizer cannot be rebuilt.
         """
         self.where = Path(path)
         self.files = [self.where]
@@ -52,7 +52,7 @@ class File:
         self.assets = gguf_tokenizer.assets(fields, self.where) | {files.CONFIG: storage.json_bytes(config)}
 
     def dtype(self, weight: Weight) -> np.dtype:
-        """float32, but for a parameter that is stored in one of the half-precision dtypes throughout."""
+        """Returns the dtype of a parameter whose layers all have one half-precision dtype, float32 for any other."""
         found = {self._stored(weight.tensor(layer)) for layer in range(max(weight.layers, 1))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
@@ -60,7 +60,7 @@ class File:
         return _EXACT.get(self._tensors[name].tensor_type.name, np.dtype(np.float32))
 
     def read(self, weight: Weight, layer: int, index: tuple[slice, ...]) -> np.ndarray:
-        """See `Source.read`."""
+        """Returns a block, see `Source.read`."""
         tensor = self._tensors[weight.tensor(layer)]
         rows, columns = weight.rectangle(index)
         data = tensor.data if tensor.data.ndim == 2 else tensor.data[None]
@@ -83,7 +83,7 @@ def _open(path: Path) -> gguf.GGUFReader:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if magic != b"GGUF":
-        raise InputError(f"{path}: is no GGUF file (it begins with {magic!r})")
+        raise InputError(f"{path}: is not a GGUF file (it begins with {magic!r}); choose another file")
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
@@ -91,8 +91,8 @@ def _open(path: Path) -> gguf.GGUFReader:
     for tensor in reader.tensors:
         if tensor.data_offset + tensor.n_bytes > size:
             raise InputError(
-                f"{path}: is cut off: tensor {tensor.name} ends at byte {tensor.data_offset + tensor.n_bytes} and the "
-                f"file has {size}; copy it again"
+                f"{path}: is cut off: tensor {tensor.name} ends at byte {tensor.data_offset + tensor.n_bytes}, but the "
+                f"file has {size} bytes; copy it again"
             )
     return reader
 
@@ -100,10 +100,10 @@ def _open(path: Path) -> gguf.GGUFReader:
 def _model(fields: Mapping[str, Any], tied: bool, divisors: Any, where: Path) -> ModelConfig:
     architecture = fields.get("general.architecture")
     if architecture != "llama":
-        raise InputError(f"{where}: architecture {architecture!r} is not supported; llama is")
+        raise InputError(f"{where}: architecture {architecture!r} is not supported, only llama")
     scaling = fields.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise InputError(f"{where}: llama.rope.scaling.type {scaling!r} is not supported")
+        raise InputError(f"{where}: llama.rope.scaling.type {scaling!r} is not supported, only none")
 
     def read(name: str) -> Any:
         if f"llama.{name}" not in fields:
@@ -120,7 +120,7 @@ def _model(fields: Mapping[str, Any], tied: bool, divisors: Any, where: Path) ->
         head_dim=fields.get("llama.attention.key_length", hidden // heads),
         intermediate_size=read("feed_forward_length"),
         rope_theta=float(fields.get("llama.rope.freq_base", 10_000.0)),
-        # Stored in float32; the configuration's own number has few digits.
+        # GGUF stores float32; the number in the original config.json has few digits.
         rms_norm_eps=float(f"{read('attention.layer_norm_rms_epsilon'):.6g}"),
         tie_embeddings=tied,
         max_position_embeddings=read("context_length"),
@@ -131,31 +131,31 @@ def _model(fields: Mapping[str, Any], tied: bool, divisors: Any, where: Path) ->
 
 
 def _scaling(model: ModelConfig, divisors: Any, where: Path) -> RopeScaling:
-    """Llama 3.1's scaling, by what it divides the frequencies by."""
+    """Returns Llama 3.1's scaling, from the numbers by which it divides the frequencies."""
     given = np.asarray(divisors.data, np.float32)
     scaling = RopeScaling("llama3", float(given.max()), 8192)
     plain, scaled = (rotary.frequencies(model.head_dim, model.rope_theta, each)[0] for each in (None, scaling))
     if given.shape != plain.shape or not np.allclose(plain / scaled, given, rtol=1e-3):
-        raise InputError(f"{where}: tensor {_ROPE_DIVISORS} is not of Llama 3.1's scaling, the one that is supported")
+        raise InputError(f"{where}: tensor {_ROPE_DIVISORS} is not that of Llama 3.1's scaling, the only supported one")
     return scaling
 
 
 def _match(model: ModelConfig, named: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Returns the file's tensors by their names in transformers; refuses a missing tensor and one too many."""
+    """Returns the file's tensors by their names in transformers; refuses missing and additional tensors."""
     wanted = families.tensors(model)
     ours = {tensor_name(weight, layer): name for name, (weight, layer) in wanted.items()}
     for name, tensor in named.items():
         if name not in ours:
-            raise InputError(f"{where}: holds tensor {name}, which the model of its fields does not have")
+            raise InputError(f"{where}: holds tensor {name}, which the model that its fields describe does not have")
         shape, needed = tuple(int(n) for n in reversed(tensor.shape)), wanted[ours[name]][0].hf_shape
         if shape != needed:
-            raise InputError(f"{where}: tensor {name} is {list(shape)} and by the file's fields {list(needed)}")
+            raise InputError(f"{where}: tensor {name} is {list(shape)}, but the file's fields say {list(needed)}")
     for name, hf in ours.items():
         if name not in named:
-            raise InputError(f"{where}: lacks the tensor that transformers names {hf}; copy the file again")
+            raise InputError(f"{where}: lacks tensor {name} ({hf} in transformers); copy the file again")
     return {ours[name]: tensor for name, tensor in named.items()}
 
 
 def tensor_name(weight: Weight, layer: int) -> str:
-    """Returns the name of a parameter's tensor in GGUF files, for a layer where there is one per layer."""
+    """Returns the name in GGUF files of a parameter's tensor; `layer` is ignored if it belongs to no layer."""
     return f"blk.{layer}.{weight.parameter.gguf_name}" if weight.layers else weight.parameter.gguf_name

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file as tokenizer.json: byte-level BPE, as its fields describe it."""
+"""The tokenizer of a GGUF file as tokenizer.json. It is a byte-level BPE that the file's fields describe."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import storage
 
 _FIELD = "tokenizer.ggml."
-# The kinds of token that GGUF knows.
+# GGUF's numbers for kinds of tokens.
 _CONTROL, _USER_DEFINED = 3, 4
-# How Llama 3's tokenizer.json cuts a text into words, which BPE does not cross.
+# The pattern with which Llama 3's tokenizer.json splits a text into words; BPE does not merge across words.
 _LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,20 +27,20 @@ _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_t
 
 
 def token_ids(fields: Mapping[str, Any]) -> dict[str, int]:
-    """The ids that config.json and generation_config.json name."""
+    """Returns the token ids that config.json and generation_config.json contain."""
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     found = {name: fields.get(f"{_FIELD}{role}_token_id") for name, role in names.items()}
     return {name: int(value) for name, value in found.items() if value is not None}
 
 
 def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json, generation_config.json and the chat template.
+    """Returns tokenizer.json, tokenizer_config.json, generation_config.json and the chat template.
 
-    A tokenizer that is no byte-level BPE is left out.
+    A tokenizer that is not a byte-level BPE is left out.
 
     Raises:
-        InputError: a byte-level BPE whose way to cut words is not known, or whose fields are damaged; or chat templates
-            of which none is the default.
+        InputError: it is not known how the byte-level BPE splits words, its fields are damaged, or none of several
+            chat templates is the default.
     """
     found = {files.GENERATION: storage.json_bytes(token_ids(fields))}
     template = fields.get("tokenizer.chat_template")
@@ -52,7 +52,7 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
         return found
     tokens, kinds, merges = (fields.get(f"{_FIELD}{name}") for name in ("tokens", "token_type", "merges"))
     if not tokens or not kinds or not merges or len(tokens) != len(kinds):
-        raise InputError(f"{where}: fields {_FIELD}tokens, token_type and merges do not fit; copy the file again")
+        raise InputError(f"{where}: {_FIELD}tokens, token_type and merges do not fit each other; copy the file again")
     words = fields.get(f"{_FIELD}pre", "default")
     pairs = [tuple(merge.split(" ")) for merge in merges]
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -82,7 +82,7 @@ def assets(fields: Mapping[str, Any], where: Path) -> dict[str, bytes]:
 
 
 def _words(name: str, where: Path) -> pre_tokenizers.PreTokenizer:
-    """What cuts a text into words, by the name that llama.cpp gives it."""
+    """Returns the pre-tokenizer that splits a text into words, by its name in llama.cpp."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name != "llama-bpe")
     if name == "smollm":
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
@@ -91,4 +91,4 @@ def _words(name: str, where: Path) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([split, byte_level])
     if name == "gpt-2":
         return byte_level
-    raise InputError(f"{where}: {_FIELD}pre is {name!r}; smollm, llama-bpe and gpt-2 are supported")
+    raise InputError(f"{where}: {_FIELD}pre {name!r} is not supported; supported are smollm, llama-bpe and gpt-2")

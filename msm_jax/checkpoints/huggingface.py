@@ -1,4 +1,4 @@
-"""A Hugging Face directory as a source of weights: read by rectangles, straight from its mapped files."""
+"""A Hugging Face directory as a source of weights, which are read by rectangles from its mapped files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from msm_jax.models.families import Weight
 
 
 class Source(Protocol):
-    """Weights to be converted, read in blocks.
+    """A source of weights to be converted, which are read in blocks.
 
     Attributes:
-        where: the directory or file, for errors and the manifest.
-        model: its shape.
+        where: the directory or file, for error messages and the manifest.
+        model: the shape of the model.
     """
 
     where: Path
@@ -30,7 +30,7 @@ class Source(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """What the weights are read from."""
+        """The files that hold the weights."""
         ...
 
     @property
@@ -39,31 +39,31 @@ class Source(Protocol):
         ...
 
     def dtype(self, weight: Weight) -> np.dtype:
-        """The dtype that holds all of a parameter without loss."""
+        """Returns the dtype that holds all layers of a parameter without loss."""
         ...
 
     def read(self, weight: Weight, layer: int, index: tuple[slice, ...]) -> np.ndarray:
-        """A block of our parameter, of one layer; `index` leaves the layers' axis out."""
+        """Returns the block `index` of one layer of our parameter; `index` has no axis of layers."""
         ...
 
 
 class Directory:
-    """`Source` of a directory with config.json and weights in safetensors, one file or shards."""
+    """The `Source` of a directory with config.json and weights in safetensors, in one file or in shards."""
 
     def __init__(self, path: Path | str, dtype: np.dtype | None = None) -> None:
         """Reads the configuration and the headers, and checks them against each other.
 
         Args:
             path: the directory.
-            dtype: of the model that is made from it, where it is not the weights' own.
+            dtype: the dtype that the converted weights will have; None for their own.
 
         Raises:
-            InputError: a file is missing or damaged, the architecture is not supported, or a tensor is missing, too
-                many or of another shape than the configuration says.
+            InputError: a file is missing or damaged, the architecture is not supported, or the tensors are not those
+                of the model that config.json describes.
         """
         self.where = Path(path)
         if not self.where.is_dir():
-            raise InputError(f"{self.where}: no such directory; name one with config.json and safetensors")
+            raise InputError(f"{self.where}: no such directory; choose one with config.json and safetensors")
         config = storage.read_json(self.where / "config.json")
         if not isinstance(config, dict):
             raise InputError(f"{self.where / 'config.json'}: is not a JSON object; copy it again")
@@ -77,34 +77,34 @@ class Directory:
         self._reader = safetensors.Reader()
 
     def dtype(self, weight: Weight) -> np.dtype:
-        """The tensors' own, or float32 where layers differ."""
+        """Returns the dtype of the tensors, or float32 if layers differ."""
         found = {self._tensors[weight.tensor(layer)].dtype for layer in range(max(weight.layers, 1))}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
     def read(self, weight: Weight, layer: int, index: tuple[slice, ...]) -> np.ndarray:
-        """See `Source.read`; where nothing has to be rearranged it is a view of the mapped file."""
+        """Returns a block, see `Source.read`; it is a view of the mapped file if the layout allows it."""
         rows, columns = weight.rectangle(index)
         return weight.from_hf(self._reader.block(self._tensors[weight.tensor(layer)], rows, columns), index)
 
 
 def check(model: ModelConfig, found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors that the model needs.
+    """Returns the tensors of the model, after checking that the files hold these and no others.
 
     Args:
-        model: from the configuration.
+        model: the model that config.json describes.
         found: the tensors of the files.
-        where: the configuration's path, for errors.
+        where: the path of config.json, for error messages.
 
     Raises:
-        InputError: a tensor is missing, of another shape, or none of this model's.
+        InputError: a tensor is missing, has another shape, or does not belong to the model.
     """
     wanted = families.tensors(model)
     for name, (weight, _) in wanted.items():
         if name not in found:
-            raise InputError(f"{where}: makes a model with a tensor {name}, which no file of weights holds")
+            raise InputError(f"{where}: describes a model with tensor {name}, which no file of weights holds")
         if found[name].shape != weight.hf_shape:
             raise InputError(
-                f"{found[name].file}: tensor {name} is {list(found[name].shape)} and by config.json "
+                f"{found[name].file}: tensor {name} is {list(found[name].shape)}, but config.json says "
                 f"{list(weight.hf_shape)}; copy the config.json of these weights"
             )
     for name in found.keys() - wanted.keys():
@@ -114,12 +114,12 @@ def check(model: ModelConfig, found: Mapping[str, Tensor], where: str) -> dict[s
         if name == "lm_head.weight" and model.tie_embeddings:
             _check_tied(found[name], found["model.embed_tokens.weight"])
             continue
-        raise InputError(f"{found[name].file}: holds tensor {name}, which the model of config.json does not have")
+        raise InputError(f"{found[name].file}: holds tensor {name}, which config.json's model does not have")
     return {name: found[name] for name in wanted}
 
 
 def _check_tied(head: Tensor, embedding: Tensor) -> None:
-    """Accepts an output matrix in a tied model's file where it is the embedding once more."""
+    """Refuses an output matrix in the file of a tied model, unless it equals the embedding."""
     same = head.shape == embedding.shape and head.dtype == embedding.dtype
     if same:
         reader, everything = safetensors.Reader(), slice(None)
@@ -129,6 +129,6 @@ def _check_tied(head: Tensor, embedding: Tensor) -> None:
             same = same and bool(np.array_equal(a, b))
     if not same:
         raise InputError(
-            f"{head.file}: tensor lm_head.weight is not the embedding, but config.json says tie_word_embeddings; "
+            f"{head.file}: tensor lm_head.weight differs from the embedding, but config.json says tie_word_embeddings; "
             "correct config.json"
         )

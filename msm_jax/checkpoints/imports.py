@@ -1,4 +1,4 @@
-"""From a source of weights (a Hugging Face directory, a GGUF file) to a run directory of ours with one checkpoint."""
+"""Writes a source of weights (a Hugging Face directory, a GGUF file) as a run directory with one checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.families import Weight
 
 PHASE = "import"
-# The axis that a mesh shards most ways is stored in so many parts, so that a host reads little more than its own.
+# The number of pieces along the axis that meshes split most, so that a host reads little more than its own part.
 _PARTS = 16
 
 
@@ -30,26 +30,26 @@ def write(
     parent: Path | None = None,
     chat_variables: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the run directory whole or not at all, and never holds more than a few slices of the weights.
+    """Writes the whole run directory or nothing; keeps only a few slices of the weights in memory.
 
     Args:
-        source: of the weights.
-        run_dir: does not exist, or is an empty directory.
-        dtype: of the weights in the checkpoint; the source's own where None.
-        parent: the checkpoint of ours that the weights come from, if they do.
-        chat_variables: what the chat template is told besides the messages.
+        source: the source of the weights.
+        run_dir: must not exist, or must be empty.
+        dtype: the dtype of the weights in the checkpoint; None for the source's own.
+        parent: the checkpoint that the weights come from, if they come from one of ours.
+        chat_variables: variables that the chat template gets besides the messages.
 
     Returns:
         The checkpoint's directory.
 
     Raises:
-        InputError: something is at `run_dir`, the tokenizer is none of this model's, or the chat template fails.
-        WorkError: it cannot be written (disk full, no permission).
+        InputError: `run_dir` is not empty, the tokenizer does not fit the model, or the chat template fails.
+        WorkError: the run directory cannot be written (disk full, no permission).
     """
     storage.refuse_occupied(run_dir)
     assets.check_vocabulary(source.assets, source.model, source.where)
     if parent is None:
-        # One of ours has trained or sampled with its template.
+        # Our own checkpoints have been trained or sampled with their template.
         assets.check_template(source.assets, {}, source.where)
     leaves = {weight.path: _leaf(weight, dtype or source.dtype(weight)) for weight in families.weights(source.model)}
     info = info_of(source.model, source.assets, chat_variables or {})
@@ -61,7 +61,7 @@ def write(
 
 
 def info_of(model: ModelConfig, files: Mapping[str, bytes], chat_variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The info of a checkpoint that no phase has made, with `files` as its assets."""
+    """Returns the info of a checkpoint that no phase wrote, whose assets are `files`."""
     sha256, template_sha256 = assets.digests(files)
     return {
         "phase": PHASE,
@@ -78,7 +78,7 @@ def info_of(model: ModelConfig, files: Mapping[str, bytes], chat_variables: Mapp
 
 
 def lineage(info: Mapping[str, Any], files: Sequence[Path], parent: Path | None) -> Manifest:
-    """The manifest of a run directory that no phase has made, from these files and perhaps a checkpoint of ours."""
+    """Returns the manifest of a run directory that no phase wrote, made from `files` and possibly from a checkpoint."""
     return Manifest(
         phase=info["phase"],
         parent=None if parent is None else manifest.parent_of(parent),
@@ -98,7 +98,7 @@ def _leaf(weight: Weight, dtype: np.dtype) -> Leaf:
     piece = weight.shape
     axes = weight.parameter.axes
     if "vocab" in axes:
-        # Blocks of the vocabulary are what a slice of an embedding is.
+        # An embedding is read in blocks of the vocabulary.
         at = axes.index("vocab")
         width = dtype.itemsize * np.prod(piece) // piece[at]
         piece = tuple(min(n, max(1, slices.SLICE_BYTES // int(width))) if i == at else n for i, n in enumerate(piece))
@@ -120,10 +120,10 @@ def _blocks(source: Source, leaves: Mapping[tuple[str, ...], Leaf]) -> Iterator[
 
 
 def _grid(shape: tuple[int, ...], piece: tuple[int, ...], dtype: np.dtype) -> Iterator[Index]:
-    """Blocks that cover `shape`: whole pieces, as many along one axis as make a slice."""
+    """Yields blocks that cover `shape`: as many whole pieces along one axis as fit into a slice."""
     size = int(np.prod(piece)) * dtype.itemsize
     counts = [-(-n // p) for n, p in zip(shape, piece, strict=True)]
-    # An embedding is stored in pieces along both axes: blocks join them along the shorter one.
+    # An embedding is stored in pieces along both axes. A block joins pieces along the shorter axis.
     joined = min((i for i, count in enumerate(counts) if count > 1), key=lambda i: shape[i], default=0)
     together = max(1, slices.SLICE_BYTES // size)
     steps = [p * (together if i == joined else 1) for i, p in enumerate(piece)]

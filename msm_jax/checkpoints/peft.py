@@ -1,7 +1,7 @@
-"""PEFT's adapter directories in and out: adapter_config.json beside adapter_model.safetensors.
+"""Reads and writes PEFT's adapter directories, which hold adapter_config.json and adapter_model.safetensors.
 
-A tensor of theirs is `base_model.model.model.layers.N.MODULE.lora_A.weight` [r, inputs] or `lora_B.weight`
-[outputs, r]; ours are their transposes, with the layers stacked.
+Their tensors are `base_model.model.model.layers.N.MODULE.lora_A.weight` [r, inputs] and `lora_B.weight` [outputs, r].
+Ours are the transposes, with the layers stacked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLED_FILE = "adapter_model.bin"
 _TENSOR = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(\w+\.\w+)\.lora_([AB])\.weight")
-# Fields that change what an adapter computes or what it lies on, unless they hold one of these.
+# Fields that change what an adapter computes or what it is applied to, unless they have one of these values.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -52,41 +52,41 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "kasa_config": (None,),
     "velora_config": (None,),
     "monteclora_config": (None,),
-    # Others change the base's weights as well.
+    # Other values also change the base's weights.
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
 
 
 def is_directory(path: Path) -> bool:
-    """Whether `path` is an adapter of PEFT's."""
+    """Returns whether `path` is a PEFT directory."""
     return (path / CONFIG_FILE).is_file()
 
 
 def read(directory: Path, model: ModelConfig) -> tuple[LoraConfig, lora.Weights]:
-    """The settings and float32 numpy weights of an adapter for a model of this shape.
+    """Reads the settings and the float32 numpy weights of an adapter for a model of this shape.
 
-    Which matrices it lies on follows from its tensors, so that `target_modules` may be a list, a pattern or
-    "all-linear". A layer that `layers_to_transform` leaves out gets zeros, which training does not move.
+    The tensors say which matrices it is applied to, so that `target_modules` may be a list, a pattern or "all-linear".
+    A layer that `layers_to_transform` leaves out gets zeros, which training does not change.
 
     Raises:
-        InputError: a file is missing or damaged, the adapter is of a kind that we do not have, or a tensor does not
-            fit the model.
+        InputError: a file is missing or damaged, the kind of adapter is not supported, or a tensor does not fit the
+            model.
     """
     settings = _settings(directory / CONFIG_FILE)
     file = directory / WEIGHTS_FILE
     if not file.is_file() and (directory / _PICKLED_FILE).is_file():
-        raise InputError(f"{directory / _PICKLED_FILE}: is pickled, which may run code; save it as {WEIGHTS_FILE}")
+        raise InputError(f"{directory / _PICKLED_FILE}: is a pickle, which may run code; save it as {WEIGHTS_FILE}")
     try:
         tensors = safetensors_numpy.load_file(file)
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file; an adapter has its weights there") from error
+        raise InputError(f"{file}: no such file; copy the weights of the adapter there") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{file}: is damaged or cut off ({error}); copy it again") from error
     rank = settings["r"]
     found = _sorted(tensors, model, file)
     targets = tuple(target for target in lora.targets() if any(key[0] == target for key in found))
     if not targets:
-        raise InputError(f"{file}: holds no tensor of an adapter")
+        raise InputError(f"{file}: holds no tensor of an adapter; copy it again")
     scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     config = LoraConfig(rank, scale * rank, targets, float(settings.get("lora_dropout", 0.0)))
     only = settings.get("layers_to_transform")
@@ -105,13 +105,13 @@ def read(directory: Path, model: ModelConfig) -> tuple[LoraConfig, lora.Weights]
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """adapter_config.json, refused where it asks for what we do not have."""
+    """Reads adapter_config.json; refuses settings that are not supported."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{file}: is no JSON object")
+        raise InputError(f"{file}: is not a JSON object; copy it again")
     for name, allowed in _MUST_BE.items():
         value = settings.get(name, allowed[0])
         if value not in allowed and not (value is None and allowed[0] in ({}, False)):
@@ -119,22 +119,22 @@ def _settings(file: Path) -> dict[str, Any]:
     for name, kinds in (("r", (int,)), ("lora_alpha", (int, float))):
         value = settings.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
-            raise InputError(f"{file}: {name} is {value!r}; it must be a number above 0")
+            raise InputError(f"{file}: {name} is {value!r}; it must be a positive number")
     return settings
 
 
 def _sorted(
     tensors: Mapping[str, np.ndarray], model: ModelConfig, file: Path
 ) -> dict[tuple[str, int, str], str]:
-    """(target, layer, "a" or "b") to the name of the tensor."""
+    """Maps (target, layer, "a" or "b") to the name of the tensor."""
     targets = {_module(target): target for target in lora.targets()}
     found = {}
     for name in tensors:
         match = _TENSOR.fullmatch(name)
         if match is None or match[2] not in targets:
-            raise InputError(f"{file}: tensor {name} is none of an adapter on attention and MLP matrices")
+            raise InputError(f"{file}: tensor {name} does not belong to an adapter on attention and MLP matrices")
         if int(match[1]) >= model.num_layers:
-            raise InputError(f"{file}: tensor {name} is of a layer that the base of {model.num_layers} layers lacks")
+            raise InputError(f"{file}: tensor {name} belongs to no layer of the base, which has {model.num_layers}")
         found[targets[match[2]], int(match[1]), match[3].lower()] = name
     return found
 
@@ -149,11 +149,11 @@ def _tensor(
     target, layer, side = key
     if key not in found:
         name = f"{_prefix(target, layer)}.lora_{side.upper()}.weight"
-        raise InputError(f"{file}: tensor {name} is missing; the base has that layer")
+        raise InputError(f"{file}: tensor {name} is missing, although the base has this layer; copy the file again")
     tensor = tensors[found[key]]
     if tensor.shape != shape[::-1]:
         raise InputError(
-            f"{file}: tensor {found[key]} is {tensor.shape} and the base needs {shape[::-1]}; "
+            f"{file}: tensor {found[key]} is {tensor.shape}, but the base needs {shape[::-1]}; "
             "use the base it was trained on"
         )
     if not np.isfinite(tensor).all():
@@ -171,9 +171,9 @@ def _prefix(target: str, layer: int) -> str:
 
 
 def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The base's assets with the tokenizer and the chat template that lie beside the adapter in place of its own.
+    """Returns the base's assets, in which the adapter's tokenizer and chat template replace the base's.
 
-    They are what the adapter was trained with; a template that differs is logged.
+    The adapter was trained with them. A different template is logged.
     """
     names = (*tokenizers.FILES, TEMPLATE_FILE)
     own = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
@@ -184,7 +184,7 @@ def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
     source = templates.find_source_in(directory, own)
     template = source and source.encode("utf-8")
     if template and template != base.get(TEMPLATE_FILE):
-        log.warning("%s: brings a chat template of its own, which is used in place of the base's", directory)
+        log.warning("%s: has a chat template of its own, which replaces the base's", directory)
         kept[TEMPLATE_FILE] = template
     return kept
 
@@ -192,16 +192,17 @@ def assets(directory: Path, base: Mapping[str, bytes]) -> dict[str, bytes]:
 def write(
     directory: Path, config: LoraConfig, weights: lora.Weights, base_name: str, files: Mapping[str, bytes]
 ) -> None:
-    """Writes an adapter as PEFT does into an empty directory.
+    """Writes an adapter in PEFT's format into an empty directory.
 
     Args:
-        directory: is there, empty.
-        config: the adapter's settings. weights: float32 numpy arrays.
-        base_name: what `base_model_name_or_path` says.
-        files: tokenizer, chat template and model card, put beside the adapter.
+        directory: exists and is empty.
+        config: the adapter's settings.
+        weights: the adapter's float32 numpy arrays.
+        base_name: the value of `base_model_name_or_path`.
+        files: tokenizer, chat template and model card, which are also written to the directory.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     tensors = {}
     for target, pair in weights["layers"].items():
@@ -235,7 +236,7 @@ def write(
 
 
 def joined(configs: Sequence[LoraConfig], weights: Sequence[lora.Weights]) -> tuple[LoraConfig, lora.Weights]:
-    """One adapter that adds what several do: their ranks side by side, their scales in `b`."""
+    """Returns one adapter that adds what several adapters add: ranks are concatenated, and `b` includes the scales."""
     if len(configs) == 1:
         return configs[0], weights[0]
     rank = sum(config.rank for config in configs)

@@ -1,6 +1,7 @@
 """The safetensors format: an eight-byte length, a JSON header, then the bytes of the tensors.
 
-Files are mapped, not read: a block of a tensor costs the pages that it lies on and no memory of the process's own.
+Files are mapped into memory. A block of a tensor therefore uses only the pages that hold it, and no memory of the
+process's own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ DTYPES = {
 }
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-# The format's own limit.
+# The limit that the format sets.
 _MOST_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `offset` counts from the start of the file."""
+    """The position of a tensor in a file; `offset` counts bytes from the start of the file."""
 
     name: str
     file: Path
@@ -46,26 +47,27 @@ class Tensor:
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file, by name; reads its header only.
+    """Returns the tensors of one file by name; reads only its header.
 
     Raises:
-        InputError: no such file, not of this format, cut off, or a tensor of a dtype that we do not read.
+        InputError: the file does not exist, has another format or is cut off, or the dtype of a tensor is not
+            supported.
     """
     try:
         size = file.stat().st_size
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
-                raise InputError(f"{file}: is cut off or no safetensors file ({size} bytes); copy it again")
+                raise InputError(f"{file}: is cut off or not a safetensors file ({size} bytes); copy it again")
             header = json.loads(stream.read(length))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file}: its header is not JSON, so it is no safetensors file; copy it again") from error
+        raise InputError(f"{file}: its header is not JSON, so it is not a safetensors file; copy it again") from error
     if not isinstance(header, dict):
-        raise InputError(f"{file}: its header is not a JSON object, so it is no safetensors file; copy it again")
+        raise InputError(f"{file}: its header is not a JSON object, so it is not a safetensors file; copy it again")
     header.pop("__metadata__", None)
     return {name: _tensor(name, entry, file, 8 + length, size) for name, entry in header.items()}
 
@@ -77,36 +79,37 @@ def _tensor(name: str, entry: Any, file: Path, start: int, size: int) -> Tensor:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: the header's entry of tensor {name} is damaged ({error}); copy it again") from error
     if kind not in DTYPES:
-        raise InputError(f"{file}: tensor {name} is of dtype {kind}; {', '.join(DTYPES)} are read")
+        raise InputError(f"{file}: tensor {name} has dtype {kind}; supported are {', '.join(DTYPES)}")
     tensor = Tensor(name, file, DTYPES[kind], shape, start + begin)
     if begin < 0 or end - begin != tensor.nbytes:
-        raise InputError(f"{file}: the header gives tensor {name} {end - begin} bytes, {tensor.nbytes} are needed")
+        raise InputError(f"{file}: the header gives tensor {name} {end - begin} bytes, not {tensor.nbytes}")
     if start + end > size:
         raise InputError(
-            f"{file}: is cut off: tensor {name} ends at byte {start + end} and the file has {size}; copy it again"
+            f"{file}: is cut off: tensor {name} ends at byte {start + end}, but the file has {size}; copy it again"
         )
     return tensor
 
 
 def read_directory(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint in one file, or in shards under an index; reads headers only.
+    """Returns the tensors of a checkpoint in one file, or in shards with an index; reads only headers.
 
     Raises:
-        InputError: there is no checkpoint, a shard is missing or damaged, or the index and a shard disagree.
+        InputError: there is no checkpoint, a shard is missing or damaged, or the index and a shard contradict each
+            other.
     """
     index = directory / INDEX_FILE
     if not index.is_file():
         if not (directory / SINGLE_FILE).is_file():
-            raise InputError(f"{directory}: holds neither {SINGLE_FILE} nor {INDEX_FILE}; name one that does")
+            raise InputError(f"{directory}: holds neither {SINGLE_FILE} nor {INDEX_FILE}; choose a directory that does")
         return read_header(directory / SINGLE_FILE)
     value = storage.read_json(index)
     placed = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-        raise InputError(f"{index}: has no weight_map of tensor to file; copy it again")
+        raise InputError(f"{index}: has no weight_map from tensors to files; copy it again")
     found: dict[str, Tensor] = {}
     for file in sorted(set(placed.values())):
         if Path(file).name != file:
-            raise InputError(f"{index}: places tensors in {file!r}, outside of the directory")
+            raise InputError(f"{index}: places tensors in {file!r}, outside the directory; copy it again")
         held = [name for name, at in placed.items() if at == file]
         if not (directory / file).is_file():
             raise InputError(
@@ -123,13 +126,13 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
 
 
 class Reader:
-    """Blocks of tensors, from files that stay mapped."""
+    """Reads blocks of tensors from files that stay mapped."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, np.memmap] = {}
 
     def block(self, tensor: Tensor, rows: slice, columns: slice) -> np.ndarray:
-        """A view of a rectangle of a matrix, or of some columns of a vector, which is one row: [rows, columns]."""
+        """Returns a view [rows, columns] of a rectangle of a matrix, or of a vector, which counts as one row."""
         if tensor.file not in self._maps:
             self._maps[tensor.file] = np.memmap(tensor.file, np.uint8, "r")
         whole = self._maps[tensor.file][tensor.offset : tensor.offset + tensor.nbytes].view(tensor.dtype)
@@ -157,16 +160,16 @@ def write_directory(
     blocks: Callable[[Planned], Iterable[np.ndarray]],
     shard_bytes: int,
 ) -> None:
-    """Writes a checkpoint tensor by tensor, in one file or in shards under an index.
+    """Writes a checkpoint tensor by tensor, in one file or in shards with an index.
 
     Args:
-        directory: where; it exists.
-        planned: what, in the order of the files.
-        blocks: the content of a tensor, in pieces that follow each other in memory order.
-        shard_bytes: a file holds so many bytes of tensors, or one larger tensor.
+        directory: an existing directory.
+        planned: the tensors, in the order in which they are written.
+        blocks: returns the content of a tensor in pieces, in memory order.
+        shard_bytes: the most bytes of tensors in a file, unless one tensor is larger.
 
     Raises:
-        OSError: the disk is full, or the like.
+        OSError: the disk is full, or writing fails for another reason.
     """
     shards: list[list[Planned]] = [[]]
     for tensor in planned:

@@ -1,8 +1,8 @@
-"""Our checkpoints written and read slice by slice, for models that do not fit into the host's memory.
+"""Writes and reads our checkpoints slice by slice, for models that do not fit into the host's memory.
 
-Orbax takes whole arrays alone. So a checkpoint is first saved with a placeholder for each parameter, and the arrays
-are then put in their place in Orbax's own storage format (Zarr 3 in OCDBT, through TensorStore): `store.load` finds
-a checkpoint like any other.
+Orbax saves only whole arrays. A checkpoint is therefore first saved with a placeholder for each parameter. Then the
+arrays replace the placeholders in Orbax's own storage format (Zarr 3 in OCDBT, through TensorStore), so that
+`store.load` reads the result like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from msm_jax.errors import InputError, WorkError
 
 Index = tuple[slice, ...]
 
-# Slices of this size are cut from sources and handed to TensorStore, a few at a time.
+# The size of the slices that are read from a source and written by TensorStore, a few at a time.
 SLICE_BYTES = 32 * 2**20
 _IN_FLIGHT_BYTES = 64 * 2**20
-# Orbax's settings for OCDBT: one manifest file, and B-tree nodes that keep all keys of a checkpoint together.
+# Orbax's settings for OCDBT: one manifest file, and B-tree nodes that hold all keys of a checkpoint together.
 _OCDBT = {
     "config": {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"},
     "assume_config": True,
@@ -36,7 +36,7 @@ _FAILURES = (OSError, ValueError, RuntimeError)
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter to be written: its place in the tree, shape and dtype, and the size of the pieces it is stored in."""
+    """A parameter to be written: its path in the tree, its shape and dtype, and the shape of its stored pieces."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -51,19 +51,19 @@ def write(
     info: Mapping[str, Any],
     assets: Mapping[str, bytes],
 ) -> None:
-    """Writes a checkpoint of parameters, at step 0, from blocks that need not lie in memory together.
+    """Writes a checkpoint of parameters, at step 0, block by block.
 
     Args:
-        path: the checkpoint's directory; it does not exist. What a failure leaves there is no checkpoint: write below a
+        path: the checkpoint's directory, which must not exist. After a failure it is not a valid checkpoint, so use a
             temporary name.
         leaves: all parameters.
-        blocks: (leaf, index, content), each element of each leaf once; blocks that follow the leaf's pieces are the
-            fastest.
-        info: what `store.read_info` returns.
-        assets: what `store.read_assets` returns.
+        blocks: (leaf, index, content), which together contain each element of each leaf once. Blocks of whole pieces
+            are the fastest.
+        info: the info that `store.read_info` will return.
+        assets: the assets that `store.read_assets` will return.
 
     Raises:
-        WorkError: the disk is full, or the like.
+        WorkError: the disk is full, or writing fails for another reason.
     """
     tree: dict[str, Any] = {}
     for leaf in leaves:
@@ -111,7 +111,7 @@ def _fill(entry: Path, leaves: Sequence[Leaf], blocks: Iterable[tuple[Leaf, Inde
                 size = 0
         _finish(writes)
     finally:
-        # After a failure the others still write: nothing may appear in a directory that the caller deletes.
+        # After a failure, wait for the other writes: they must not add files while the caller deletes the directory.
         for write in writes:
             write.exception()
 
@@ -123,7 +123,7 @@ def _finish(writes: list[Any]) -> None:
 
 
 class Reader:
-    """Blocks of the parameters of a checkpoint.
+    """Reads blocks of the parameters of a checkpoint.
 
     Attributes:
         leaves: shape and dtype of each parameter, by its path in the tree.
@@ -133,14 +133,14 @@ class Reader:
         """Opens a checkpoint, or the newest one of a run directory.
 
         Raises:
-            InputError: no checkpoint there, or it is damaged.
+            InputError: there is no checkpoint at `path`, or it is damaged.
         """
         self._path = store.resolve(path)
         self.leaves = store.shapes(self._path, "params")
         self._arrays: dict[tuple[str, ...], Any] = {}
 
     def read(self, leaf: tuple[str, ...], index: Index) -> np.ndarray:
-        """A block of a parameter.
+        """Returns a block of a parameter.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -162,7 +162,7 @@ def _kvstore(entry: Path, leaf: tuple[str, ...]) -> dict[str, Any]:
 
 
 def pieces(shape: tuple[int, ...], dtype: np.dtype, split: int, parts: int) -> tuple[int, ...]:
-    """The pieces that a block of `shape` is stored in: axis `split` in up to `parts` parts, none below 2 MiB."""
+    """Returns the shape of the stored pieces: axis `split` has up to `parts` of them, none smaller than 2 MiB."""
     nbytes = math.prod(shape) * dtype.itemsize
     parts = max(1, min(parts, nbytes // 2**21))
     return tuple(-(-length // parts) if axis == split else length for axis, length in enumerate(shape))

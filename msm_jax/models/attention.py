@@ -1,7 +1,7 @@
-"""Masked grouped-query attention: one interface, the reference that runs on any device, and the choice of a kernel.
+"""Masked grouped-query attention: a reference that runs on any device, and the choice of a faster kernel.
 
-Over packed rows in training, `visible` chooses among the backends of `models.kernels`; under a mask of any other kind,
-as in sampling, the reference runs.
+For packed rows in training, `visible` chooses among the backends of `models.kernels`. Under any other mask, as in
+sampling, the reference runs.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ log = logging.getLogger(__name__)
 
 
 def segment_mask(segment_ids_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Causal mask within segments: entry [b, t, s] is True where token t may see token s. Padding (0) sees itself alone
-    or other padding, never a document."""
+    """Returns the causal mask within segments: entry [b, t, s] is True where token t may see token s.
+
+    Padding (segment 0) sees only padding, never a document.
+    """
     length = segment_ids_BT.shape[1]
     causal = jnp.tril(jnp.ones((length, length), dtype=bool))
     return causal & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
 
 
 def visible(segment_ids_BT: Int[Array, "B T"], config: ModelConfig) -> Bool[Array, "B T T"] | Packed:
-    """What the tokens of packed rows see, causally and within their segments, in the form `attend` takes.
+    """Returns what the tokens of packed rows see, causally and within their segments, in the form `attend` takes.
 
-    Its kind is the backend: that of `config.attention`, with "auto" splash on a TPU, cuDNN on a GPU and the reference
-    elsewhere. Where a backend cannot take the shapes, the reference runs, and a message says so once.
+    A mask selects the reference, a `Packed` a kernel. `config.attention` names the backend; "auto" is splash on a TPU,
+    cuDNN on a GPU and the reference elsewhere. If a backend cannot take the shapes, the reference runs instead, and a
+    warning is logged once.
     """
     platform = mesh.platform()
     chosen = config.attention
@@ -50,7 +53,7 @@ def visible(segment_ids_BT: Int[Array, "B T"], config: ModelConfig) -> Bool[Arra
 @functools.cache
 def _fall_back(backend: str, reason: str) -> None:
     log.warning(
-        "attention: %s %s; the reference runs instead, which holds rows × heads × length × length scores",
+        "attention: %s %s; the reference runs instead, and keeps a score for every pair of tokens in a row",
         backend, reason,
     )
 
@@ -61,11 +64,14 @@ def attend(
     v_BGSK: Float[Array, "B G S K"],
     seen: Bool[Array, "B T S"] | Packed,
 ) -> Float[Array, "B T H K"]:
-    """Softmax attention with H query heads on G key-value heads (H a multiple of G); softmax in float32.
+    """Computes softmax attention of H query heads over G key-value heads (H a multiple of G); softmax in float32.
 
     Args:
-        q_BTHK: queries. k_BGSK: keys. v_BGSK: values.
-        seen: from `visible`, or a mask, True where a query sees a key. Every query must see at least one.
+        q_BTHK: queries.
+        k_BGSK: keys.
+        v_BGSK: values.
+        seen: the result of `visible`, or a mask that is True where a query sees a key. Every query must see at least
+            one key.
     """
     if isinstance(seen, Packed):
         return kernels.attend(q_BTHK, k_BGSK, v_BGSK, seen)
@@ -73,8 +79,8 @@ def attend(
     batch, length, heads, size = q_BTHK.shape
     groups = k_BGSK.shape[1]
     repeats = heads // groups
-    # Four axes, heads before tokens, N = repeats × T queries a head: with an axis for the repeats, or with the heads
-    # between tokens and sizes, XLA on the CPU takes twice as long for the backward pass.
+    # Four axes with the heads before the tokens, and N = repeats × T queries per key-value head: with a fifth axis for
+    # the repeats, or with the heads after the tokens, XLA on the CPU takes twice as long for the backward pass.
     q_BGRTK = jnp.transpose(q_BTHK.reshape(batch, length, groups, repeats, size), (0, 2, 3, 1, 4))
     q_BGNK = q_BGRTK.reshape(batch, groups, repeats * length, size)
     scores_BGNS = jnp.einsum("bgnk,bgsk->bgns", q_BGNK, k_BGSK, preferred_element_type=jnp.float32) * (size**-0.5)

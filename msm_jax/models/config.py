@@ -21,9 +21,9 @@ EXECUTION = (*RUN_SETTINGS, "max_position_embeddings")
 class RopeScaling:
     """How rotary frequencies are stretched for contexts longer than those of pretraining; see `models.rotary`.
 
-    `factor` is the stretch, `original_max_position_embeddings` the context of pretraining. Kind "llama3" reads
-    `low_freq_factor` and `high_freq_factor`; "yarn" the rest. `attention_factor` multiplies sine and cosine; None is
-    YaRN's own 0.1 ln(factor) + 1.
+    `factor` is the stretch, and `original_max_position_embeddings` the context of pretraining. Kind "llama3" reads
+    `low_freq_factor` and `high_freq_factor`; "yarn" reads the other fields. `attention_factor` multiplies sine and
+    cosine; None stands for YaRN's default, 0.1 ln(factor) + 1.
     """
 
     kind: Literal["llama3", "yarn"]
@@ -37,7 +37,7 @@ class RopeScaling:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse numbers that stretch nothing or divide by zero."""
+        """Refuses factors below 1 and ranges of frequencies that are empty."""
         if self.kind not in ("llama3", "yarn"):
             raise InputError(f"rope_scaling.kind = {self.kind!r}; choose llama3 or yarn")
         if self.factor < 1 or self.original_max_position_embeddings < 1:
@@ -57,7 +57,7 @@ class RopeScaling:
 
     @property
     def attention_scale(self) -> float:
-        """What sine and cosine are multiplied by (YaRN, arXiv 2309.00071, section 3.4)."""
+        """The factor of sine and cosine (YaRN, arXiv 2309.00071, section 3.4)."""
         if self.kind != "yarn":
             return 1.0
         return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
@@ -65,14 +65,14 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+    """A decoder-only transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 
-    Field names follow Hugging Face's Llama and Qwen configurations. `vocab_size` counts the rows of the embedding; a
-    tokenizer may have fewer ids. Parameters are float32 when trained from scratch;
-    `compute_dtype` is the dtype of matrix products and activations (norms, softmax and loss stay in float32).
-    `remat` chooses what the backward pass recomputes in each layer: "none" nothing, "dots" everything but matrix
-    products, "full" the whole layer from its input, "offload" the same with the inputs in the host's memory.
-    `attention` names the backend over packed rows in training; "auto" goes by the device (`models.attention`).
+    Field names follow Hugging Face's Llama and Qwen configurations. `vocab_size` is the number of rows of the
+    embedding; a tokenizer may have fewer ids. A model that is trained from scratch has float32 parameters.
+    `compute_dtype` is the dtype of matrix products and activations; norms, softmax and loss stay in float32.
+    `remat` chooses what the backward pass recomputes in each layer: "none" recomputes nothing, "dots" everything but
+    matrix products, "full" the whole layer from its input, and "offload" does so with the inputs in the host's memory.
+    `attention` names the backend for packed rows in training; "auto" chooses by device (`models.attention`).
     """
 
     vocab_size: int
@@ -95,7 +95,7 @@ class ModelConfig:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot work."""
+        """Refuses sizes that do not fit each other and names that do not exist."""
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
                      "intermediate_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
@@ -115,7 +115,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
-        """The config that `dataclasses.asdict` turned into `value`.
+        """Returns the config that `dataclasses.asdict` turned into `value`.
 
         Raises:
             InputError: a field is unknown, missing or out of range.
@@ -129,7 +129,7 @@ class ModelConfig:
         return _dataclass(cls, {**value, "rope_scaling": scaling}, "model")
 
     def overridden(self, overrides: Mapping[str, Any]) -> ModelConfig:
-        """The config with some fields changed.
+        """Returns the config with some fields changed.
 
         Raises:
             InputError: a field is unknown or out of range.

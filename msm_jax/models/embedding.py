@@ -1,4 +1,4 @@
-"""The embedding of token ids over a mesh, where each device holds some columns of some rows of the table."""
+"""The embedding lookup over a mesh on which each device holds a block of rows and columns of the table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TABLE, _TOKENS, _HIDDEN = ("vocab", "embed"), ("batch", "sequence"), ("batch", 
 
 
 def lookup(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
-    """The rows of the table for each token, in `dtype`. Their gradients are added up in the table's own dtype.
+    """Returns the row of the table for each token, in `dtype`. Gradients are added up in the table's own dtype.
 
-    Left to itself, XLA gathers all hidden states or the whole table on every device. Here ids travel to the columns,
-    and what is found there back to the rows of the batch that it belongs to. Rows that the mesh does not
-    divide (one, to initialise a model) are left to XLA.
+    By itself, XLA would gather all hidden states or the whole table on every device. Here the ids are sent to the
+    devices that hold the columns, which send the columns back to the devices that hold the tokens. A batch whose rows
+    the mesh does not divide (the one row that initialises a model) is left to XLA.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or tokens_BT.shape[0] % sharding.ways("batch", mesh.shape):
@@ -57,8 +57,10 @@ def _add_up(table: jax.Array, tokens: jax.Array, by_hidden: jax.Array) -> jax.Ar
 
 
 def _rows(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows of this device's part of the table for the tokens of all devices that hold its other columns, and which of
-    them it holds at all."""
+    """Returns the rows of this device's part of the table for the tokens that it looks up, and which rows it holds.
+
+    It looks up the tokens of all devices that hold other columns of the same rows. Both arrays have their shape.
+    """
     rows = parts.all_gather(tokens, "embed") - parts.axis_index("vocab") * table.shape[0]
     here = (rows >= 0) & (rows < table.shape[0])
     return jnp.where(here, rows, 0), here

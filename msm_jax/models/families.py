@@ -1,7 +1,7 @@
 """Hugging Face's Llama, Qwen2 and Qwen3: their config.json as a `ModelConfig`, and the tensors of their checkpoints.
 
-A matrix of theirs is [outputs, inputs], each with its axes flattened; ours has the inputs first and keeps the axes
-apart, with the layers stacked on a leading one.
+Their matrices are [outputs, inputs], with the axes of each side flattened. Ours have the inputs first, keep the axes
+apart, and are stacked by layer on a leading axis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msm_jax.models import parameters
 from msm_jax.models.config import ModelConfig, RopeScaling
 from msm_jax.models.parameters import Parameter
 
-# What a config.json means where it leaves a field out: the defaults of transformers' configuration classes.
+# The values of fields that a config.json leaves out: the defaults of transformers' configuration classes.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
     "qwen2": {"max_position_embeddings": 32_768},
@@ -26,7 +26,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-# Fields that change the computation in a way that we do not have, unless they hold this.
+# Fields that ask for a computation that is not supported, unless they have this value.
 _MUST_BE: dict[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -39,12 +39,12 @@ _MUST_BE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """One of our parameters and where a Hugging Face checkpoint stores it.
+    """One of our parameters, and its tensors in a Hugging Face checkpoint.
 
     Attributes:
         parameter: its row of the table.
-        shape: ours, without the axis of layers.
-        layers: how many are stacked; 0 for a parameter that is not of a layer.
+        shape: its shape in our tree, without the axis of layers.
+        layers: the number of layers that are stacked; 0 for a parameter that does not belong to a layer.
     """
 
     parameter: Parameter
@@ -58,33 +58,33 @@ class Weight:
 
     @property
     def inputs(self) -> int:
-        """How many of our leading axes are the inputs of a matrix; 0 where both sides agree on the order."""
+        """The number of our leading axes that are the inputs of a matrix; 0 for a parameter that is not transposed."""
         return self.parameter.inputs
 
     @property
     def full_shape(self) -> tuple[int, ...]:
-        """Our shape, with the layers' axis where there is one."""
+        """Its shape in our tree, with the axis of layers if there is one."""
         return (self.layers, *self.shape) if self.layers else self.shape
 
     @property
     def hf_shape(self) -> tuple[int, ...]:
-        """The shape of their tensor."""
+        """The shape of its tensor in transformers."""
         if self.inputs:
             return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
         return self.shape if self.parameter.layout == "table" else (math.prod(self.shape),)
 
     def tensor(self, layer: int = 0) -> str:
-        """The name of their tensor for a layer."""
+        """Returns the name in transformers of its tensor for a layer."""
         return f"model.layers.{layer}.{self.parameter.hf_name}" if self.layers else self.parameter.hf_name
 
     def rectangle(self, index: tuple[slice, ...]) -> tuple[slice, slice]:
-        """Rows and columns of their tensor that hold a block of ours; a vector of theirs is one row.
+        """Returns the rows and columns of their tensor that hold a block of ours; their vectors count as one row.
 
         Args:
             index: a slice with bounds for each axis of `shape`.
 
         Raises:
-            ValueError: what the block holds is not a rectangle of theirs.
+            ValueError: the block is not a rectangle of their tensor.
         """
         shape = self.shape
         if self.inputs:
@@ -95,12 +95,12 @@ class Weight:
         return slice(0, 1), _interval(shape, index)
 
     def from_hf(self, block: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-        """Our block `index` from the rectangle of theirs; a view where that is possible."""
+        """Returns our block `index` from the rectangle of their tensor, as a view if possible."""
         shape = tuple(part.stop - part.start for part in index)
         return (block.T if self.inputs else block).reshape(shape)
 
     def to_hf(self, block: np.ndarray) -> np.ndarray:
-        """Their rows [rows, columns] from a block of ours (without the layers' axis); a vector is one row."""
+        """Returns the rows [rows, columns] of their tensor from a block of ours without the axis of layers."""
         if self.inputs:
             return block.reshape(math.prod(block.shape[: self.inputs]), -1).T
         return block if self.parameter.layout == "table" else block.reshape(1, -1)
@@ -109,7 +109,8 @@ class Weight:
 def weights(config: ModelConfig) -> list[Weight]:
     """Returns every parameter of the model, in the order in which a checkpoint for transformers is written.
 
-    The embedding comes first, then of each layer the matrices, the vectors that every model has and the other vectors.
+    The order is: the embedding; for a layer its matrices, the vectors that every model has, and the other vectors; the
+    final norm; the output matrix.
     """
     rows = parameters.of_model(config)
     first = [row for row in rows if row.layout == "table"]
@@ -123,7 +124,7 @@ def weights(config: ModelConfig) -> list[Weight]:
 
 
 def tensors(config: ModelConfig) -> dict[str, tuple[Weight, int]]:
-    """Their name of each tensor of the model -> our parameter and the layer (0 for those that are not of a layer)."""
+    """Maps the name in transformers of each tensor to our parameter and its layer (0 if it belongs to no layer)."""
     found = weights(config)
     named = {w.tensor(): (w, 0) for w in found if not w.layers}
     for layer in range(config.num_layers):
@@ -132,16 +133,16 @@ def tensors(config: ModelConfig) -> dict[str, tuple[Weight, int]]:
 
 
 def from_config(config: Mapping[str, Any], where: str, dtype: np.dtype) -> ModelConfig:
-    """The model that a config.json describes.
+    """Returns the model that a config.json describes.
 
     Args:
         config: the parsed file.
-        where: its path, for errors.
-        dtype: of the weights; bfloat16 weights are computed with in bfloat16, others in float32.
+        where: its path, for error messages.
+        dtype: the dtype of the weights. A model with bfloat16 weights computes in bfloat16, any other in float32.
 
     Raises:
-        InputError: another architecture, a field that is missing or of the wrong type, or one that asks for a
-            computation that we do not have.
+        InputError: the architecture is not supported, or a field is missing, has the wrong type, or asks for a
+            computation that is not supported.
     """
     family = _family(config, where)
     config = _DEFAULTS[family] | {key: value for key, value in config.items() if value is not None}
@@ -151,7 +152,7 @@ def from_config(config: Mapping[str, Any], where: str, dtype: np.dtype) -> Model
     if "sliding_attention" in config.get("layer_types", ()):
         raise InputError(f"{where}: layer_types holds sliding_attention; only full attention is supported")
     if "quantization_config" in config:
-        raise InputError(f"{where}: the weights are quantised (quantization_config); convert the original ones")
+        raise InputError(f"{where}: the weights are quantised (quantization_config); convert the original weights")
     count = {name: _number(config, name, int, where) for name in _COUNTS}
     heads, hidden = count["num_attention_heads"], count["hidden_size"]
     positions = _number(config, "max_position_embeddings", int, where)
@@ -171,7 +172,7 @@ def from_config(config: Mapping[str, Any], where: str, dtype: np.dtype) -> Model
             qkv_bias=family == "qwen2",
             qk_norm=family == "qwen3",
             tie_embeddings=_number({"tie_word_embeddings": False, **config}, "tie_word_embeddings", bool, where),
-            # YaRN's config files often name the context of pretraining here.
+            # In config files with YaRN, this is often the context of pretraining.
             max_position_embeddings=max(positions, _stretched(scaling)),
             compute_dtype="bfloat16" if dtype.name == "bfloat16" else "float32",
         )
@@ -182,13 +183,13 @@ def from_config(config: Mapping[str, Any], where: str, dtype: np.dtype) -> Model
 
 
 def to_config(model: ModelConfig) -> dict[str, Any]:
-    """A config.json for the model, in the fields that both transformers 4 and 5 read.
+    """Returns a config.json for the model, with the fields that both transformers 4 and 5 read.
 
     Raises:
-        InputError: no family of theirs has both biases and norms of queries and keys.
+        InputError: the model has biases and norms of queries and keys, which no family has together.
     """
     if model.qkv_bias and model.qk_norm:
-        raise InputError("model: qkv_bias and qk_norm together are no architecture of transformers'; use one of them")
+        raise InputError("model: no architecture of transformers has both qkv_bias and qk_norm; use one of them")
     family = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
     scaling = model.rope_scaling
     rope: dict[str, Any] | None = None
@@ -223,7 +224,7 @@ def _family(config: Mapping[str, Any], where: str) -> str:
     family, architectures = config.get("model_type"), config.get("architectures") or []
     if family not in _ARCHITECTURES or any(name != _ARCHITECTURES[family] for name in architectures):
         shown = f"architecture {architectures[0]}" if architectures else f"model_type {family!r}"
-        raise InputError(f"{where}: {shown} is not supported; {', '.join(_ARCHITECTURES.values())} are")
+        raise InputError(f"{where}: {shown} is not supported; supported are {', '.join(_ARCHITECTURES.values())}")
     return family
 
 
@@ -239,17 +240,17 @@ def _number(config: Mapping[str, Any], name: str, kind: type, where: str) -> Any
 
 
 def _rope(config: Mapping[str, Any], positions: int, where: str) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling, from `rope_parameters` of transformers 5 or `rope_theta` and `rope_scaling` before it."""
+    """Returns theta and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     found = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
-        raise InputError(f"{where}: rope_parameters that differ by layer are not supported")
+        raise InputError(f"{where}: rope_parameters that differ between layers are not supported")
     found = {key: value for key, value in found.items() if value is not None}
     theta = _number({"rope_theta": 10_000.0, **config, **found}, "rope_theta", float, where)
     kind = found.get("rope_type", found.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind not in ("llama3", "yarn"):
-        raise InputError(f"{where}: rope_type {kind!r} is not supported; default, llama3 and yarn are")
+        raise InputError(f"{where}: rope_type {kind!r} is not supported; supported are default, llama3 and yarn")
     if found.get("partial_rotary_factor", 1.0) != 1.0:
         raise InputError(f"{where}: partial_rotary_factor is {found['partial_rotary_factor']}; only 1.0 is supported")
 
@@ -281,14 +282,14 @@ def _rope(config: Mapping[str, Any], positions: int, where: str) -> tuple[float,
 
 
 def _stretched(scaling: RopeScaling | None) -> int:
-    """The context that YaRN's scaling reaches; 0 without one."""
+    """Returns the length of context that YaRN's scaling reaches, 0 without YaRN."""
     if scaling is None or scaling.kind != "yarn":
         return 0
     return int(scaling.factor * scaling.original_max_position_embeddings)
 
 
 def _interval(shape: tuple[int, ...], index: tuple[slice, ...]) -> slice:
-    """The flattened positions of a block of `shape`, which must be contiguous."""
+    """Returns the flattened positions of a block of `shape`, which must be contiguous."""
     counts = [part.stop - part.start for part in index]
     partial = [i for i, (count, length) in enumerate(zip(counts, shape, strict=True)) if count != length]
     if partial and any(count != 1 for count in counts[: partial[-1]]):

@@ -1,7 +1,7 @@
-"""Attention kernels that never hold a score for every pair of tokens: splash on TPUs, cuDNN on GPUs.
+"""Attention kernels that do not store a score for every pair of tokens: splash on TPUs, cuDNN on GPUs.
 
-Both take packed rows, causal within segments, with grouped-query heads. Each device runs the kernel on its own rows
-and heads.
+Both compute causal attention within the segments of packed rows, with grouped-query heads. Each device runs the kernel
+on its own rows and heads.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from jaxtyping import Array, Float, Int
 
 from msm_jax.parallel import parts
 
-# What a kernel leaves for its backward pass, by the name under which a remat policy may save it.
+# The name by which a remat policy may save what a kernel keeps for its backward pass.
 RESIDUALS = "attention_residuals"
-# JAX's primitive of cuDNN's forward pass, whose results a remat policy may save: they cannot be named from outside.
+# JAX's primitive of cuDNN's forward pass. Its results cannot be given a name, so a remat policy finds them by it.
 CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"
 
-# Rows of a tile are the lanes of the vector unit, or a multiple. Tiles of 512 × 512 compile for all of v4 to v6e, with
-# the backward kernels; at 2,048 they overflow the scoped memory of v5e.
+# The rows of a tile are a multiple of the lanes of the vector unit. Tiles of 512 × 512 compile on v4 to v6e, backward
+# kernels included; tiles of 2,048 × 2,048 exceed the scoped memory of v5e.
 _LANES, _MAX_BLOCK = 128, 512
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["segment_ids_BT"], meta_fields=["backend", "interpret"])
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows whose tokens see what lies before them in their own segment, and the kernel that attends to them.
+    """Packed rows whose tokens see the tokens before them in their own segment, and the kernel that computes attention.
 
     `interpret` runs splash without a TPU, slowly.
     """
@@ -41,29 +41,32 @@ class Packed:
 
 
 def refusal(backend: str, platform: str, length: int, head_dim: int, dtype: str) -> str | None:
-    """Why a backend cannot run on this platform with these shapes, or None where it can.
+    """Returns why a backend cannot run on this platform with these shapes, or None if it can.
 
     Args:
-        backend: "splash" or "cudnn". platform: of the devices: "cpu", "gpu" or "tpu".
-        length: tokens in a row. head_dim: size of a head. dtype: of queries, keys and values.
+        backend: "splash" or "cudnn".
+        platform: the platform of the devices: "cpu", "gpu" or "tpu".
+        length: the number of tokens in a row.
+        head_dim: the size of a head.
+        dtype: the dtype of queries, keys and values.
     """
     if backend == "splash":
         if platform not in ("tpu", "cpu"):
-            return f"needs a TPU and runs on {platform}"
-        return f"takes rows of a multiple of {_LANES} tokens, not {length}" if length % _LANES else None
+            return f"needs a TPU, but the platform is {platform}"
+        return f"takes rows whose length is a multiple of {_LANES} tokens, not {length}" if length % _LANES else None
     if platform != "gpu":
-        return f"needs a GPU and runs on {platform}"
+        return f"needs a GPU, but the platform is {platform}"
     if _compute_capability() < (8, 0):
-        return "needs an NVIDIA GPU of compute capability 8.0 or more"
+        return "needs an NVIDIA GPU with compute capability 8.0 or higher"
     if dtype != "bfloat16":
         return f"takes bfloat16, not {dtype}"
     if head_dim % 8 or head_dim > 128:
-        return f"takes heads of a multiple of 8 up to 128, not {head_dim}"
-    return f"takes rows of an even number of tokens, not {length}" if length % 2 else None
+        return f"takes heads whose size is a multiple of 8 up to 128, not {head_dim}"
+    return f"takes rows with an even number of tokens, not {length}" if length % 2 else None
 
 
 def _compute_capability() -> tuple[int, ...]:
-    """Of the GPUs here; () of other makers' and of none."""
+    """Returns the CUDA compute capability of the first local GPU, () otherwise."""
     text = getattr(jax.local_devices()[0], "compute_capability", "")
     return tuple(int(number) for number in text.split(".")) if re.fullmatch(r"\d+\.\d+", text) else ()
 
@@ -74,7 +77,7 @@ def attend(
     v_BGTK: Float[Array, "B G T K"],
     packed: Packed,
 ) -> Float[Array, "B T H K"]:
-    """Softmax attention over packed rows by the kernel that `packed` names; see `models.attention.attend`."""
+    """Computes softmax attention over packed rows with the kernel of `packed`; see `models.attention.attend`."""
     kernel = partial(splash, interpret=packed.interpret) if packed.backend == "splash" else cudnn
     run = parts.shard_map(
         kernel,
@@ -96,8 +99,8 @@ def splash(
     segment_ids_BT: Int[Array, "B T"],
     interpret: bool = False,
 ) -> Float[Array, "B T H K"]:
-    """Pallas' sparse flash attention for TPUs; T must be a multiple of 128."""
-    # Seconds to import, which only those who run it should wait for.
+    """Computes attention with Pallas' sparse flash attention for TPUs; T must be a multiple of 128."""
+    # Takes seconds to import, so it is imported only where it runs.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
     _, length, heads, size = q_BTHK.shape
@@ -130,9 +133,9 @@ def cudnn(
     segment_ids_BT: Int[Array, "B T"],
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "B T H K"]:
-    """cuDNN's flash attention; segments reach it as a mask, one byte for each pair of a row's tokens.
+    """Computes attention with cuDNN's flash attention. Segments are passed as a mask of one byte per pair of tokens.
 
-    `implementation` "xla" computes the same from the same arguments where there is no GPU.
+    With `implementation` "xla", the same is computed from the same arguments without a GPU.
     """
     same_B1TT = (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
     return jax.nn.dot_product_attention(

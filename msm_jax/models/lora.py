@@ -1,11 +1,11 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): beside a frozen matrix W, the product of two thin ones.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): the product of two thin matrices, added to a frozen matrix W.
 
-An adapter's weights are a plain tree, layers stacked as in the base:
+An adapter's weights are a plain tree, with the layers stacked as in the base:
 
     layers/<target>/a [L, inputs, r], b [L, r, outputs]
 
-and a layer computes W x + (alpha / r) · b a x. Axes of the base that are inputs or outputs together (heads and head
-size, say) are one axis here. Several adapters may lie on one base; their terms are added.
+A layer computes W x + (alpha / r) · b a x. The input axes of W are flattened to one axis here, and so are its output
+axes (heads and head size, for example). A base may have several adapters; their terms are added.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def targets() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """An adapter: its rank, its scale alpha / rank, the matrices it lies on, and dropout on its input in training."""
+    """The settings of an adapter: rank, alpha, target matrices, and the dropout rate of its input in training."""
 
     rank: int
     alpha: float
@@ -43,11 +43,11 @@ class LoraConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no adapter has; put the targets into the order of `TARGETS`."""
+        """Refuses values that no adapter can have; sorts the targets as `targets` does."""
         if self.rank < 1:
             raise InputError(f"lora.rank = {self.rank}; it must be at least 1")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise InputError(f"lora.alpha = {self.alpha}; it must be a number above 0")
+            raise InputError(f"lora.alpha = {self.alpha}; it must be a positive number")
         if not 0 <= self.dropout < 1:
             raise InputError(f"lora.dropout = {self.dropout}; it must lie in [0, 1)")
         if not self.targets:
@@ -61,14 +61,14 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the product of the two matrices is multiplied by."""
+        """The factor by which the product of the two matrices is multiplied."""
         return self.alpha / self.rank
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["config"])
 @dataclass(frozen=True)
 class Adapter:
-    """Weights with the settings that say how to apply them; a pytree whose settings are static."""
+    """The weights and settings of an adapter: a pytree whose settings are static."""
 
     weights: Weights
     config: LoraConfig
@@ -77,9 +77,9 @@ class Adapter:
 @partial(jax.tree_util.register_dataclass, data_fields=["adapters", "keys_LB"], meta_fields=[])
 @dataclass(frozen=True)
 class Active:
-    """The adapters that a pass through the model applies, and for the last of them the keys of its dropout.
+    """The adapters that a pass through the model applies, and the keys for the dropout of the last one.
 
-    `keys_LB` has one key per layer and row, or is None for no dropout. Inside a layer the leading axis is gone.
+    `keys_LB` has one key per layer and row, or is None for no dropout. Inside a layer, the leading axis is gone.
     """
 
     adapters: tuple[Adapter, ...]
@@ -89,7 +89,7 @@ class Active:
 def activate(
     adapters: Sequence[Adapter], model: ModelConfig, keys_B: Key[Array, " B"] | None = None
 ) -> Active:
-    """The adapters as `transformer.apply` takes them; with one key per row, the last one drops inputs."""
+    """Returns adapters in the form that `transformer.apply` takes; with one key per row, the last one has dropout."""
     if keys_B is None or not adapters[-1].config.dropout:
         return Active(tuple(adapters))
     layers = jnp.arange(model.num_layers)
@@ -98,7 +98,7 @@ def activate(
 
 
 def row_keys(seed: jax.Array, step: jax.Array, rows: int) -> Key[Array, " B"]:
-    """The keys of one step's dropout, one per row of the batch, so that no cut of the batch changes them."""
+    """Returns the dropout keys of a step, one per row of the batch, so that they do not depend on how it is split."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
@@ -109,9 +109,9 @@ def sizes(model: ModelConfig, target: str) -> tuple[int, int]:
 
 
 def init_weights(config: LoraConfig, model: ModelConfig, key: jax.Array) -> Weights:
-    """Float32 weights as PEFT draws them: `a` uniform with bound 1 / sqrt(inputs), `b` zero, so the model is as before.
+    """Returns float32 weights drawn as in PEFT: `a` is uniform with bound 1 / sqrt(inputs), `b` is zero.
 
-    A target's draw depends on its own name alone, not on which others there are.
+    A fresh adapter therefore does not change the model. The weights of a target do not depend on the other targets.
     """
 
     def pair(target: str) -> dict[str, jax.Array]:
@@ -125,24 +125,27 @@ def init_weights(config: LoraConfig, model: ModelConfig, key: jax.Array) -> Weig
 
 
 def abstract_weights(config: LoraConfig, model: ModelConfig) -> Weights:
-    """The tree of `init_weights` as ShapeDtypeStructs."""
+    """Returns the tree of `init_weights` as ShapeDtypeStructs."""
     return jax.eval_shape(lambda key: init_weights(config, model, key), jax.random.key(0))
 
 
 def count_weights(config: LoraConfig, model: ModelConfig) -> int:
-    """The number of weights of an adapter."""
+    """Returns the number of weights of an adapter."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_weights(config, model)))
 
 
 def logical_axes(weights: Weights) -> Any:
-    """The logical axis names of each leaf."""
+    """Returns the logical axis names of each leaf, as a tree with the structure of `weights`."""
     return {"layers": {target: {"a": ("layers", *_axes(target)[0]), "b": ("layers", *_axes(target)[1])}
                        for target in weights["layers"]}}
 
 
 def _axes(target: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Of `a` and `b` in one layer. Of a thin matrix beside a wide one that embeds or reads the stream, the sides that
-    are heads or inner sizes are cut over all devices of a copy, or each would hold them whole with their moments."""
+    """Returns the logical axes of `a` and `b` in one layer.
+
+    A side that is not the hidden size (heads or the intermediate size) is split over all devices of a replica.
+    Otherwise each device would hold the whole side and its optimizer moments.
+    """
     inputs, outputs = (name if name == "embed" else "adapter" for name in parameters.find(target).sides)
     return (inputs, "rank"), ("rank", outputs)
 
@@ -154,11 +157,14 @@ def add(
     active: Active | None,
     inputs: int = 1,
 ) -> Float[Array, "*b out"]:
-    """A matrix applied to `x`, plus what the adapters of one layer add to it.
+    """Applies a matrix and the adapters of one layer to `x`, and adds the results.
 
     Args:
-        matrix: from `x` to [B, T, *outputs]. x: [B, T, *inputs], with `inputs` axes after the tokens.
-        target: the name of the matrix. active: the adapters with the weights of this layer; None for none.
+        matrix: maps `x` to [B, T, *outputs].
+        x: [B, T, *inputs], with `inputs` axes after the tokens.
+        target: the name of the matrix.
+        active: the adapters with the weights of this layer; None if there are none.
+        inputs: the number of input axes of the matrix.
     """
     lows: list[jax.Array] = []
     ups: list[jax.Array] = []
@@ -182,11 +188,11 @@ def add(
 
 @jax.custom_vjp
 def _matrix_first(x: jax.Array, lows: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """Its arguments, whose gradient goes back through the matrix before it goes back through the adapters.
+    """Returns its arguments; in the backward pass, their gradients are computed together.
 
-    Else XLA makes the adapters' part of the gradient by `x`, which is as large as that of the matrix, while it waits
-    for the matrix to be gathered, and holds it through the recomputation of the layer. On a TPU, a step of Qwen3-32B
-    over 16 chips needs 0.1 GiB less a chip for this order.
+    Otherwise XLA computes the adapters' part of the gradient with respect to `x`, which is as large as that of the
+    matrix, while the matrix is being gathered, and keeps it while the layer is recomputed. On a TPU, this order saves
+    0.1 GiB per chip in a step of Qwen3-32B over 16 chips.
     """
     return x, lows
 
@@ -203,7 +209,7 @@ _matrix_first.defvjp(_matrix_first_forward, _matrix_first_backward)
 
 
 def _dropped(flat_NI: jax.Array, keys_B: jax.Array, target: str, rate: float) -> jax.Array:
-    """Inverted dropout; each row of the batch draws with its own key."""
+    """Applies inverted dropout; each row of the batch has its own key."""
     number = targets().index(target)
     shape = (flat_NI.shape[0] // keys_B.shape[0], flat_NI.shape[1])
 
@@ -215,9 +221,9 @@ def _dropped(flat_NI: jax.Array, keys_B: jax.Array, target: str, rate: float) ->
 
 
 def merge(params: Any, adapter: Adapter) -> Any:
-    """The base's parameters with the adapter added to its matrices, in float32 and rounded back to the base's dtype.
+    """Adds an adapter to the base's matrices in float32, and rounds the sums to the base's dtype.
 
-    Goes layer by layer, in place where `params` is donated.
+    Works layer by layer, and in place if `params` is donated.
     """
     layers = dict(params["layers"])
     for target, pair in adapter.weights["layers"].items():
@@ -233,5 +239,5 @@ def merge(params: Any, adapter: Adapter) -> Any:
 
 
 def forward_flops_per_token(config: LoraConfig, model: ModelConfig) -> int:
-    """Floating-point operations that an adapter adds to the forward pass, a multiply-add counted as two."""
+    """Returns the operations per token that an adapter adds to the forward pass; a multiply-add counts as two."""
     return 2 * count_weights(config, model)

@@ -1,4 +1,4 @@
-"""The table of the model's parameters, from which every other module takes what it needs to know of a parameter.
+"""The table of the model's parameters, which every module reads that needs to know something about a parameter.
 
 One row says how a parameter is shaped, sharded and initialised, and how Hugging Face and GGUF name and store it.
 `transformer` creates the parameters in the order of the rows: Linen counts the calls of `self.param`, so that the order
@@ -34,13 +34,13 @@ class Parameter:
         lengths: the field of `ModelConfig` that gives the length of each axis, without the axis of layers.
         axes: the logical name of each axis (`parallel.sharding.RULES`).
         initial: returns the initialiser of the float32 values for a model.
-        layout: how Hugging Face stores it. "matrix": [outputs, inputs], each side flattened to one axis, where ours has
-            the inputs first. "table": as ours. "vector": flattened to one axis.
+        layout: how Hugging Face stores it. A "matrix" is [outputs, inputs] there, with each side flattened to one axis;
+            ours has the inputs first. A "table" is stored as ours is. A "vector" is flattened to one axis.
         hf_name: the tensor's name in transformers, below "model.layers.N." for a parameter of a layer.
         gguf_name: the tensor's name in GGUF files, below "blk.N." for a parameter of a layer.
         inputs: the number of leading axes of a matrix that are its inputs; the others are its outputs.
-        in_layer: whether each layer has one. They are stacked on a leading axis.
-        exists: whether a model has it.
+        in_layer: whether each layer has one. These are stacked on a leading axis.
+        exists: returns whether a model has it; None for a parameter that every model has.
         gguf_interleaved: whether GGUF files of Llama models interleave the two halves of each head's rows.
     """
 
@@ -58,7 +58,7 @@ class Parameter:
 
     @property
     def full_axes(self) -> tuple[str, ...]:
-        """The logical axes with that of the layers, for a parameter of a layer."""
+        """The logical axes, with the axis of layers for a parameter of a layer."""
         return ("layers", *self.axes) if self.in_layer else self.axes
 
     @property
@@ -68,7 +68,7 @@ class Parameter:
 
     @property
     def is_layer_matrix(self) -> bool:
-        """Whether it is a matrix of a layer, by which each token is multiplied once."""
+        """Whether it is a matrix of a layer, which multiplies each token once."""
         return self.in_layer and self.layout == "matrix"
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def _zeros(_: ModelConfig) -> Initializer:
 
 
 def _normal(*inputs: str, residual: bool = False) -> Callable[[ModelConfig], Initializer]:
-    """Normal with variance 1 / fan-in, the product of the fields `inputs`.
+    """Returns a normal initialiser with variance 1 / fan-in; the fan-in is the product of the fields `inputs`.
 
     A `residual` output is also scaled by 1 / sqrt(2 L), so that the variance of the hidden states does not grow with
     depth (GPT-2).

@@ -1,4 +1,4 @@
-"""Named model sizes. Shapes are facts of the public checkpoints' config files."""
+"""Named model sizes. The shapes are those of the public checkpoints' config files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _qwen(
 
 
 PRESETS: dict[str, ModelConfig] = {
-    # Small models of our own, trained from scratch; the tokenizer sets the vocabulary.
+    # Small models that are trained from scratch here; the tokenizer sets their vocabulary.
     "mini-0.3m": ModelConfig(2048, 64, 3, 4, 4, 16, 192, max_position_embeddings=512, scan_layers=False),
     "mini-1m": ModelConfig(2048, 128, 4, 4, 4, 32, 384, max_position_embeddings=1024, scan_layers=False),
     "mini-15m": ModelConfig(8192, 384, 6, 6, 6, 64, 1152, max_position_embeddings=2048),
@@ -57,7 +57,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def preset(name: str, **overrides: object) -> ModelConfig:
-    """The named config with some fields replaced.
+    """Returns the config of a preset, with some fields replaced.
 
     Raises:
         InputError: no preset or no field has that name.

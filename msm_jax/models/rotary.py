@@ -1,4 +1,4 @@
-"""Rotary positions: frequencies with the scalings of Llama 3.1 and YaRN, and the rotation itself."""
+"""Rotary positions: frequencies with the scalings of Llama 3.1 and YaRN, and the rotation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from msm_jax.models.config import RopeScaling
 
 @functools.lru_cache
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tuple[np.ndarray, float]:
-    """Radians per position of each pair of a head, and what sine and cosine are multiplied by.
+    """Returns the radians per position of each pair of a head, and the factor of sine and cosine.
 
-    Computed in float64, as a rounding error here grows with the position.
+    Computed in float64, since a rounding error grows with the position.
 
     Args:
         head_dim: K, even.
         theta: base of the wavelengths (RoFormer, arXiv 2104.09864).
-        scaling: how they are stretched for longer contexts.
+        scaling: how the wavelengths are stretched for longer contexts.
 
     Returns:
-        float32 [K / 2], fastest first, and a factor that is 1 but for YaRN.
+        float32 [K / 2], fastest first, and a factor, which is 1 except with YaRN.
     """
     half = head_dim // 2
     plain_K = theta ** (-np.arange(half) / half)
@@ -33,14 +33,14 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tup
         return plain_K.astype(np.float32), 1.0
     stretched_K = plain_K / scaling.factor
     if scaling.kind == "llama3":
-        # Wavelengths above the first bound are stretched, below the second kept, and blended between the two
-        # (Llama 3.1's reference code).
+        # Wavelengths above the first bound are stretched, those below the second are kept, and those between the bounds
+        # are blended (Llama 3.1's reference code).
         turns_K = scaling.original_max_position_embeddings * plain_K / (2 * math.pi)
         span = scaling.high_freq_factor - scaling.low_freq_factor
         kept_K = np.clip((turns_K - scaling.low_freq_factor) / span, 0.0, 1.0)
     else:
         # "NTK by parts" (YaRN, arXiv 2309.00071, section 3.2): pairs that turn more than beta_fast times within the
-        # original context are kept, those of less than beta_slow turns are stretched.
+        # original context are kept, and those that turn less than beta_slow times are stretched.
         low, high = (_pair_of(turns, head_dim, theta, scaling) for turns in (scaling.beta_fast, scaling.beta_slow))
         if scaling.truncate:
             low, high = math.floor(low), math.ceil(high)
@@ -50,7 +50,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tup
 
 
 def _pair_of(turns: float, head_dim: int, theta: float, scaling: RopeScaling) -> float:
-    """The (fractional) index of the pair that turns so often within the original context."""
+    """Returns the fractional index of the pair that makes this number of turns within the original context."""
     wavelengths = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
     return head_dim * math.log(wavelengths) / (2 * math.log(theta))
 
@@ -61,13 +61,13 @@ def rotate(
     theta: float,
     scaling: RopeScaling | None = None,
 ) -> Float[Array, "B T N K"]:
-    """Rotary position embedding in the half-split form of Llama and Qwen checkpoints (RoFormer, arXiv 2104.09864).
+    """Applies rotary positions in the half-split form of Llama and Qwen checkpoints (RoFormer, arXiv 2104.09864).
 
     Args:
         x_BTNK: queries or keys, N heads of size K (even).
         positions_BT: the position of each token in its own segment.
         theta: base of the wavelengths.
-        scaling: how they are stretched for longer contexts.
+        scaling: how the wavelengths are stretched for longer contexts.
 
     Returns:
         The rotated array, in the dtype of `x_BTNK`; angles are computed in float32.

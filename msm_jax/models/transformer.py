@@ -1,6 +1,6 @@
-"""The transformer: one scanned block between an embedding and a norm.
+"""The transformer: an embedding, a block that is scanned over the layers, and a final norm.
 
-Parameters are a plain dict; layers are stacked on a leading axis:
+The parameters are a plain dict, whose rows `models.parameters` describes. Layers are stacked on a leading axis:
 
     embedding [V, D]
     layers/   attention_norm [L, D], query [L, D, H, K], key and value [L, D, G, K], attention_out [L, H, K, D],
@@ -9,7 +9,8 @@ Parameters are a plain dict; layers are stacked on a leading axis:
     final_norm [D]
     output    [D, V]   (untied models only)
 
-V vocabulary, D hidden size, L layers, H heads, G key-value heads, K head size, F intermediate size.
+V is the vocabulary, D the hidden size, L the number of layers, H heads, G key-value heads, K the head size and F the
+intermediate size.
 """
 
 from __future__ import annotations
@@ -37,27 +38,28 @@ from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
 
 log = logging.getLogger(__name__)
 
-# Terms of a float32 product above which it is computed in parts on the CPU, and the most terms of a part.
+# On the CPU, a float32 product that sums more terms than the first number is computed in parts of at most the second.
 _LONG_SUM, _SHORT_SUM = 1024, 768
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]
 
-# The name of a block's input, for the policy that moves it to the host.
+# The name of a block's input, by which the policy "offload" finds it.
 BLOCK_INPUT = "block_input"
 
+
 def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*b D"]:
-    """Root-mean-square norm (arXiv 1910.07467) over the last axis, in float32, returned in the dtype of `x`."""
+    """Applies the root-mean-square norm (arXiv 1910.07467) over the last axis, in float32; keeps the dtype of `x`."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (normed * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
-    """The last `inputs` axes of `x` times the first of `weights`, as one product of two matrices.
+    """Multiplies the last `inputs` axes of `x` by the first `inputs` axes of `weights`, as a product of two matrices.
 
-    With batch and tokens as axes of their own, XLA on the CPU transposes the operands of the weights' gradient first,
-    which takes longer than the product.
+    If batch and tokens stayed separate axes, XLA on the CPU would first transpose the operands of the weights'
+    gradient, which takes longer than the product.
     """
     kept = x.shape[: x.ndim - inputs]
     size = math.prod(weights.shape[:inputs])
@@ -71,9 +73,10 @@ def project(x: jax.Array, weights: jax.Array, inputs: int = 1) -> jax.Array:
 
 @jax.custom_vjp
 def _in_parts(x_NK: jax.Array, weights_KM: jax.Array) -> jax.Array:
-    """The product as a sum of several: XLA on the CPU adds up the terms of one in order, and the rounding with them.
+    """Computes a product as the sum of several shorter ones, which have a smaller rounding error.
 
-    Its gradients are whole products: those of the parts would be padded to full size and added, one by one.
+    XLA on the CPU adds up the terms of a product one after the other, so that the error grows with their number. The
+    gradients are single products: those of the parts would be padded to full size and added one by one.
     """
     size = x_NK.shape[1]
     part = -(-size // -(-size // _SHORT_SUM))
@@ -96,13 +99,13 @@ _in_parts.defvjp(_in_parts_forward, _in_parts_backward)
 
 
 def _create(module: Block | Transformer, row: Parameter) -> jax.Array:
-    """Returns the float32 parameter of a row, which Linen reads from the tree, or draws where it initialises it."""
+    """Returns the float32 parameter of a row: Linen reads it from the tree, or initialises it during `init`."""
     weights: jax.Array = module.param(row.name, row.initial(module.config), row.shape(module.config), jnp.float32)
     return weights
 
 
 class Block(nn.Module):
-    """One layer: attention, then SwiGLU, each on a normed input and added to the stream."""
+    """One layer. Attention and then SwiGLU take the normed hidden states, and are added to them."""
 
     config: ModelConfig
 
@@ -116,7 +119,7 @@ class Block(nn.Module):
         visible: Bool[Array, "B T S"] | Packed,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Returns the new stream, and the layer's cache with this call's keys and values written from `slot` on."""
+        """Returns the new hidden states, and the layer's cache with this call's keys and values from `slot` on."""
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         rows = {row.name: row for row in parameters.of_model(c) if row.in_layer}
@@ -124,7 +127,7 @@ class Block(nn.Module):
 
         def param(name: str) -> jax.Array:
             weights = stored[name].astype(dtype)
-            # A few new tokens beside a cache are cheaper to move than weights are.
+            # While decoding with a cache, moving the few new tokens is cheaper than gathering the weights.
             return use(weights, *rows[name].axes) if cache is None else weights
 
         def linear(x: jax.Array, name: str) -> jax.Array:
@@ -171,16 +174,16 @@ class Block(nn.Module):
 def write_slots(
     cache_BGSK: Float[Array, "B G S K"], new_BTGK: Float[Array, "B T G K"], slot: Int[Array, ""] | int
 ) -> Float[Array, "B G S K"]:
-    """Writes T consecutive slots, the same ones in each row, which XLA does in place."""
+    """Writes T consecutive slots, the same ones in each row. XLA does it in place."""
     new_BGTK = jnp.swapaxes(new_BTGK, 1, 2).astype(cache_BGSK.dtype)
     return jax.lax.dynamic_update_slice_in_dim(cache_BGSK, new_BGTK, slot, axis=2)
 
 
 def _remat_policy(remat: str) -> Any:
-    """What of a block is kept for its backward pass, beside its input."""
+    """Returns the policy that says what is kept of a block for its backward pass, besides its input."""
     policies = jax.checkpoint_policies
     if remat == "none":
-        # All but the parameters made whole, which would be every layer's on every device.
+        # Everything but gathered parameters: otherwise each device would hold those of all layers.
         return policies.save_anything_except_these_names(WHOLE)
     if remat == "dots":
         kept = policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(RESIDUALS))
@@ -193,7 +196,7 @@ def _remat_policy(remat: str) -> Any:
                 offload_src="device",
                 offload_dst="pinned_host",
             )
-        _say_once("remat: offload moves block inputs to the host's memory, in which a CPU has them already")
+        _say_once("remat: offload has no effect on a CPU, where the inputs of blocks are in the host's memory anyway")
     return None
 
 
@@ -203,7 +206,7 @@ def _say_once(message: str) -> None:
 
 
 class Transformer(nn.Module):
-    """Tokens to hidden states; `logits` turns those into scores over the vocabulary."""
+    """The stack of layers, from tokens to hidden states; `logits` computes scores over the vocabulary from these."""
 
     config: ModelConfig
 
@@ -220,18 +223,18 @@ class Transformer(nn.Module):
         Args:
             tokens_BT: int32 token ids.
             positions_BT: position of each token in its segment.
-            segment_ids_BT: documents of a packed row, 0 for padding.
-            adapters: from `lora.activate`, or None.
+            segment_ids_BT: the document of each token in a packed row, 0 for padding.
+            adapters: the result of `lora.activate`, or None.
 
         Returns:
-            Final normed hidden states in the compute dtype.
+            The final normed hidden states in the compute dtype.
         """
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
-        # Also creates the output matrix of an untied model, so that one init makes the whole tree; `logits` reads it.
+        # Includes the output matrix of an untied model, so that one init makes the whole tree; `logits` reads it.
         stored = {row.name: _create(self, row) for row in parameters.of_model(c) if not row.in_layer}
         hidden_BTD = constrain(embedding.lookup(stored["embedding"], tokens_BT, dtype), "batch", "sequence", "hidden")
-        # What is initialised has two tokens and no backend.
+        # Initialisation runs on two tokens, for which no attention backend is chosen.
         initial = self.is_initializing()
         visible = attention.segment_mask(segment_ids_BT) if initial else attention.visible(segment_ids_BT, c)
         block = Block
@@ -256,18 +259,17 @@ def apply(
     segment_ids_BT: Int[Array, "B T"],
     adapters: lora.Active | None = None,
 ) -> Float[Array, "B T D"]:
-    """`Transformer.__call__` as a plain function of the parameters."""
+    """Runs `Transformer.__call__` as a plain function of the parameters."""
     hidden_BTD = Transformer(config).apply({"params": params}, tokens_BT, positions_BT, segment_ids_BT, adapters)
-    # Variables come back beside it only where some are mutable.
+    # Linen also returns variables only if some of them are mutable.
     return cast(jax.Array, hidden_BTD)
 
 
 def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter] = ()) -> Params:
-    """The parameters with `layers` as a list of one dict per layer, the form that `run_layers` takes.
+    """Returns the parameters in the form that `run_layers` takes: `layers` is a list with one dict per layer.
 
-    With adapters, "adapters" is a like list of what each layer applies.
-
-    A loop that runs the stack again and again would otherwise copy every layer out of the stacked array each time.
+    If there are adapters, the entry "adapters" is a list of what each layer applies. A loop that runs the stack many
+    times would otherwise copy every layer out of the stacked arrays each time.
     """
     leaves, tree = jax.tree.flatten(params["layers"])
     layers = [jax.tree.unflatten(tree, [leaf[i] for leaf in leaves]) for i in range(config.num_layers)]
@@ -287,18 +289,18 @@ def run_layers(
     caches: list[Cache] | None = None,
     slot: Int[Array, ""] | int = 0,
 ) -> tuple[Float[Array, "B T D"], list[Cache] | None]:
-    """The stack without a gradient in mind: layer by layer, under any mask, with or without caches.
+    """Runs the stack layer by layer, under any mask, with or without caches. It is for sampling and scoring.
 
     Args:
-        unstacked: from `unstack`, whose adapters are applied.
+        unstacked: the result of `unstack`, whose adapters are applied.
         tokens_BT: int32 token ids.
         positions_BT: position of each token in its sequence; only rotary angles depend on it.
-        mask_BTS: True where a token may see a key: of this call's T tokens, or of the S slots of the cache.
-        caches: from `init_caches`.
-        slot: the T tokens are written to the slots from this one on, in every row, before they are attended to.
+        mask_BTS: True where a token may see a key. The S keys are this call's T tokens, or the slots of the cache.
+        caches: the result of `init_caches`, or None.
+        slot: the first of the T slots, the same in every row, to which the tokens are written before attention.
 
     Returns:
-        Final normed hidden states in the compute dtype, and the updated caches (None without any).
+        The final normed hidden states in the compute dtype, and the updated caches (None if there were none).
     """
     hidden_BTD = unstacked["embedding"].astype(jnp.dtype(config.compute_dtype))[tokens_BT]
     hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
@@ -317,7 +319,7 @@ def run_layers(
 
 
 def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
-    """Scores over the vocabulary, float32, from final hidden states."""
+    """Returns float32 scores over the vocabulary from final hidden states."""
     if config.tie_embeddings:
         weights_VD = params["embedding"].astype(hidden.dtype)
         return jnp.einsum("...d,vd->...v", hidden, weights_VD, preferred_element_type=jnp.float32)
@@ -326,31 +328,32 @@ def logits(params: Params, config: ModelConfig, hidden: Float[Array, "*b D"]) ->
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
-    """Random float32 parameters: normal with variance 1 / fan-in, residual outputs scaled by 1 / sqrt(2 L)."""
+    """Returns random float32 parameters, which `models.parameters` says how to draw."""
     dummy = jnp.zeros((1, 2), jnp.int32)
-    # As a loop over the layers, which gives the same numbers: one after the other takes a minute to compile.
+    # A scan over the layers gives the same numbers as an unrolled loop, which takes a minute to compile.
     return Transformer(dataclasses.replace(config, scan_layers=True)).init(key, dummy, dummy, dummy)["params"]
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of `init_params` as ShapeDtypeStructs; nothing is allocated and no device is taken."""
+    """Returns the tree of `init_params` as ShapeDtypeStructs; allocates nothing and uses no device."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def count_params(config: ModelConfig) -> int:
-    """The exact number of parameters, from abstract shapes."""
+    """Returns the exact number of parameters, from abstract shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def logical_axes(params: Params) -> Any:
-    """The logical axis names of each parameter: a tree of tuples with the structure of `params`."""
+    """Returns the logical axis names of each parameter: a tree of tuples with the structure of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: parameters.find(path[-1].key).full_axes, params)
 
 
 def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
-    """One {"k", "v"} of zeros [B, G, S, K] per layer, in the compute dtype, for `length` slots.
+    """Returns one {"k", "v"} of zeros [B, G, S, K] per layer, in the compute dtype, with S = `length` slots.
 
-    Head before slot: the products of one new token with its row's keys and values then read memory in order.
+    Heads come before slots, so that the products of a new token with the keys and values of its row read memory in
+    order.
     """
     shape = (batch, config.num_kv_heads, length, config.head_dim)
     dtype = jnp.dtype(config.compute_dtype)
@@ -358,11 +361,11 @@ def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
 
 
 def forward_flops_per_token(config: ModelConfig, context: float) -> float:
-    """Floating-point operations of the forward pass per token, a multiply-add counted as two.
+    """Returns the floating-point operations of the forward pass per token; a multiply-add counts as two.
 
-    Matrix products only: every weight but the embedding lookup, the output projection (tied or not), and attention
-    over a mean visible context of `context` tokens (for full causal rows of length T that is (T + 1) / 2). Training
-    costs three times this (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
+    Counts matrix products only: those with the matrices of the layers, the output projection (tied or not), and
+    attention over a mean visible context of `context` tokens, which is (T + 1) / 2 for full causal rows of length T.
+    Training costs three times as much (PaLM, arXiv 2204.02311, appendix B); recomputation is not counted.
     """
     c = config
     per_layer: float = 2 * sum(math.prod(row.shape(c)) for row in parameters.of_model(c) if row.is_layer_matrix)

@@ -1,4 +1,4 @@
-"""Multi-host start: one call before the first use of a device."""
+"""The start of a run on several hosts: one call before the first use of a device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import jax
 
 
 def start() -> None:
-    """Join the other hosts when the environment names a coordinator or this is a TPU pod host.
+    """Joins the other hosts if the environment names a coordinator, or if this host belongs to a TPU pod.
 
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name them by hand (any platform); on Cloud
-    TPU pods JAX finds them itself. A single host needs nothing and nothing happens.
+    On any platform, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name the hosts. On Cloud TPU
+    pods, JAX finds them itself. Does nothing on a single host.
     """
     if jax.distributed.is_initialized():
         return

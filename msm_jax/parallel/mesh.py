@@ -1,4 +1,4 @@
-"""The device mesh: three named axes, always Auto, always passed explicitly."""
+"""The device mesh. It has three named axes of type Auto, and is always passed explicitly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AXES = ("data", "fsdp", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Number of devices along each axis; their product is the number of devices a phase uses."""
+    """The number of devices along each axis; their product is the number of devices that a phase uses."""
 
     data: int = 1
     fsdp: int = 1
@@ -26,35 +26,35 @@ class MeshConfig:
 
     @property
     def size(self) -> int:
-        """Devices in the mesh."""
+        """The number of devices in the mesh."""
         return self.data * self.fsdp * self.tensor
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Devices along (data, fsdp, tensor)."""
+        """The numbers of devices along (data, fsdp, tensor)."""
         return (self.data, self.fsdp, self.tensor)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the first `config.size` devices, laid out so that neighbours on an axis are neighbours on the links.
+    """Returns a mesh over the first `config.size` devices; neighbours along an axis are neighbours on the links.
 
-    Over several TPU slices, which are joined by the data-centre network alone, the data axis crosses it first and fsdp
-    for the rest; tensor stays within a slice.
+    Several TPU slices are connected only by the data-centre network. They are spread over the data axis, and over fsdp
+    if data is too short; the tensor axis stays within a slice.
 
     Args:
-        config: devices along each axis, all at least 1.
-        devices: the devices to choose from, here or of a topology; all devices of all hosts when None.
+        config: the number of devices along each axis, all at least 1.
+        devices: the devices to choose from, local or from a topology; None for all devices of all hosts.
 
     Raises:
-        InputError: an axis is below 1, there are too few devices, some host would be left without one, or the slices
-            do not divide data × fsdp.
+        InputError: an axis is below 1, there are too few devices, a host would be left without a device, or the
+            slices do not divide data × fsdp.
     """
     if min(config.shape) < 1:
-        raise InputError(f"mesh {config.shape} has an axis below 1; use 1 for an axis that is not sharded")
+        raise InputError(f"mesh {config.shape} has an axis below 1; use 1 for an axis that splits nothing")
     available = list(jax.devices() if devices is None else devices)
     if config.size > len(available):
         raise InputError(
-            f"mesh {config.shape} needs {config.size} devices and {len(available)} are here; "
+            f"mesh {config.shape} needs {config.size} devices, but there are {len(available)}; "
             f"lower mesh.data, mesh.fsdp or mesh.tensor (on CPU: simulate them before JAX starts)"
         )
     chosen = available[: config.size]
@@ -67,7 +67,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def _layout(config: MeshConfig, devices: Sequence[jax.Device], whole: bool) -> np.ndarray:
-    """The devices as an array of the mesh's shape. Only of whole slices is the place of each device known to matter."""
+    """Returns the devices as an array of the mesh's shape; only whole TPU slices are arranged by their links."""
     if devices[0].platform != "tpu" or not whole:
         return np.asarray(devices, dtype=object).reshape(config.shape)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -78,7 +78,7 @@ def _layout(config: MeshConfig, devices: Sequence[jax.Device], whole: bool) -> n
 
 
 def across_slices(config: MeshConfig, slices: int) -> tuple[MeshConfig, MeshConfig]:
-    """The part of a mesh within each slice and the part across them; their shapes multiply to that of the mesh.
+    """Returns the parts of a mesh within a slice and across slices; their shapes multiply to the mesh's shape.
 
     Raises:
         InputError: the slices cannot be spread over the data and fsdp axes.
@@ -87,13 +87,16 @@ def across_slices(config: MeshConfig, slices: int) -> tuple[MeshConfig, MeshConf
     fsdp = slices // data
     if config.fsdp % fsdp:
         raise InputError(
-            f"mesh {config.shape} spreads over {slices} slices, which must divide mesh.data × mesh.fsdp along these "
-            f"axes; set mesh.data to a multiple of {slices}"
+            f"mesh {config.shape} cannot be spread over {slices} slices along mesh.data and mesh.fsdp; set mesh.data "
+            f"to a multiple of {slices}"
         )
     return MeshConfig(config.data // data, config.fsdp // fsdp, config.tensor), MeshConfig(data, fsdp, 1)
 
 
 def platform() -> str:
-    """"cpu", "gpu" or "tpu": of the mesh that is set, whose devices need not be here, or else of JAX's own devices."""
+    """Returns "cpu", "gpu" or "tpu": the platform of the current mesh, or of JAX's default devices if none is set.
+
+    The devices of the mesh need not exist, as when a program is compiled for a topology.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else str(device.platform)

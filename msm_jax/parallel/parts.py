@@ -1,7 +1,7 @@
-"""Programs that each device runs on its own part of the arrays, and the few collectives between the parts.
+"""Functions that each device runs on its own part of the arrays, and the collectives between these parts.
 
-Inside `shard_map` the collectives act along the mesh axes of a logical name; outside, where arrays are whole, they do
-nothing.
+Inside `shard_map`, the collectives act along the mesh axes of a logical name. Outside, where arrays are whole, they
+return their argument.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from msm_jax.parallel import sharding
 
 
 def shard_map(f: Callable[..., Any], in_axes: tuple[tuple[str, ...], ...], out_axes: Any) -> Callable[..., Any]:
-    """`f` run by each device on its parts of the arrays; outside `jax.set_mesh`, and on one device, `f` itself.
+    """Returns a function with which each device runs `f` on its parts of the arrays.
+
+    Outside `jax.set_mesh`, and on one device, the function calls `f` on the whole arrays.
 
     Args:
-        f: takes arrays, returns arrays.
+        f: takes arrays and returns arrays.
         in_axes: the logical axis names of each argument.
-        out_axes: of the result: a tuple of names, or of such tuples.
+        out_axes: the logical axis names of the result: a tuple of names, or a tree of such tuples.
 
     Raises:
-        InputError: on the call, the mesh does not divide an argument.
+        InputError: (when the function is called) the mesh does not divide an argument.
     """
 
     def run(*arrays: jax.Array) -> Any:
@@ -40,13 +42,13 @@ def shard_map(f: Callable[..., Any], in_axes: tuple[tuple[str, ...], ...], out_a
 
 
 def _along(name: str) -> tuple[str, ...]:
-    """The mesh axes of a logical name along which there is more than one part here."""
+    """Returns the mesh axes of a logical name along which the running function has more than one part."""
     mesh = jax.sharding.get_abstract_mesh()
     return tuple(axis for axis in sharding.mesh_axes(name) if axis in mesh.manual_axes and mesh.shape[axis] > 1)
 
 
 def psum(x: jax.Array, name: str, besides: str = "") -> jax.Array:
-    """Returns the sum of the devices' arrays along `name`, without the mesh axes that the axis `besides` shares."""
+    """Returns the sum of the devices' arrays along the mesh axes of `name` that `besides` does not share."""
     axes = tuple(axis for axis in _along(name) if not besides or axis not in _along(besides))
     return jax.lax.psum(x, axes) if axes else x
 
@@ -67,7 +69,7 @@ def all_gather(x: jax.Array, name: str) -> jax.Array:
 
 
 def all_to_all(x: jax.Array, name: str, split_axis: int, concat_axis: int) -> jax.Array:
-    """Splits `split_axis` into one piece for each device along `name`, and concatenates the pieces it receives."""
+    """Sends each device along `name` one piece of `split_axis`, and concatenates the received ones on `concat_axis`."""
     return jax.lax.all_to_all(x, _along(name), split_axis, concat_axis, tiled=True) if _along(name) else x
 
 

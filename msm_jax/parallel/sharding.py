@@ -1,7 +1,7 @@
-"""From logical axis names to shardings. One table of rules, one helper for activations.
+"""Shardings from logical axis names, by one table of rules.
 
-A parameter or activation names its axes by what they mean ("embed", "heads", …); the rules below say which mesh axis
-shards each of them. Nothing else in the code base names a mesh axis.
+The axes of a parameter or activation have names that say what they mean ("embed", "heads", …). `RULES` says which mesh
+axes shard each of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import InputError
 
+# The name of a gathered parameter, for remat policies.
 WHOLE = "whole_parameter"
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -37,28 +38,28 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def mesh_axes(name: str) -> tuple[str, ...]:
-    """The mesh axes that shard a logical axis."""
+    """Returns the mesh axes that shard a logical axis."""
     entry = RULES[name]
     return (entry,) if isinstance(entry, str) else (entry or ())
 
 
 def ways(name: str, mesh: Mapping[str, int]) -> int:
-    """Into how many parts a mesh (devices by axis) cuts a logical axis."""
+    """Returns the number of parts into which a mesh (devices by axis) splits a logical axis."""
     return math.prod(mesh[axis] for axis in mesh_axes(name))
 
 
 def is_axes(value: Any) -> bool:
-    """Whether a value is the logical axis names of one array."""
+    """Returns whether a value is a tuple of the logical axis names of one array."""
     return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
-    """The PartitionSpec of an array whose dimensions carry the logical names `axes`."""
+    """Returns the PartitionSpec of an array whose dimensions have the logical names `axes`."""
     return PartitionSpec(*(RULES[name] for name in axes))
 
 
 def sharding(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...] | None = None) -> NamedSharding:
-    """The sharding of one array on `mesh`; with `shape`, checks that the mesh divides it.
+    """Returns the sharding of one array on `mesh`; with `shape`, checks that the mesh divides it.
 
     Raises:
         InputError: a dimension is not divisible by the mesh axes that shard it.
@@ -85,30 +86,30 @@ def check_divides(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[s
 
 
 def nearest_divisors(size: int, wanted: int) -> list[int]:
-    """The divisors of `size` just below and above `wanted`, which is none of them."""
+    """Returns the divisors of `size` next below and next above `wanted`, which does not divide it."""
     divisors = [n for n in range(1, size + 1) if size % n == 0]
     return [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
 
 
 def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
-    """Shardings for a pytree of arrays, from pytrees of logical axes (tuples) and of arrays or shape structs."""
+    """Returns the shardings of a pytree of arrays, from pytrees of logical axes (tuples) and of arrays or shapes."""
     return jax.tree.map(
         lambda axes, leaf: sharding(mesh, axes, leaf.shape), axes_tree, shapes_tree, is_leaf=is_axes
     )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes; the other dimensions whole."""
+    """Returns the sharding of a batch: its rows over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device of `mesh`."""
+    """Returns the sharding that puts the whole array on every device of `mesh`."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """Constrain an activation to the sharding of its logical axes; outside `jax.set_mesh` it is left as it is.
+    """Constrains an activation to the sharding of its logical axes; outside `jax.set_mesh`, returns it unchanged.
 
     Dimensions that the mesh does not divide (a batch of one while sampling) stay unconstrained.
     """
@@ -122,11 +123,11 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def use(parameter: jax.Array, *axes: str) -> jax.Array:
-    """A parameter as products with activations take it: whole along the mesh axes that it shares with the batch.
+    """Gathers a parameter, for products with activations, along the mesh axes that also split the batch.
 
-    Its gradient is put back to how the parameter is stored. A plain constraint would hold the gradient to the whole
-    array too, one on every device. Outside `jax.set_mesh` the parameter is left as it is. The result goes by the name
-    `WHOLE` in remat policies, none of which should keep it.
+    Its gradient is constrained to the sharding of the stored parameter. A plain constraint would also keep the whole
+    gradient on every device. Outside `jax.set_mesh`, the parameter is returned unchanged. The result has the name
+    `WHOLE` for remat policies, none of which should save it.
     """
     shared = mesh_axes("batch")
     if not splits(name for name in axes for axis in mesh_axes(name) if axis in shared):
@@ -136,7 +137,7 @@ def use(parameter: jax.Array, *axes: str) -> jax.Array:
 
 
 def splits(names: Iterable[str]) -> bool:
-    """Whether the mesh that is set has more than one device along one of these logical axes."""
+    """Returns whether the current mesh has more than one device along one of these logical axes."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and any(mesh.shape[axis] > 1 for name in names for axis in mesh_axes(name))
 

@@ -1,8 +1,9 @@
-"""Floating-point operations of a traced program: its matrix products, counted in what JAX hands to the compiler.
+"""Floating-point operations of a traced program: the matrix products in the jaxpr that JAX gives to the compiler.
 
-The compiler's own `cost_analysis` counts the body of a loop once and a Pallas kernel as nothing. Here a product in a
-`scan` counts once per iteration, one that is recomputed counts again, and a product whose result nobody uses not at
-all. What is not a matrix product is left out: it takes other units, or none worth counting. A multiply-add is two.
+The compiler's own `cost_analysis` counts the body of a loop once, and a Pallas kernel as zero. Here, a product in a
+`scan` counts once per iteration, a recomputed product counts again, and a product whose result is not used does not
+count. Only matrix products are counted, since other operations use other units or take little time. A multiply-add
+counts as two.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from jax.extend import core
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of all devices together: of matrix products, and of attention kernels."""
+    """The operations of all devices together, in matrix products and in attention kernels."""
 
     products: float = 0.0
     kernels: float = 0.0
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """The operations of matrix products and kernels together."""
         return self.products + self.kernels
 
     def __add__(self, other: Flops) -> Flops:
@@ -35,12 +36,12 @@ class Flops:
 
 
 def count(program: core.ClosedJaxpr) -> Flops:
-    """The operations of one execution; a `while` loop whose trips follow from the data counts one of them."""
+    """Returns the operations of one execution; a `while` loop, whose trips depend on the data, counts as one trip."""
     return _count(program.jaxpr, [True] * len(program.jaxpr.outvars))
 
 
 def _count(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> Flops:
-    """Of a program whose outputs are needed as far as they are `wanted`."""
+    """Returns the operations of a program that are needed for its `wanted` outputs."""
     used = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, core.Literal)}
     total = Flops()
     for eqn in reversed(jaxpr.eqns):
@@ -65,7 +66,7 @@ def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
     if name == "scan":
         return _whole(params["jaxpr"]) * params["length"]
     if name == "shard_map":
-        # Inside it the shapes are those of one device's part.
+        # Inside it, the shapes are those of one device's part.
         return _count(_open(params["jaxpr"]), wanted) * params["mesh"].size
     if name == "cond":
         return max((_count(_open(branch), wanted) for branch in params["branches"]), key=lambda found: found.total)
@@ -76,7 +77,9 @@ def _of(eqn: core.JaxprEqn, wanted: Sequence[bool]) -> Flops:
 
 
 def _kernel(params: Mapping[str, Any]) -> float:
-    """A causal attention kernel, over a grid whose last axis walks along a row: blocks past the diagonal are skipped.
+    """Returns the operations of a causal attention kernel, which skips the blocks beyond the diagonal.
+
+    The last axis of its grid goes over the blocks of a row.
     """
     grid = params["grid_mapping"].grid
     blocks = grid[-1]
@@ -84,7 +87,7 @@ def _kernel(params: Mapping[str, Any]) -> float:
 
 
 def _cudnn(eqn: core.JaxprEqn) -> float:
-    """cuDNN's attention, causal: two products of all pairs forward, and five backward."""
+    """Returns the operations of cuDNN's causal attention: two products of all pairs forward, and five backward."""
     batch, queries, heads, size = _shape(eqn.invars[0])
     keys = _shape(eqn.invars[1])[1]
     products = 2 if "fwd" in eqn.primitive.name else 5
@@ -92,7 +95,7 @@ def _cudnn(eqn: core.JaxprEqn) -> float:
 
 
 def _shape(variable: core.Var | core.Literal) -> tuple[int, ...]:
-    return variable.aval.shape  # type: ignore[attr-defined]  # of arrays alone
+    return variable.aval.shape  # type: ignore[attr-defined]  # only arrays reach this
 
 
 def _whole(program: core.Jaxpr | core.ClosedJaxpr) -> Flops:

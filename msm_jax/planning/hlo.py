@@ -1,9 +1,9 @@
-"""What a compiled program sends between devices, read from its text (XLA's HLO).
+"""The collectives of a compiled program, read from its text (XLA's HLO).
 
-A collective stands once in the text for all iterations of the loops around it, and asynchronous ones stand in several
-computations under one channel; so each channel counts once, times the trips of its loops. Those that `shard_map` makes
-share channel 1, and are told apart by the names that asynchronous ones carry, or by where they stand. The text has no
-trip counts: they are the constants that the loops' conditions compare with.
+The text contains a collective once for all iterations of the loops around it, and an asynchronous collective in several
+computations under one channel. Each channel therefore counts once, times the trips of its loops. The collectives of
+`shard_map` share channel 1; they are distinguished by the names of the asynchronous ones, or by their position. If the
+text does not say how many trips a loop makes, the number is the constant in the loop's condition.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _OP = re.compile(r"\s([a-z][a-z0-9\-]*)\(")
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program.
+    """A collective of a program.
 
     Attributes:
         kind: one of `KINDS`.
-        shape: of the whole array, as the text has it: what a gather makes, what a reduction takes.
-        bytes: of that array.
-        trips: times that it runs in one execution; None where a loop's trips follow from the data (they count once).
-        groups: the numbers of the devices that exchange with each other, in the order of the mesh.
-        channel: its number.
-        source: the name of the operation in the Python program, as far as the compiler kept it.
+        shape: the whole array as the text writes it: the result of a gather, or the operand of a reduction.
+        bytes: the size of that array.
+        trips: how often it runs in one execution; a loop whose number of trips depends on the data counts as one.
+        groups: the numbers of the devices that communicate with each other, in the order of the mesh.
+        channel: the number of its channel.
+        source: the name of the operation in the Python program, "" if the compiler did not keep it.
     """
 
     kind: str
@@ -51,12 +51,12 @@ class Collective:
 
     @property
     def size(self) -> int:
-        """Devices in a group."""
+        """The number of devices in a group."""
         return max(len(group) for group in self.groups)
 
     @property
     def received(self) -> float:
-        """Bytes that each device must at least receive in one execution, trips included."""
+        """The least bytes that each device must receive in one execution, all trips included."""
         n = self.size
         share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(self.kind, (n - 1) / n)
         return self.bytes * share * self.trips
@@ -71,7 +71,7 @@ class _Instruction:
 
 
 def collectives(text: str) -> list[Collective]:
-    """All collectives of a compiled program, `jax.stages.Compiled.as_text()`, in the order of their channels."""
+    """Returns the collectives of a compiled program's text (`jax.stages.Compiled.as_text()`), sorted by channel."""
     computations, entry = _parse(text)
     times = _times(computations, entry)
     found: dict[tuple[object, ...], Collective] = {}
@@ -96,7 +96,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def axes_of(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which a group's devices differ; `mesh` has the devices along each axis, in order."""
+    """Returns the mesh axes along which a group's devices differ; `mesh` maps each axis to its devices, in order."""
     coordinates = np.array(np.unravel_index(np.array(max(groups, key=len)), tuple(mesh.values())))
     return tuple(name for name, along in zip(mesh, coordinates, strict=True) if len(set(along.tolist())) > 1)
 
@@ -121,7 +121,7 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 
 
 def _times(computations: Mapping[str, Sequence[_Instruction]], entry: str) -> dict[str, int]:
-    """How often each computation runs; 0 for those that nothing calls."""
+    """Returns how often each computation runs; 0 for a computation that is never called."""
     calls: dict[str, list[tuple[str, int]]] = {name: [] for name in computations}
     for name, instructions in computations.items():
         for one in instructions:
@@ -131,7 +131,7 @@ def _times(computations: Mapping[str, Sequence[_Instruction]], entry: str) -> di
     times = dict.fromkeys(computations, 0)
 
     def visit(name: str, count: int) -> None:
-        # A computation that several instructions call is text that they share: it runs as often as all of them.
+        # A computation that several instructions call runs as often as all of them together.
         times[name] += count
         for callee, trips in calls.get(name, ()):
             if callee in times:
@@ -142,7 +142,7 @@ def _times(computations: Mapping[str, Sequence[_Instruction]], entry: str) -> di
 
 
 def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]]) -> int:
-    """The constant that a loop's condition compares with, or 1 where it compares with no constant."""
+    """Returns the number of trips of a loop: known, or the constant in its condition, or 1 if there is none."""
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if known:
@@ -158,7 +158,7 @@ def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]
 
 
 def _moved(kind: str, one: _Instruction, instructions: Sequence[_Instruction]) -> tuple[str, int]:
-    """The whole array of a collective: the largest of those it makes, or for a reduction that scatters, takes."""
+    """Returns shape and bytes of a collective's whole array: its largest result, or the operand of a reduce-scatter."""
     arrays = _ARRAY.findall(one.type)
     if kind == "reduce-scatter":
         operands = set(re.findall(r"%([\w.\-]+)", one.rest.split("),", 1)[0]))
@@ -166,10 +166,10 @@ def _moved(kind: str, one: _Instruction, instructions: Sequence[_Instruction]) -
         arrays += _ARRAY.findall(one.rest.split("),", 1)[0])
     sizes = [(_size(dtype, dims), f"{dtype}[{dims}]") for dtype, dims in arrays]
     if kind == "reduce-scatter" or (one.op.endswith("-start") and kind != "all-reduce"):
-        # An asynchronous one has its operand among its results.
+        # The results of an asynchronous collective include its operand.
         size, shape = max(sizes)
         return shape, size
-    # Several arrays in one collective travel together.
+    # A collective of several arrays sends them together.
     return " ".join(shape for _, shape in sizes), sum(size for size, _ in sizes)
 
 
@@ -178,7 +178,7 @@ def _size(dtype: str, dims: str) -> int:
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
-    """Replica groups in any of their notations; of a permutation, the devices of each of its cycles or chains."""
+    """Returns replica groups from any of their notations; those of a permutation are its cycles and chains."""
     meshed = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{}]*)\))? ?\{([^}]*)\}", rest)
     if meshed:
         return _along(*meshed.groups())
@@ -191,7 +191,7 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest)
     if pairs:
         return _chains([tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs.group(1))])
-    raise ValueError(f"a collective without groups that can be read: {rest[:200]}")
+    raise ValueError(f"cannot read the groups of a collective: {rest[:200]}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -199,15 +199,16 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _ordered(dims: str, order: str | None) -> np.ndarray:
-    """The numbers of devices, counted over `dims` and read with their axes in another order."""
+    """Returns the device numbers of an array of shape `dims` whose axes are then transposed to `order`."""
     ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
     return (ids.transpose(_numbers(order)) if order else ids).reshape(-1)
 
 
 def _along(mesh: str, devices: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
-    """Groups along some axes of a mesh that the text spells out; 'x':(m)k is the part of x after its first m ways.
+    """Returns the groups along some axes of a mesh that the text describes.
 
-    `devices` is in which order they lie on the mesh: listed, or as in `_ordered`.
+    In `axes`, 'x':(m)k is the part of axis x with k devices that follows its first m. `devices` gives the order of the
+    devices on the mesh, as a list or as in `_ordered`.
     """
     lengths = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh)}
     named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)

@@ -1,4 +1,4 @@
-"""How a device's memory is taken, by kind, from what the compiler says of a program."""
+"""The memory that a program needs on a device, by kind, from what the compiler says about the program."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device.
+    """The memory of one device, in bytes.
 
     Attributes:
-        capacity: what programs may take; 0 where that is not known.
-        needed: by arguments and program together, from the compiler's own account.
-        weights, optimizer, caches, batch: what the program is given, without the padding of tiles.
-        padding: of those. activations: kept by the layers from the forward pass for the backward pass.
-        temporaries: all else: gradients, gathered weights, blocks of scores, what kernels and code take.
-        host: in the host's memory, per device. host_capacity: what there is of that; 0 where it is not known.
+        capacity: what programs may use; 0 if it is not known.
+        needed: what arguments and program need together, from the compiler's own account.
+        weights: the weights among the arguments, without the padding of tiles.
+        optimizer: the optimizer state among the arguments, without padding.
+        caches: the caches of keys and values among the arguments, without padding.
+        batch: the batch among the arguments, without padding.
+        padding: the padding of these arguments.
+        activations: what the layers keep from the forward pass for the backward pass.
+        temporaries: everything else: gradients, gathered weights, blocks of scores, memory of kernels, and code.
+        host: what is needed in the host's memory, per device.
+        host_capacity: the host's memory per device; 0 if it is not known.
     """
 
     capacity: float
@@ -35,26 +40,30 @@ class Memory:
 
     @property
     def headroom(self) -> float | None:
-        """The share of memory that stays free; below 0 where it does not suffice, None where capacity is not known."""
+        """The share of memory that stays free: negative if there is too little, None if the capacity is not known."""
         return (self.capacity - self.needed) / self.capacity if self.capacity else None
 
     @property
     def fits(self) -> bool:
-        """Whether both suffice, as far as that is known."""
+        """Whether the memory of device and host suffices, as far as their capacities are known."""
         if self.host_capacity and self.host > self.host_capacity:
             return False
         return self.headroom is None or self.headroom >= 0
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, in bytes."""
+        """Returns all attributes in bytes, `headroom` and `fits`."""
         return {**dataclasses.asdict(self), "headroom": self.headroom, "fits": self.fits}
 
 
 def account(figures: Mapping[str, Any], host_capacity: float = 0.0) -> Memory:
-    """The memory of a program whose figures are those of `compiler.Compiler.figures`; of the host see `Memory`.
+    """Returns the memory of a program from the figures that `compiler.Compiler.figures` returns.
 
-    On TPUs program, arguments and capacity stand in the compiler's log; elsewhere in its memory analysis. Where TPU's
-    compiler gave up, its message has the need.
+    On TPUs, the sizes of program and arguments and the capacity are taken from the compiler's log, and elsewhere from
+    its memory analysis. If the TPU compiler failed for lack of memory, its error message says how much is needed.
+
+    Args:
+        figures: the figures of the program.
+        host_capacity: see `Memory`.
     """
     held, log, analysis = figures["held"], figures["log"], figures.get("analysis")
     given = sum(held.values())
@@ -68,7 +77,7 @@ def account(figures: Mapping[str, Any], host_capacity: float = 0.0) -> Memory:
         needed += analysis["output_size_in_bytes"] - analysis["alias_size_in_bytes"]
     else:
         capacity, arguments, needed = log["cap"], given, log["needed"]
-    # The compiler keeps less where it finds what is equal or soon computed anew.
+    # The compiler keeps less if it finds equal arrays, or arrays that are cheap to recompute.
     activations = min(max(0.0, figures["kept"] - host), needed - arguments)
     return Memory(
         capacity=capacity,

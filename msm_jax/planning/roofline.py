@@ -1,11 +1,12 @@
-"""The least time that a program can take: by arithmetic, by memory and by the links, whichever is longest.
+"""A lower bound on the time of a program: the longest of the times for arithmetic, memory and links.
 
-Arithmetic: the operations of `planning.flops`, evenly over the chips, at the peak of bfloat16. Memory: every matrix
-product reads its operands and writes its result once, softmax and loss once more; what else moves is left out. Links:
-what a chip must at least receive in each collective, over the links that lead into the worst placed chip of its group;
-collectives over different mesh axes are taken to overlap, those over the same axes not.
+Arithmetic is the operations of `planning.flops`, spread evenly over the chips, at the peak rate of bfloat16. Memory
+counts that every matrix product reads its operands and writes its result once, and that softmax and loss read and write
+their scores; other traffic is left out. Links is the least that a chip must receive in each collective, over the links
+into the worst placed chip of its group. Collectives over different mesh axes are assumed to overlap, and those over the
+same axes are not.
 
-A real step takes longer: none of the three is ever at its peak all the time, and they overlap in part.
+A real step takes longer: none of the three resources is used at its peak all the time, and they overlap only in part.
 """
 
 from __future__ import annotations
@@ -26,22 +27,28 @@ from msm_jax.training import metrics
 from msm_jax.training.program import TrainProgram
 
 CONVENTION = (
-    "Model FLOPs: matrix products of the forward pass, a multiply-add as two, causal attention over full rows; "
-    "training costs three times that, a frozen matrix twice. Recomputation is not counted. MFU: model FLOPs over what "
-    "all chips could do in the time at their bfloat16 peak."
+    "Model FLOPs are those of the matrix products of the forward pass, with a multiply-add as two and causal attention "
+    "over full rows; training costs three times as much, and a frozen matrix twice. Recomputation is not counted. MFU "
+    "is model FLOPs divided by the FLOPs that all chips could do in the same time at their bfloat16 peak."
 )
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The least seconds of one execution.
+    """A lower bound on the seconds of one execution.
 
     Attributes:
-        arithmetic, memory: seconds by each. links: seconds by mesh axes ("fsdp", "data×fsdp").
-        model_flops, hardware_flops: of all chips together; the latter with what is recomputed.
-        memory_bytes: per chip. link_bytes: received per chip, by mesh axes. link_bandwidth: into a chip, likewise.
-        tokens: that one execution trains on or draws.
-        devices, peak: chips, and FLOP/s of each.
+        arithmetic: seconds that arithmetic takes.
+        memory: seconds that memory traffic takes.
+        links: seconds that collectives take, by mesh axes ("fsdp", "data×fsdp").
+        model_flops: FLOPs of all chips together, without recomputation.
+        hardware_flops: FLOPs of all chips together, with recomputation.
+        memory_bytes: bytes per chip between memory and arithmetic, by kind.
+        link_bytes: bytes that a chip receives, by mesh axes.
+        link_bandwidth: bytes/s into a chip, by mesh axes.
+        tokens: the number of tokens that one execution trains on or draws.
+        devices: the number of chips.
+        peak: FLOP/s of each chip.
     """
 
     arithmetic: float
@@ -58,7 +65,7 @@ class Bound:
 
     @property
     def seconds(self) -> float:
-        """Of the resource that binds."""
+        """The seconds of the resource that takes longest."""
         return max(self.arithmetic, self.memory, *self.links.values(), 0.0)
 
     @property
@@ -70,25 +77,25 @@ class Bound:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all chips together, at most."""
+        """The upper bound on the tokens per second of all chips together."""
         return self.tokens / self.seconds
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs over peak FLOPs, at most."""
+        """The upper bound on model FLOPs divided by peak FLOPs."""
         return self.model_flops / (self.seconds * self.devices * self.peak)
 
 
 def bound(
     program: Program, mesh: MeshConfig, chip: Chip, topology: Topology | None, figures: Mapping[str, Any]
 ) -> Bound:
-    """The bound of a program whose figures are those of `worker.run`."""
+    """Returns the bound of a program from the figures that `worker.run` returns."""
     received: dict[str, float] = {}
     for one in figures["collectives"]:
         received[one["axes"]] = received.get(one["axes"], 0.0) + one["received"]
     bandwidth = {axes: inflow(chip, topology, figures["network"][axes]) for axes in received}
     peak = metrics.peak_flops(figures["device_kind"])
-    assert peak is not None, f"{chip.name} is in planning.chips and not in training.metrics"
+    assert peak is not None, f"{chip.name} is listed in planning.chips but not in training.metrics"
     hardware = figures["flops"]["products"] + figures["flops"]["kernels"]
     moved = traffic(program, mesh, figures["held"])
     tokens = program.rows * program.seq_len if isinstance(program, TrainProgram) else program.batch
@@ -108,7 +115,7 @@ def bound(
 
 
 def model_flops(program: Program) -> float:
-    """By `CONVENTION`, of all chips together in one execution."""
+    """Returns the model FLOPs (see `CONVENTION`) of all chips together in one execution."""
     if isinstance(program, TrainProgram):
         context = (program.seq_len + 1) / 2
         per_token = metrics.flops_per_token(program.model, context, program.adapter, program.beside)
@@ -117,9 +124,10 @@ def model_flops(program: Program) -> float:
 
 
 def inflow(chip: Chip, topology: Topology | None, places: list[int]) -> float:
-    """Bytes/s that can enter the worst placed chip of a group which takes so many places along each network axis.
+    """Returns the bytes/s that can enter the worst placed chip of a group.
 
-    On an axis that is closed to a ring a chip has two neighbours; else one at an end has one.
+    `places` is the number of places that the group takes along each axis of the network. If an axis is closed to a
+    ring, each chip on it has two neighbours; otherwise a chip at its end has one.
     """
     if topology is None or not places:
         return chip.link_bandwidth
@@ -131,7 +139,7 @@ def inflow(chip: Chip, topology: Topology | None, places: list[int]) -> float:
 
 
 def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> dict[str, float]:
-    """Bytes per chip between memory and arithmetic in one execution, by kind."""
+    """Returns the bytes per chip between memory and arithmetic in one execution, by kind."""
     if isinstance(program, DecodeProgram):
         return {"weights": held["weights"], "caches": held["caches"]}
     model = program.model
@@ -144,7 +152,7 @@ def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> di
     passes = 3 + again if program.adapter is None else 2 + again
     weights = sum(inputs * outputs for inputs, outputs in matrices)
     through = sum(inputs + outputs for inputs, outputs in matrices)
-    # Queries, keys and values are read and their mixture written; once more, with its gradient, to go back.
+    # Queries, keys and values are read, and their mixture is written; the backward pass moves twice as much.
     attention = (2 * heads + 2 * groups) / ways
     return {
         "weights": passes * width * program.micro_batches * (
@@ -152,9 +160,9 @@ def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> di
         ),
         "activations": passes * width * tokens * model.num_layers * through,
         "attention": (3 + again) * width * tokens * model.num_layers * attention,
-        # Scores over the vocabulary in float32: written and read to be normalised, and so again to go back.
+        # Float32 scores over the vocabulary are written and read once in each of the two passes.
         "loss": tokens * model.vocab_size / ways * 4 * 4,
-        # Moments and parameters are read and written, the gradient is read.
+        # Moments and parameters are read and written, and the gradient is read.
         "optimizer": 2 * held["optimizer"] + 1.5 * held["optimizer"],
     }
 
