@@ -1,7 +1,7 @@
-"""On a GPU: cuDNN's attention beside the reference in float32, over packed rows, alone and in a train step.
+"""Compares cuDNN's attention on a GPU with the float32 reference, over packed rows, alone and in a train step.
 
-Prints, as JSON, what `test_models_attention.py` checks: the root of the mean squared distance of each result, as a
-share of its own size. A process of its own, since the others' JAX sees only simulated CPU devices.
+Prints JSON that `test_models_attention.py` checks: the root mean square difference of each result, relative to its own
+size. It is a process of its own, since JAX in the other tests sees only simulated CPU devices.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ MODEL = ModelConfig(
 
 
 def distance(got: jax.Array, want: jax.Array) -> float:
-    """Of two arrays, relative to the second."""
+    """Returns the largest difference of two arrays, relative to the second."""
     a, b = (np.asarray(x, np.float64) for x in (got, want))
     return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)))
 
 
 def alone(heads: int, groups: int, size: int) -> dict[str, float]:
-    """The result and its gradients, from the same bfloat16 operands; padding is not compared."""
+    """Compares results and gradients from the same bfloat16 operands; padding is left out."""
     keys = jax.random.split(jax.random.key(0), 4)
     rows = len(SEGMENTS)
     q, w = (jax.random.normal(k, (rows, LENGTH, heads, size), jnp.bfloat16) for k in keys[:2])
@@ -54,7 +54,7 @@ def alone(heads: int, groups: int, size: int) -> dict[str, float]:
 
 
 def in_a_model(remat: str) -> float:
-    """The gradient of a packed batch's hidden states by all weights, beside the float32 reference's."""
+    """Compares the gradient of a packed batch with respect to all weights with that of the float32 reference."""
     params = transformer.init_params(MODEL, jax.random.key(1))
     tokens = jax.random.randint(jax.random.key(2), SEGMENTS.shape, 0, MODEL.vocab_size)
     positions = jnp.broadcast_to(jnp.arange(LENGTH), SEGMENTS.shape)

@@ -1,6 +1,6 @@
-"""Loss, gradients, greedy tokens and checkpoints of one small model on any mesh: what tests compare across meshes.
+"""Loss, gradients, greedy tokens and checkpoints of a small model, which tests compare across meshes.
 
-As a program, one of several processes that make up a mesh: `parallel_meshes.py DATAxFSDPxTENSOR CHECKPOINT OUT`
+Run as a program, it is one of several processes with one mesh: `parallel_meshes.py DATAxFSDPxTENSOR CHECKPOINT OUT`
 restores a checkpoint, saves it again under OUT, and writes what it computed.
 """
 
@@ -35,7 +35,7 @@ PROMPTS = 4
 
 
 def parameters(mesh: Mesh) -> Any:
-    """The same random weights on any mesh, norms too."""
+    """Returns random weights, the same on any mesh; norms are random too."""
     shapes = transformer.abstract_params(MODEL)
     where = sharding.tree_shardings(mesh, transformer.logical_axes(shapes), shapes)
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def parameters(mesh: Mesh) -> Any:
 
 
 def state_on(mesh: Mesh) -> dict[str, Any]:
-    """Parameters and an optimizer state with moments that are not zero, as a checkpoint holds them."""
+    """Returns parameters and an optimizer state with moments that are not zero, in the form of a checkpoint."""
     fresh = state.from_params(parameters(mesh), MODEL, ADAMW, mesh)
     moved = jax.jit(
         lambda now: jax.tree.map(lambda x: jnp.sin(x + 1.0) if x.dtype == jnp.float32 else x + 3, now.opt_state),
@@ -59,20 +59,20 @@ def state_on(mesh: Mesh) -> dict[str, Any]:
 
 
 def target(mesh: Mesh) -> dict[str, Any]:
-    """What `checkpoints.store.load` is asked for."""
+    """Returns the abstract tree that is passed to `checkpoints.store.load`."""
     shapes = state.abstract(MODEL, ADAMW, mesh)
     return {"params": shapes.params, "opt_state": shapes.opt_state, "step": shapes.step}
 
 
 def host(tree: Any) -> Any:
-    """Arrays of any mesh as numpy."""
+    """Returns the arrays of any mesh as numpy arrays."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def compute(params: Any, mesh: Mesh) -> dict[str, Any]:
-    """Loss, gradients and greedy replies, as numpy."""
+    """Returns loss, gradients and greedy replies as numpy arrays."""
     rng = np.random.default_rng(1)
     ids = rng.integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
     borders = rng.integers(1, LENGTH, ROWS)
@@ -108,7 +108,7 @@ def _greedy(params: Any, prompts: np.ndarray) -> jax.Array:
 
 
 def margins(params: Any, replies: np.ndarray) -> np.ndarray:
-    """By how much each greedy token's score lies above the next best, [prompts, reply]."""
+    """Returns the difference between the scores of each greedy token and the next best, [prompts, reply]."""
     prompts = np.random.default_rng(1).integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1))[:PROMPTS, :PROMPT]
     tokens = np.concatenate([prompts, replies], axis=1).astype(np.int32)
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
@@ -118,7 +118,7 @@ def margins(params: Any, replies: np.ndarray) -> np.ndarray:
 
 
 def save(tree: dict[str, Any], run: Path) -> Path:
-    """A checkpoint of `state_on`."""
+    """Writes a checkpoint of `state_on`."""
     writer = store.Writer(run, 1)
     writer.save(1, tree, {}, {})
     writer.wait()
@@ -128,7 +128,7 @@ def save(tree: dict[str, Any], run: Path) -> Path:
 
 
 def main() -> None:
-    """One process of several."""
+    """Runs one of several processes."""
     shape, checkpoint, out = sys.argv[1:]
     config = MeshConfig(*map(int, shape.split("x")))
     backend.prepare(config.size, threads=0)

@@ -1,4 +1,4 @@
-"""Attention backends: over packed rows they are the reference, forward and backward, on one device and on meshes."""
+"""Attention backends equal the reference over packed rows, forward and backward, on one device and on meshes."""
 
 import dataclasses
 import json

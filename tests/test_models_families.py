@@ -1,4 +1,4 @@
-"""config.json in its old and new forms, and blocks of our parameters as rectangles of theirs."""
+"""config.json in its old and new forms, and blocks of our parameters as rectangles of Hugging Face's tensors."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def test_every_preset_has_a_config_of_transformers(name):
 
 
 def test_a_config_holds_every_field_but_the_run_settings():
-    """Export writes a model's own config.json where the fields are equal; see `RUN_SETTINGS`."""
+    """Checks that export can tell by these fields whether the source's config.json describes a model."""
     scaling = RopeScaling("llama3", 8.0, 64)
     plain = ModelConfig(97, 32, 2, 4, 2, 8, 48)
     changed = ModelConfig(
@@ -81,7 +81,7 @@ def test_what_a_config_leaves_out():
 
 
 def test_yarn_reaches_the_stretched_context():
-    """Qwen's cards switch it on without touching max_position_embeddings."""
+    """Qwen's model cards enable YaRN without changing max_position_embeddings."""
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
     assert read(max_position_embeddings=40_960, rope_scaling=yarn).max_position_embeddings == 131_072
 
@@ -114,7 +114,7 @@ MODEL = ModelConfig(60, 24, 2, 6, 2, 4, 20, qkv_bias=True, qk_norm=True, tie_emb
 
 @given(st.data())
 def test_blocks_and_rectangles_agree(data):
-    """A block read through its rectangle is the block of the whole tensor rearranged, and goes back to it."""
+    """Reads blocks through their rectangles, and compares them with blocks of the whole tensor, in both directions."""
     weight = data.draw(st.sampled_from(families.weights(MODEL)))
     theirs = np.arange(math.prod(weight.hf_shape)).reshape(weight.hf_shape)
     rows = theirs if theirs.ndim == 2 else theirs[None]

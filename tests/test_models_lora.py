@@ -1,4 +1,4 @@
-"""An adapter beside the base computes what the merged weights do, on every path, and its dropout has explicit keys."""
+"""An adapter beside the base computes what merged weights compute, on every path, and dropout has explicit keys."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def params(seed=0):
 
 
 def adapter(seed, rank=3, alpha=6.0, targets=TARGETS, dropout=0.0):
-    """An adapter with `b` away from zero."""
+    """Returns an adapter whose `b` is not zero."""
     config = LoraConfig(rank, alpha, targets, dropout)
     weights = lora.init_weights(config, TINY, jax.random.key(seed))
     key = jax.random.key(seed + 100)

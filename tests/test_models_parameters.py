@@ -1,4 +1,4 @@
-"""The table of parameters reaches every reader: a matrix added to it, and each of its rows, is found everywhere."""
+"""Every reader of the table of parameters sees each of its rows, and a matrix that a test adds to it."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ MESH = MeshConfig(2, 2, 2)
 
 @pytest.fixture
 def added(monkeypatch):
-    """The table with one more matrix of a layer."""
+    """Adds a matrix of a layer to the table."""
     monkeypatch.setattr(parameters, "PARAMETERS", (*PARAMETERS, EXTRA))
 
 
@@ -45,7 +45,7 @@ def init(config=MODEL):
 
 
 def costs(config=MODEL):
-    """FLOPs of a token forward and in training, and bytes of weights that a step moves on a chip of `MESH`."""
+    """Returns FLOPs per token (forward, trained, with an adapter) and the bytes of weights that a chip moves."""
     program = TrainProgram(config, OptimizerConfig(1e-4), 10, 8, 64)
     moved = roofline.traffic(program, MESH, {"optimizer": 0.0})
     return (
@@ -153,7 +153,7 @@ def test_names_in_files_are_those_of_one_parameter_each():
 
 
 def test_the_forward_pass_depends_on_every_parameter():
-    """A row that a layer creates and does not read would have no gradient."""
+    """A parameter that a layer creates but does not use would have no gradient."""
     tokens = np.arange(10, dtype=np.int32)[None]
 
     def loss(params):

@@ -1,4 +1,4 @@
-"""Every named size has exactly the parameters of the checkpoint that it is named after."""
+"""Every preset has exactly as many parameters as the checkpoint that it is named after."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rotary frequencies: the fast ones stay, the slow ones are stretched, and YaRN scales the rotation."""
+"""Rotary frequencies: fast ones are kept, slow ones are stretched, and YaRN scales the rotation."""
 
 import math
 
@@ -13,7 +13,7 @@ THETA, SIZE, CONTEXT = 5e5, 128, 8192
 
 
 def turns(frequencies):
-    """How often each pair turns within the context of pretraining."""
+    """Returns how often each pair turns within the context of pretraining."""
     return CONTEXT * frequencies.astype(np.float64) / (2 * math.pi)
 
 

@@ -1,4 +1,4 @@
-"""The transformer: packed rows are their documents alone, and options change speed, not results."""
+"""The transformer: documents in a packed row do not affect each other, and options change speed, not results."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ TINY = ModelConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    """Every weight perturbed, norms and biases too, so that none of them can be missing unseen."""
+    """Returns parameters with every weight perturbed, so that the tests notice if norms or biases are left out."""
     params = jax.jit(lambda key: transformer.init_params(TINY, key))(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -125,7 +125,7 @@ def test_bfloat16_compute_stays_close_and_keeps_float32_logits(params):
 
 
 def test_flops_count_every_matrix_product():
-    """Against a walk over the program's dot products, with every token seeing the whole row."""
+    """Compares the count with the dot products of the traced program, in which every token sees the whole row."""
     length = 16
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
 

@@ -1,4 +1,4 @@
-"""What the devices of a mesh send each other in a train step: parameters and gradients, never activations."""
+"""The devices of a mesh send each other parameters and gradients in a train step, but never activations."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def collectives(shape, adapter=None, remat="full"):
-    """(operation, element type, dimensions) of each collective in the compiled step."""
+    """Returns (operation, element type, dimensions) of each collective in the compiled step."""
     mesh = make_mesh(MeshConfig(*shape))
     adamw = optimizer.make_optimizer(OptimizerConfig(1e-3), 10)
     model = dataclasses.replace(MODEL, remat=remat)
@@ -50,7 +50,7 @@ def collectives(shape, adapter=None, remat="full"):
 
 
 def parameters(tensor, adapter):
-    """The sizes of parameters as products take them, whole but for the tensor axis, in any order."""
+    """Returns the sizes of gathered parameters, which only the tensor axis splits, in any order."""
     trees = [(shapes := transformer.abstract_params(MODEL), transformer.logical_axes(shapes))]
     if adapter is not None:
         weights = lora.abstract_weights(adapter, MODEL)
@@ -85,7 +85,7 @@ def test_layers_are_gathered_one_at_a_time_whatever_is_kept():
 
 @pytest.mark.parametrize(("shape", "sums"), [((8, 1, 1), False), ((1, 8, 1), False), ((1, 1, 8), True)])
 def test_activations_are_summed_over_the_tensor_axis_alone(shape, sums):
-    """By their tokens, which no parameter counts."""
+    """Finds activations by their number of tokens, which is not a size of any parameter."""
     tokens = {ROWS, LENGTH, ROWS * LENGTH, ROWS // 8 * LENGTH}
     summed = [dims for op, kind, dims in collectives(shape) if op == "all-reduce" and tokens.intersection(dims)]
     assert bool(summed) == sums

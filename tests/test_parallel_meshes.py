@@ -1,4 +1,4 @@
-"""One model on any mesh: loss, gradients, greedy tokens and the bits of a checkpoint, in one process and in two."""
+"""A model has the same loss, gradients, greedy tokens and checkpoint bits on any mesh, in one process and in two."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""`python -m msm_jax.plan` where there is no TPU compiler: what it refuses, and plans for the devices at hand."""
+"""`python -m msm_jax.plan` without a TPU compiler: what it refuses, and plans for the local devices."""
 
 import json
 import os

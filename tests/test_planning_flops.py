@@ -1,4 +1,4 @@
-"""Operations counted in traced programs agree with formulas, and with what an MFU is made from."""
+"""Operations counted in traced programs agree with formulas, and with the model FLOPs of the MFU."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def of_step(adapter=None, micro_batches=1, **fields):
 
 @pytest.mark.parametrize("adapter", [None, LoraConfig(8, 16.0)], ids=["full", "lora"])
 def test_a_step_without_recomputation_takes_the_model_flops(adapter):
-    """The reference attention makes all pairs, of which causality needs little more than half."""
+    """The reference attention computes all pairs; causal attention needs little more than half of them."""
     found = of_step(adapter, attention="reference", remat="none")
     model = metrics.flops_per_token(MODEL, LENGTH, adapter) * TOKENS
     assert found.kernels == 0

@@ -1,4 +1,4 @@
-"""Collectives read from a program's text: how often each runs, how much it moves, and over which mesh axes."""
+"""Collectives are read from a program's text: how often each runs, how much it moves, and over which mesh axes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a plan says of memory, time and cost, what it refuses, and the change it finds where something does not fit."""
+"""A plan's memory, time and cost, what it refuses, and the change that it finds if a program does not fit."""
 
 import dataclasses
 import math
@@ -112,7 +112,7 @@ def test_every_change_is_tried_before_giving_up():
 
 
 def test_a_change_that_does_not_divide_is_not_tried():
-    """On 8 ways of fsdp and 2 of tensor the inner size of 24 would not be cut for an adapter."""
+    """With 8 devices along fsdp and 2 along tensor, an adapter could not split the intermediate size of 24."""
     model = dataclasses.replace(MODEL, intermediate_size=24, remat="offload")
     job = train(model=model, mesh=MeshConfig(fsdp=8, tensor=2), rows=8)
     assert any("lora" in change for change, _ in advice.changes(job))

@@ -1,4 +1,4 @@
-"""Names of TPU slices: those that there are, and for the others the nearest."""
+"""Names of TPU slices: known ones are parsed, and unknown ones are refused with the nearest known name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Programs compiled for TPU slices that are not here: that they compile, what they take, and what their chips exchange.
+"""Programs compile for TPU slices of which no chip is present; their memory and collectives are as expected.
 
 MSM_JAX_TPU_PYTHON names the Python of an environment with libtpu; without it these tests are skipped.
 """
@@ -76,7 +76,7 @@ def test_chips_exchange_parameters_and_gradients_and_nothing_else(measured, adap
 
 
 def expected(one, adapter):
-    """Whether a collective is one that the design calls for."""
+    """Returns whether a collective is one that the design expects."""
     sizes = {512, 768, 2560, 8 * 128, 4 * 128, 128, 8, 4, 3, 1} | ({16} if adapter else set())
     arrays = [tuple(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\[([\d,]*)\]", one["shape"])]
     if one["bytes"] <= 2**16:

@@ -93,8 +93,8 @@ def test_bfloat16_sums_in_float32(by):
 
 @pytest.mark.parametrize("by", [TOKENS, COLUMNS])
 def test_a_frozen_output_costs_no_gradient(by):
-    """Of the program that wants the gradient of hidden states alone, the products: two, or three with those made
-    again."""
+    """Counts the products of a program that needs only the gradient of hidden states: two, or three if the logits are
+    recomputed."""
     hidden, weights, targets, mask = case(UNTIED)
 
     def products(argnums):
@@ -106,7 +106,7 @@ def test_a_frozen_output_costs_no_gradient(by):
 
 @pytest.mark.parametrize(("size", "by"), [(64, "tokens"), (1024, "vocabulary")])
 def test_memory_at_a_large_vocabulary(size, by):
-    """Eight rows of 4,096 tokens over Qwen's vocabulary: temporaries of at most 5 % of what float32 logits take."""
+    """Checks that temporaries of 8 × 4,096 tokens over Qwen's vocabulary take at most 5 % of float32 logits."""
     vocab, rows, length = 151_936, 8, 4096
     model = dataclasses.replace(TIED, vocab_size=vocab, hidden_size=size)
     assert (size * vocab <= loss.MAX_WEIGHTS) == (by == "tokens")
