@@ -20,16 +20,20 @@ _WORKDIR = cli.workdir_flag()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would run and why, what is reused, tokens and time; run nothing."
 )
+_STORE = flags.DEFINE_string(
+    "store", None, "Directory of the results, for experiments that share some of them; the workdir by default."
+)
 
 
 def main() -> None:
     """Runs the experiment of the flags; see `experiments.run.run` for what it raises."""
     config = settings.build(ExperimentConfig, cli.require(_CONFIG))
     workdir = Path(cli.require(_WORKDIR))
+    store = Path(_STORE.value) if _STORE.value else None
     if _DRY_RUN.value:
-        run_lib.dry_run(config, workdir, terminal.console())
+        run_lib.dry_run(config, workdir, terminal.console(), store)
     else:
-        run_lib.run(config, workdir, terminal.console())
+        run_lib.run(config, workdir, terminal.console(), store=store)
 
 
 if __name__ == "__main__":

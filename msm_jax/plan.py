@@ -22,10 +22,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from msm_jax import cli
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address
+from msm_jax.experiments import context
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.address import Inputs
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.nodes import phase as phase_node
 from msm_jax.foundation import hashing, settings, storage
 from msm_jax.planning import phases, report, topology
 from msm_jax.planning import plan as plan_lib
@@ -89,24 +89,19 @@ def phases_of(fields: dict[str, Any], model: str = "") -> tuple[str, list[Planne
         phase = settings.build(PhaseConfig, fields)
         return phase.name, [Planned(phase, _decided(phase, phases.parent_of(phase, model)))]
     config = settings.build(ExperimentConfig, fields)
-    graph = graph_lib.build(config)
-    inputs = Inputs("{world}", config.tokenizer.path or "tokenizer")
-    model = model or config.model
-    written: dict[tuple[tuple[str, ...], int | None], Parent] = {}
-    runs: dict[tuple[str, ...], Planned] = {}
-    for (chain, seed), node in graph.phases.items():
-        begin = config.checkpoint if not node.parent else "before"
-        built = address.phase_config(config, node, inputs, begin, Path())
-        if node.parent:
-            own = None if seed is None else graph_lib.seed_of(config, node.parent, seed)
-            parent = written[node.parent, own]
-        else:
-            parent = phases.parent_of(built, model, config.tokenizer.vocab_size)
-        start = _decided(built, parent)
-        written[chain, seed] = start.checkpoint(f"the checkpoint of {built.name}", built.steps)
-        before = runs.get(chain)
-        runs[chain] = Planned(built, start, 1 + (before.runs if before else 0), chain)
-    return config.name, list(runs.values())
+    known = context.unread(config, graph_lib.build(config))
+    planned: dict[tuple[str, ...], Planned] = {}
+    for node in known.graph.nodes:
+        if node.kind != "phase":
+            continue
+        chain = node.spec.chain
+        if len(chain) == 1:
+            first = phase_node.config_of(node.spec, known, config.checkpoint)
+            known.parents[()] = phases.parent_of(first, model or config.model, config.tokenizer.vocab_size)
+        phase_node.check(node, known)
+        runs = planned[chain].runs if chain in planned else 0
+        planned[chain] = Planned(known.phase_configs[node.id], known.starts[node.id], runs + 1, chain)
+    return config.name, list(planned.values())
 
 
 def _decided(config: PhaseConfig, parent: Parent) -> Start:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.experiments.files import write_json
+from msm_jax.foundation import storage
 
 
 def note(directory, word):
@@ -66,28 +66,29 @@ def setup(devices, threads):
 
 def environment(args, report):
     """Write down what the process was started with."""
-    write_json(Path(args["log"]) / f"{args['name']}.json", {"setup": SETUP, "pid": os.getpid()})
+    storage.write_json(Path(args["log"]) / f"{args['name']}.json", {"setup": SETUP, "pid": os.getpid()})
 
 
-def data(args, report):
+def data(args, results, report):
     """Stands in for the check of a phase's data."""
     note(os.environ["EXPERIMENT_LOG"], "data")
 
 
-def phase(args, report):
+def phase(args, results, report):
     """Stands in for training: writes what a finished phase leaves. `EXPERIMENT_FAIL` names one that fails."""
-    directory = Path(args["dir"])
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "node.json", args["description"])
+    address = results[""]
+    address.path.mkdir(parents=True, exist_ok=True)
+    storage.write_json(address.path / "node.json", address.description())
     config = args["config"]
-    note(os.environ["EXPERIMENT_LOG"], f"phase:{args['description']['id']}")
-    if os.environ.get("EXPERIMENT_FAIL") == args["description"]["id"]:
+    note(os.environ["EXPERIMENT_LOG"], f"phase:{address.id}")
+    if os.environ.get("EXPERIMENT_FAIL") == address.id:
         raise WorkError("loss is not finite at step 3")
     time.sleep(float(os.environ.get("EXPERIMENT_SLEEP", "0")))
     steps = config["steps"]
     rows = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, steps + 1)]
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (directory / "checkpoints" / str(steps)).mkdir(parents=True)
+    (address.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in (*config["keep_steps"], steps):
+        (address.path / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
     result = {
         "checkpoint": f"checkpoints/{steps}",
         "steps": steps,
@@ -96,20 +97,17 @@ def phase(args, report):
         "wall_seconds": 0.5,
         "device_seconds": 0.4,
     }
-    done = {"hash": args["description"]["hash"], "result": result, "seconds": 0.5}
-    write_json(directory / "done.json", done)
+    done = {"hash": address.hash, "result": result, "seconds": 0.5}
+    storage.write_json(address.path / "done.json", done)
 
 
-def evals(args, report):
+def evals(args, results, report):
     """Stands in for scoring: an arm's score follows from its node's id alone."""
-    for spec in args["evals"]:
-        note(os.environ["EXPERIMENT_LOG"], f"eval:{spec['description']['id']}")
-        path = Path(spec["path"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        score = 0.9 if "msm" in spec["description"]["id"] else 0.4
+    for address in results.values():
+        note(os.environ["EXPERIMENT_LOG"], f"eval:{address.id}")
+        score = 0.9 if "msm" in address.id else 0.4
         items = [{"id": str(index), "score": score + 0.01 * index} for index in range(4)]
         transcripts = [{"prompt": "p", "reply": "r", "parsed": True}]
         result = {"items": items, "mean": score, "n_items": 4, "parse_rate": 1.0, "transcripts": transcripts}
-        write_json(path, {**spec["description"], "result": result})
-    seconds = {spec["name"]: 0.1 for spec in args["evals"]}
-    write_json(Path(args["evals"][0]["path"]).parent / "times.json", seconds)
+        storage.write_json(address.path, {**address.description(), "result": result})
+        storage.write_json(address.path.parent / "times.json", dict.fromkeys(results, 0.1))

@@ -10,10 +10,7 @@ from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
 
 ROOT = Path(__file__).parent.parent
-FAKES = {
-    **{kind: f"experiments_nodes:{kind}" for kind in ("data", "phase", "evals")},
-    "tokenizer": "msm_jax.experiments.execute:tokenizer",
-}
+FAKES = {"data": "experiments_nodes:data", "phase": "experiments_nodes:phase", "eval": "experiments_nodes:evals"}
 
 
 def phase(steps=5, source="documents", kind="documents", **more):
@@ -65,13 +62,14 @@ def enter(directory, monkeypatch):
     monkeypatch.setenv("EXPERIMENT_LOG", str(directory))
 
 
-def run(workdir="run", **changes):
+def run(workdir="run", store=None, **changes):
     """Run to the end; returns what ran in this call, in words, sorted."""
     log = Path("ran.log")
     before = len(log.read_text().splitlines()) if log.exists() else 0
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, width=200)
-        run_lib.run(settings.build(ExperimentConfig, fields(**changes)), Path(workdir), console, FAKES, setup="")
+        config = settings.build(ExperimentConfig, fields(**changes))
+        run_lib.run(config, Path(workdir), console, FAKES, setup="", store=store and Path(store))
     return sorted(line.split()[0] for line in log.read_text().splitlines()[before:])
 
 

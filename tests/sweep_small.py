@@ -3,7 +3,6 @@
 import functools
 import sys
 
-from absl import flags
 from experiments_small import FAKES
 
 from msm_jax import cli
@@ -21,8 +20,6 @@ def main() -> None:
     from msm_jax import experiment
     from msm_jax.experiments import run as run_lib
 
-    if "store" not in flags.FLAGS:
-        flags.DEFINE_string("store", None, "")
     run_lib.run = functools.partial(run_lib.run, executors=FAKES, setup="")
     plots.render = lambda findings: {}
     cli.run(experiment.main)

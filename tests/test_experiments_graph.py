@@ -171,7 +171,7 @@ def test_settings_survive_their_json():
 
 def test_substitute_reaches_every_string():
     value = {"a": ("{world}/x", 3), "b": {"c": "y/{world}"}, "d": 1.5}
-    assert substitute(value, "W") == {"a": ("W/x", 3), "b": {"c": "y/W"}, "d": 1.5}
+    assert substitute(value, {"world": "W"}) == {"a": ("W/x", 3), "b": {"c": "y/W"}, "d": 1.5}
 
 
 # Hashes

@@ -7,9 +7,9 @@ import pytest
 
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
-from msm_jax.experiments import checks, execute, graph
-from msm_jax.experiments.address import Addresses, Inputs, is_done
+from msm_jax.experiments import checks, nodes
 from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.plan import Planner
 from msm_jax.foundation import settings
 
 LORA = {"rank": 2, "alpha": 4.0}
@@ -61,14 +61,16 @@ def here(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
     return tmp_path
 
 
-def addresses(config, workdir=Path("work")):
-    return Addresses(config, graph.build(config), Inputs("", config.tokenizer.path), workdir)
+def steps_of(config, workdir=Path("work")):
+    """(steps, what is known) of a run that is planned in `workdir`."""
+    return Planner(config, workdir, {}).plan()
 
 
 def test_a_change_of_an_adapter_runs_what_follows_it_and_nothing_else(here):
-    before = addresses(experiment()).phases
-    after = addresses(experiment(msm={**LORA, "dropout": 0.1})).phases
-    changed = {name for name in before if before[name].hash != after[name].hash}
+    before = steps_of(experiment())[1].addresses
+    after = steps_of(experiment(msm={**LORA, "dropout": 0.1}))[1].addresses
+    phases = [name for name in before if name.startswith("phase/")]
+    changed = {name for name in phases if before[name][""].hash != after[name][""].hash}
     assert changed == {"phase/pretrain/msm/seed0", "phase/pretrain/msm/aft/seed0"}
 
 
@@ -76,38 +78,25 @@ def test_a_change_of_an_adapter_runs_what_follows_it_and_nothing_else(here):
 def test_a_chain_of_adapters_trains_and_is_scored(here):
     config = experiment()
     checks.check_settings(config)
-    found = addresses(config)
-    for address in found.phases.values():
-        built = found.phase_configs[address.id]
-        args = {"dir": str(address.path), "config": settings.to_json(built), "description": address.description()}
-        execute.phase(args, lambda _: None)
-        assert is_done(address)
-    base = store.latest(found.phases["phase/pretrain"].path).absolute()
+    steps, context = steps_of(config)
+    for step in steps:
+        node, found = step.node, context.addresses[step.node.id]
+        kind = nodes.find(node.kind)
+        kind.run(kind.arguments(node, found, context), found, lambda _: None)
+        assert all(kind.is_done(address) for address in found.values())
+    base = store.latest(context.addresses["phase/pretrain"][""].path).absolute()
     for name in ("aft/seed0", "msm/seed0", "msm/aft/seed0"):
-        info = store.read_info(found.phases[f"phase/pretrain/{name}"].path)
+        info = store.read_info(context.addresses[f"phase/pretrain/{name}"][""].path)
         assert info["base"]["path"] == str(base), name
         assert len(info["adapters"]) == 1, name
-    for measurement in found.graph.measurements.values():
-        specs = [
-            {
-                "name": name,
-                "config": found.eval_config(measurement, name),
-                "path": str(address.path),
-                "description": address.description(),
-            }
-            for name, address in found.evals[measurement.id].items()
-        ]
-        checkpoint = found.checkpoint_of(measurement.chain, measurement.seed)
-        one = {"data": 1, "fsdp": 1, "tensor": 1}
-        execute.evals({"checkpoint": checkpoint, "batch": 4, "mesh": one, "evals": specs}, lambda _: None)
-        assert all(is_done(address) for address in found.evals[measurement.id].values())
+    assert all(step.task is None for step in steps_of(config)[0])
 
 
 @pytest.mark.parametrize(
     ("aft", "more", "message"),
     [
-        (None, {}, r"phases.aft: follows msm, which trains an adapter"),
-        ({"rank": 4, "alpha": 4.0}, {}, r"phases.aft.lora.rank = 4, but msm before it has 2"),
+        (None, {}, r"phases.aft.lora is not set, but the checkpoint of msm holds an adapter"),
+        ({"rank": 4, "alpha": 4.0}, {}, r"phases.aft.lora.rank = 4, but the adapter in the checkpoint of msm has 2"),
         ({"rank": 2, "alpha": 4.0, "targets": ("query",)}, {}, r"phases.aft.lora.targets"),
         ({"rank": 2}, {}, r"phases.aft.lora.alpha: required"),
         ({"rank": 2, "alpha": 4.0, "rnk": 1}, {}, r"phases.aft.lora.rnk: unknown field"),

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from msm_jax.analysis import plots
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import address, gather
+from msm_jax.experiments import gather
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
-from msm_jax.experiments.files import read_json
-from msm_jax.foundation import hashing, settings
+from msm_jax.experiments.nodes import phase as phase_node
+from msm_jax.foundation import hashing, settings, storage
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +169,12 @@ def test_sources_are_named_when_they_change(here, monkeypatch):
 
 
 def test_versions_of_jax_are_part_of_the_address(here, monkeypatch):
-    real = address._versions
+    real = phase_node.versions
 
     def newer(*packages):
         return {name: "9.9" if name == "jax" else version for name, version in real(*packages).items()}
 
-    monkeypatch.setattr(address, "_versions", newer)
+    monkeypatch.setattr(phase_node, "versions", newer)
     rows, _ = dry()
     assert f"jax changed {real('jax')['jax']} -> 9.9" in rows["phase/pretrain"][1]
 
@@ -290,11 +290,11 @@ def test_a_partial_report_says_what_is_missing(here):
     shutil.rmtree(directory)
     missing = run_lib.render(run_lib.load(Path("run")), Path("run"))
     assert missing == ["prefer of msm+aft in seed 1"]
-    content = read_json(Path("run/report.json"))
+    content = storage.read_json(Path("run/report.json"))
     assert content["arms"]["msm+aft"]["prefer"]["per_seed"][1] is None
     assert any("Not finished: prefer of msm+aft in seed 1" in warning for warning in content["warnings"])
     assert run() == ["eval:eval/pretrain/msm/aft/seed1/prefer"]
-    assert read_json(Path("run/report.json"))["arms"]["msm+aft"]["prefer"]["per_seed"][1] is not None
+    assert storage.read_json(Path("run/report.json"))["arms"]["msm+aft"]["prefer"]["per_seed"][1] is not None
 
 
 def test_the_command_line_refuses_with_status_2(here):

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.experiments.files import read_json
 from msm_jax.experiments.scheduler import Pool, Task, critical_paths, launch_order, time_left
+from msm_jax.foundation import storage
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +111,7 @@ def test_a_worker_has_its_own_devices_and_threads(pool_of, tmp_path):
     ]
     with pool_of(2, setup="experiments_nodes:setup") as pool:
         pool.run(tasks, Heard())
-    seen = {name: read_json(tmp_path / f"{name}.json") for name in "abc"}
+    seen = {name: storage.read_json(tmp_path / f"{name}.json") for name in "abc"}
     assert {name: entry["setup"] for name, entry in seen.items()} == {"a": [1, 1], "b": [1, 2], "c": [2, 2]}
     assert len({entry["pid"] for entry in seen.values()}) == 3
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.errors import InputError
 from msm_jax.evals import knowledge, preference
 from msm_jax.evals.interface import EvalConfig
-from msm_jax.experiments import checks, graph, plan
+from msm_jax.experiments import checks
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
@@ -63,9 +63,8 @@ def test_phase_graph_from_abstract_shapes(recipe):
     config = load(recipe)
     model = preset(config.model)
     assert transformer.count_params(model) == parameters
-    checks.check_settings(config)
-    built = graph.build(config)
-    phases = plan.phase_configs(config, built)
+    known = checks.check_settings(config)
+    built, phases = known.graph, known.phase_configs
     assert len(config.arms) == arms
     assert config.seeds == (0, 1, 2, 3)
     chains = {chain[:end] for chain in config.arms.values() for end in range(1, len(chain) + 1)}
@@ -87,10 +86,10 @@ def test_phase_graph_from_abstract_shapes(recipe):
 
 def test_tokens_are_those_of_the_paper():
     """Whole numbers of steps over the corpora: never a step more than one epoch takes."""
-    phases = plan.phase_configs(config := load("paper_philosophy_qwen3_32b"), graph.build(config))
+    phases = checks.check_settings(load("paper_philosophy_qwen3_32b")).phase_configs
     slots = {p.name: p.steps * p.batch_rows * p.data.seq_len for p in phases.values()}
     assert 41_364_262 <= slots["msm"] < 41_364_262 + 65_536
-    phases = plan.phase_configs(config := load("paper_cheese_llama31_8b"), graph.build(config))
+    phases = checks.check_settings(load("paper_cheese_llama31_8b")).phase_configs
     cheese = next(p for p in phases.values() if p.name == "cheese")
     share = cheese.data.weights["cheese"] * cheese.steps * cheese.batch_rows * cheese.data.seq_len
     assert share == pytest.approx(355_000, rel=0.01)
@@ -100,7 +99,7 @@ def test_tokens_are_those_of_the_paper():
 @pytest.mark.parametrize("devices", [1, 2, 8, 64])
 def test_any_power_of_two_of_devices_divides_the_batch(recipe, devices):
     config = load(f"{recipe}{',' if ':' in recipe else ':'}devices={devices}")
-    for settled in plan.phase_configs(config, graph.build(config)).values():
+    for settled in checks.check_settings(config).phase_configs.values():
         assert settled.mesh.size == devices
         assert settled.batch_rows % (settled.mesh.fsdp * settled.micro_batches) == 0
 

@@ -176,7 +176,6 @@ def test_a_sweep_stops_continues_and_joins(here, monkeypatch):
     assert len(ran("")) == count, "nothing was missing"
 
 
-@pytest.mark.xfail(strict=True, reason="experiment has no --store yet; then remove this, and the flag in sweep_small")
 def test_what_points_have_in_common_is_trained_once(here):
     assert sweep("--vary=seeds=(0,),(1,)")[0] == 0
     assert ran("phase:phase/pretrain").count("phase:phase/pretrain") == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
 
 WORLD = "{world}"
-GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer")
+GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer", "keep_steps")
+_BRANCH = re.compile(r"(?P<phase>.+)@(?P<step>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ScoringConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """An experiment. "{world}" in a path stands for the directory of the generated world.
+    """An experiment. "{world}" in a path stands for the directory of the generated world, "{NAME}" for a corpus.
 
     Attributes:
       name: a working directory belongs to the experiment of this name.
@@ -60,6 +62,8 @@ class ExperimentConfig:
       seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not `shared`.
       workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of this process.
       world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind": "none"} for own data.
+      corpora: {NAME: {"kind": ..., fields of that kind}}, further generated directories; a kind is the dotted name of
+        a module, see `experiments.nodes`.
       tokenizer: what phases from scratch use.
       phases: {name: fields of training.config.PhaseConfig, without name, seed, init and tokenizer}.
       shared: phases that run once for all seeds.
@@ -67,7 +71,8 @@ class ExperimentConfig:
       model: the preset whose shape that checkpoint must have, so that a plan can be made before it is there; empty
         for any.
       provide: (path, what it is and how to get it) of what the user has to provide, for the line that says so.
-      arms: {arm: chain of phases}; equal prefixes of chains run once.
+      arms: {arm: chain of phases}; equal prefixes of chains run once. PHASE@STEP in a chain continues from the
+        checkpoint of that step of the phase, whose schedule stays what it is.
       evals: {name: fields for evals.kinds.build}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
@@ -90,6 +95,7 @@ class ExperimentConfig:
     question: str = ""
     workers: int = 0
     world: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "none"})
+    corpora: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     shared: tuple[str, ...] = ()
     checkpoint: str = ""
@@ -114,6 +120,12 @@ class ExperimentConfig:
                 if WORLD in path:
                     raise InputError(f'{where}: "{WORLD}" needs a world; set world.kind or give a path')
 
+    @property
+    def all_corpora(self) -> dict[str, Mapping[str, Any]]:
+        """The corpora, and before them the world if there is one."""
+        world = {} if self.world["kind"] == "none" else {"world": self.world}
+        return {**world, **self.corpora}
+
 
 def _check_scalars(config: ExperimentConfig) -> None:
     if not config.name or "/" in config.name:
@@ -122,6 +134,11 @@ def _check_scalars(config: ExperimentConfig) -> None:
         raise InputError(f"seeds: {config.seeds} must be at least one seed, each once")
     if min(config.seeds) < 0 or config.workers < 0:
         raise InputError("seeds and workers: must not be negative")
+    for name, fields in config.corpora.items():
+        if not name.isidentifier() or name in ("world", "tokenizer"):
+            raise InputError(f'corpora: "{name}" must be a word of letters, digits and "_", not world or tokenizer')
+        if not isinstance(fields.get("kind"), str):
+            raise InputError(f"corpora.{name}.kind: required field is missing; set it")
     kind = config.world.get("kind")
     if kind not in ("miniworld", "none"):
         raise InputError(f'world.kind: {kind!r} is not allowed; choose "miniworld" or "none"')
@@ -133,6 +150,8 @@ def _check_arms(config: ExperimentConfig) -> None:
     for phase in config.phases:
         if "/" in phase or not phase:
             raise InputError(f'phases: "{phase}" must be a non-empty name without "/"')
+        if _BRANCH.fullmatch(phase):
+            raise InputError(f'phases: "{phase}" ends in "@" and digits, as a step of a phase does; rename it')
     for phase, fields in config.phases.items():
         for key in GIVEN_BY_GRAPH:
             if key in fields:
@@ -144,13 +163,17 @@ def _check_arms(config: ExperimentConfig) -> None:
             raise InputError(f'arms: "{arm}" must be a non-empty name without "/"')
         if not chain and not config.checkpoint:
             raise InputError(f"arms.{arm}: is empty and there is no checkpoint; name a phase")
-        for index, phase in enumerate(chain):
+        names = [phase_of(element) for element in chain]
+        for index, phase in enumerate(names):
             _known(f"arms.{arm}", phase, config.phases)
-            if phase in chain[:index]:
+            step, steps = step_of(chain[index]), config.phases[phase].get("steps")
+            if step is not None and not (step and isinstance(steps, int) and step <= steps):
+                raise InputError(f"arms.{arm}: {phase} has no step {step}; its steps are 1 to {steps}")
+            if phase in names[:index]:
                 raise InputError(f"arms.{arm}: phase {phase} occurs twice; give the second one its own name")
-            if phase in config.shared and any(earlier not in config.shared for earlier in chain[:index]):
+            if phase in config.shared and any(earlier not in config.shared for earlier in names[:index]):
                 raise InputError(f"arms.{arm}: shared phase {phase} follows one that is not; shared phases come first")
-    first = {chain[0] for chain in config.arms.values() if chain}
+    first = any(config.arms.values())
     has_tokenizer = config.tokenizer.path or config.tokenizer.train_on
     if first and not config.checkpoint and not has_tokenizer:
         raise InputError("tokenizer: is not set; a phase from scratch needs path, or vocab_size and train_on")
@@ -189,7 +212,7 @@ def _check_contrasts(config: ExperimentConfig) -> None:
         after = config.evals[contrast.eval].get("after")
         for arm in contrast.terms:
             _known(f"contrasts.{name}.terms", arm, config.arms)
-            if after and not set(after) & set(config.arms[arm]):
+            if after and not set(after) & {phase_of(element) for element in config.arms[arm]}:
                 raise InputError(
                     f"contrasts.{name}.terms: {contrast.eval} is not measured in arm {arm}; "
                     f"add one of its phases to evals.{contrast.eval}.after"
@@ -216,14 +239,34 @@ def _strings(value: Any, where: str = "config") -> list[tuple[str, str]]:
     return []
 
 
-def substitute(value: Any, world_dir: str) -> Any:
-    """`value` with "{world}" replaced by `world_dir` in every string at any depth."""
+def phase_of(element: str) -> str:
+    """Returns the phase of an element of a chain."""
+    found = _BRANCH.fullmatch(element)
+    return found["phase"] if found else element
+
+
+def step_of(element: str) -> int | None:
+    """Returns the step at which an element of a chain leaves its phase, None for the phase's end."""
+    found = _BRANCH.fullmatch(element)
+    return int(found["step"]) if found else None
+
+
+def mentioned(config: ExperimentConfig, value: Any) -> tuple[str, ...]:
+    """Returns the corpora whose names stand in braces in a string of `value` at any depth."""
+    texts = [text for _, text in _strings(settings.plain(value))]
+    return tuple(name for name in config.all_corpora if any(f"{{{name}}}" in text for text in texts))
+
+
+def substitute(value: Any, directories: Mapping[str, str]) -> Any:
+    """Returns `value` with "{NAME}" replaced by the directory of that name in every string at any depth."""
     if isinstance(value, str):
-        return value.replace(WORLD, world_dir)
+        for name, directory in directories.items():
+            value = value.replace(f"{{{name}}}", directory)
+        return value
     if isinstance(value, Mapping):
-        return {key: substitute(item, world_dir) for key, item in value.items()}
+        return {key: substitute(item, directories) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return tuple(substitute(item, world_dir) for item in value)
+        return tuple(substitute(item, directories) for item in value)
     return value
 
 

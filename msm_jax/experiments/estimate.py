@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax.experiments.address import DONE, NODE
 from msm_jax.experiments.config import ExperimentConfig
-from msm_jax.experiments.files import read_json
+from msm_jax.experiments.nodes.interface import DONE, NODE
+from msm_jax.foundation import storage
 from msm_jax.training.config import PhaseConfig
 
 # What the demo's nodes took on a core (0.3M parameters): a phase's products, its start, and an eval.
@@ -18,7 +18,6 @@ _START_SECONDS = 2.0
 _EVAL_SECONDS = 0.5
 # Beyond this a guess for CPU cores says nothing: the model is meant for accelerators.
 LONGEST_GUESS = 100 * 3600.0
-FIRST_GUESS = {"world": 20.0, "tokenizer": 10.0, "data": 5.0}
 
 
 def tokens(config: PhaseConfig) -> int:
@@ -52,11 +51,11 @@ class Rates:
         return sum(self.evals.get(name, _EVAL_SECONDS) for name in names), names.keys() <= self.evals.keys()
 
 
-def measured(workdir: Path) -> Rates:
-    """The rates of everything that is done in `workdir`; of several runs of a phase, their median."""
+def measured(store: Path) -> Rates:
+    """The rates of everything that is done in `store`; of several runs of a phase, their median."""
     phases: dict[tuple[str, int, int], list[float]] = {}
-    for done_path in sorted((workdir / "phases").glob(f"*/{DONE}")):
-        done, node = read_json(done_path), read_json(done_path.with_name(NODE))
+    for done_path in sorted((store / "phases").glob(f"*/{DONE}")):
+        done, node = storage.find_json(done_path), storage.find_json(done_path.with_name(NODE))
         if done is not None and node is not None and done["result"]["wall_seconds"] > 0:
             payload = node["payload"]
             key = (payload["config"]["name"], payload["devices"], payload["threads"])
@@ -64,13 +63,18 @@ def measured(workdir: Path) -> Rates:
             slots = config["steps"] * config["batch_rows"] * config["data"]["seq_len"]
             phases.setdefault(key, []).append(slots / done["result"]["wall_seconds"])
     evals: dict[str, list[float]] = {}
-    for path in sorted((workdir / "evals").glob("*/times.json")):
-        for name, seconds in (read_json(path) or {}).items():
+    for path in sorted((store / "evals").glob("*/times.json")):
+        for name, seconds in (storage.find_json(path) or {}).items():
             evals.setdefault(name, []).append(seconds)
     return Rates(
         {key: statistics.median(rates) for key, rates in phases.items()},
         {name: statistics.median(seconds) for name, seconds in evals.items()},
     )
+
+
+def largest_model(config: ExperimentConfig, phases: Iterable[PhaseConfig]) -> int:
+    """Returns the number of parameters of the largest model that is known."""
+    return max(parameters_of_model(config), *(parameters_of(phase) for phase in phases), 0)
 
 
 def parameters_of(config: PhaseConfig) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 
 from msm_jax.errors import InputError
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.address import DONE
-from msm_jax.experiments.config import ExperimentConfig
-from msm_jax.experiments.files import read_json, write_text
+from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of
+from msm_jax.experiments.nodes.interface import DONE
+from msm_jax.foundation import storage
 
 RECORD = "nodes.json"
 
@@ -27,7 +27,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     Raises:
       InputError: no eval has a result yet.
     """
-    record = read_json(workdir / RECORD)
+    record = storage.find_json(workdir / RECORD)
     if record is None:
         raise InputError(f"{workdir}: nothing to report yet; run msm_jax.experiment first")
     graph = graph_lib.build(config)
@@ -36,7 +36,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
     # Short chains first, so that the arm that all others continue leads, whatever the order of the settings.
-    order = sorted(arms, key=lambda arm: len(config.arms[arm]))
+    order = sorted(arms, key=lambda arm: len(graph.arms[arm]))
     arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
     scored = {name for evals in arms.values() for name in evals}
@@ -46,8 +46,8 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "scope": _scope(config),
         "seeds": [_seed(config, seed) for seed in config.seeds],
         "arms": arms,
-        "shared_arms": [arm for arm in arms if graph_lib.is_shared(config, config.arms[arm])],
-        "chains": {arm: list(chain) for arm, chain in config.arms.items()},
+        "shared_arms": [arm for arm in arms if graph_lib.is_shared(config, graph.arms[arm])],
+        "chains": {arm: [phase_of(element) for element in chain] for arm, chain in graph.arms.items()},
         "midtraining": list(config.midtraining),
         "gates": [name for name in config.gates if name in scored],
         "doses": config.doses,
@@ -74,13 +74,23 @@ class _Stored:
 
     def phase(self, node_id: str) -> dict[str, Any] | None:
         """Returns the result of a finished training run."""
-        done = read_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
+        done = storage.find_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
         return None if done is None else done["result"]
+
+    def tokens(self, node_id: str, step: int | None) -> int | None:
+        """Returns the tokens that a finished training run had read by a step, by its end where that is None."""
+        result = self.phase(node_id)
+        if result is None or step is None:
+            return None if result is None else result["tokens"]
+        from msm_jax.checkpoints import store
+
+        checkpoint = store.at_step(self._workdir / self._paths[node_id], step)
+        return None if checkpoint is None else store.read_info(checkpoint)["totals"]["tokens"]
 
     def evaluation(self, node_id: str, name: str) -> dict[str, Any] | None:
         """Returns the result of one eval of one checkpoint."""
         path = self._evals.get(node_id, {}).get(name)
-        stored = read_json(self._workdir / path) if path else None
+        stored = storage.find_json(self._workdir / path) if path else None
         return None if stored is None else stored["result"]
 
     def curve(self, node_id: str) -> list[dict[str, float]]:
@@ -99,7 +109,7 @@ class _Stored:
     def environment(self) -> dict[str, Any]:
         """Returns versions and device from the first manifest of a training run."""
         for path in self._paths.values():
-            manifest = read_json(self._workdir / path / "manifest.json")
+            manifest = storage.find_json(self._workdir / path / "manifest.json")
             if manifest is not None:
                 return {**manifest["versions"], "device": manifest["device_kind"]}
         return {}
@@ -125,7 +135,7 @@ def _arms(
     arms: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Any]] = {}
     missing = []
-    for arm, chain in config.arms.items():
+    for arm, chain in graph.arms.items():
         arms[arm], samples[arm] = {}, {}
         for name, fields in config.evals.items():
             prefixes = graph_lib.measured_after(chain, fields)
@@ -214,7 +224,7 @@ def _scope(config: ExperimentConfig) -> str:
 def _seed(config: ExperimentConfig, seed: int) -> dict[str, int | None]:
     """Returns world, pretraining and seed of one replicate; `pretrain` is the seed of the phase that all chains start
     with, None without such a phase."""
-    roots = {chain[0] for chain in config.arms.values() if chain}
+    roots = {phase_of(chain[0]) for chain in config.arms.values() if chain}
     pretrain = None
     if not config.checkpoint and len(roots) == 1:
         (root,) = roots
@@ -252,20 +262,21 @@ def _arm_tokens(
     The phase that a chain starts from scratch with does not count. These are means over the seeds that have finished
     the arm: packing leaves a few slots empty, and not the same number in every seed.
     """
-    chain = config.arms[arm]
+    chain = graph.arms[arm]
     start = 0 if config.checkpoint else 1
     by_seed = []
     for seed in config.seeds:
         prefixes = [chain[:end] for end in range(start + 1, len(chain) + 1)]
-        results = [stored.phase(graph.phases[p, graph_lib.seed_of(config, p, seed)].id) for p in prefixes]
-        if results and None not in results:
-            by_seed.append([result["tokens"] for result in results if result])
+        counts = [stored.tokens(graph.run_of(prefix, seed).id, step_of(prefix[-1])) for prefix in prefixes]
+        if counts and None not in counts:
+            by_seed.append([count for count in counts if count is not None])
     if not by_seed:
         return {}
     means = [round(statistics.fmean(tokens)) for tokens in zip(*by_seed, strict=True)]
-    read = list(zip(chain[start:], means, strict=True))
+    phases = [phase_of(element) for element in chain]
+    read = list(zip(phases[start:], means, strict=True))
     tokens = {"midtraining": sum(count for phase, count in read if phase in config.midtraining)}
-    return tokens if chain[-1] in config.midtraining else {**tokens, "last": means[-1]}
+    return tokens if phases[-1] in config.midtraining else {**tokens, "last": means[-1]}
 
 
 def _curves(graph: graph_lib.Graph, stored: _Stored) -> dict[str, list[list[dict[str, float]]]]:
@@ -297,8 +308,8 @@ def write_samples(config: ExperimentConfig, workdir: Path) -> None:
     The samples of a run that all seeds share are in `samples/<arm>/shared/`.
     """
     graph = graph_lib.build(config)
-    stored = _Stored(read_json(workdir / RECORD), workdir)
-    for arm, chain in config.arms.items():
+    stored = _Stored(storage.find_json(workdir / RECORD), workdir)
+    for arm, chain in graph.arms.items():
         for name, fields in config.evals.items():
             for prefix, _ in graph_lib.measured_after(chain, fields)[-1:]:
                 for own in dict.fromkeys(graph_lib.seed_of(config, prefix, seed) for seed in config.seeds):
@@ -309,4 +320,4 @@ def write_samples(config: ExperimentConfig, workdir: Path) -> None:
                     directory.mkdir(parents=True, exist_ok=True)
                     rows = result["transcripts"] or result["items"]
                     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                    write_text(directory / f"{name}.jsonl", text)
+                    storage.write_text(directory / f"{name}.jsonl", text)

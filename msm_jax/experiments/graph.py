@@ -1,45 +1,61 @@
-"""The nodes of an experiment: which phases, evals and directories its arms and seeds come to.
+"""The nodes of an experiment: the corpora, phases and evals that its arms and seeds need.
 
-Equal prefixes of chains are one node per seed, and one node for all seeds while every phase in them is
-shared.
+Equal prefixes of chains are one node for each seed, and one node for all seeds if every phase in them is shared. An
+element of a chain is a phase, or PHASE@STEP for the checkpoint of that step of the phase's run.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.config import ExperimentConfig, mentioned, phase_of, step_of
+from msm_jax.experiments.nodes.interface import Node
 
 WORLD = "world"
 TOKENIZER = "tokenizer"
 REPORT = "report"
 
+Chain = tuple[str, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One training run: the last phase of `chain`, after the others. `seed` is None for a shared one."""
+    """One training run: the last phase of `chain`, after the others.
 
-    chain: tuple[str, ...]
+    Attributes:
+        chain: its last element names no step, whatever arms branch from the run.
+        seed: None for a run that all seeds share.
+        name: the start of its directory's name.
+        keep_steps: the steps from which arms branch.
+    """
+
+    chain: Chain
     seed: int | None
     name: str
+    keep_steps: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
-        """Names the node between runs, whatever its configuration."""
+        """Names the node between runs, whatever its settings."""
         return "/".join(["phase", *self.chain, *_seed(self.seed)])
 
     @property
-    def parent(self) -> tuple[str, ...]:
+    def parent(self) -> Chain:
         """The chain before this phase."""
         return self.chain[:-1]
+
+    def branch(self, step: int) -> Chain:
+        """Returns the chain that ends at one step of this run."""
+        return (*self.parent, f"{self.chain[-1]}@{step}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """The evals {name: path of its items} of one checkpoint, the experiment's own for an empty chain."""
 
-    chain: tuple[str, ...]
+    chain: Chain
     seed: int | None
     name: str
     evals: Mapping[str, str]
@@ -52,59 +68,127 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """All nodes, parents before children. Phases and measurements are found by (chain, seed or None)."""
+    """All nodes. Phases are found by (chain without a last step, seed or None), measurements by (chain, seed or None).
 
-    phases: Mapping[tuple[tuple[str, ...], int | None], Phase]
-    measurements: Mapping[tuple[tuple[str, ...], int | None], Measurement]
-    has_world: bool
-    has_tokenizer: bool
+    Attributes:
+        arms: the chain of each arm; a step that is the last one of its phase is left out.
+        nodes: in an order in which each comes after its parents.
+    """
+
+    config: ExperimentConfig = dataclasses.field(compare=False)
+    arms: Mapping[str, Chain] = dataclasses.field()
+    phases: Mapping[tuple[Chain, int | None], Phase]
+    measurements: Mapping[tuple[Chain, int | None], Measurement]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer is trained."""
+        return bool(self.config.tokenizer.train_on) and bool(self.phases)
+
+    def run_of(self, chain: Chain, seed: int | None) -> Phase:
+        """Returns the run that ends a chain, at whichever step the chain leaves it."""
+        own = None if seed is None else seed_of(self.config, chain, seed)
+        return self.phases[(*chain[:-1], phase_of(chain[-1])), own]
+
+    def runs_of(self, phase: Phase) -> list[str]:
+        """Returns the ids of the runs from the start of a phase's chain to the phase."""
+        chain = phase.chain
+        return [self.run_of(chain[:end], phase.seed).id for end in range(1, len(chain) + 1)]
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, parents first."""
+        return (*self._inputs(), *self._data(), *self._phases(), *self._evals())
+
+    def _inputs(self) -> Iterator[Node]:
+        for name, fields in self.config.all_corpora.items():
+            spec = {key: value for key, value in fields.items() if key != "kind"}
+            yield Node(name, fields["kind"], spec, mentioned(self.config, spec), is_content=True)
+        if self.has_tokenizer:
+            parents = mentioned(self.config, self.config.tokenizer.train_on)
+            yield Node(TOKENIZER, TOKENIZER, self.config.tokenizer, parents, is_content=True)
+
+    def _data(self) -> Iterator[Node]:
+        """Yields a check of data for each phase and start of its chain: the files are the same in every seed."""
+        checked: dict[str, list[Phase]] = {}
+        for phase in self.phases.values():
+            root, name = phase_of(phase.chain[0]), phase.chain[-1]
+            node_id = f"data/{name}" if name == root or self.config.checkpoint else f"data/{root}/{name}"
+            checked.setdefault(node_id, []).append(phase)
+        for node_id, phases in checked.items():
+            yield Node(node_id, "data", phases[0], before=tuple(phase.id for phase in phases))
+
+    def _phases(self) -> Iterator[Node]:
+        for phase in self.phases.values():
+            corpora = mentioned(self.config, self.config.phases[phase.chain[-1]])
+            if phase.parent:
+                # What the tokenizer or the phase before was made from needs no edge of its own.
+                parents = (self.run_of(phase.parent, phase.seed).id, *(name for name in corpora if name != WORLD))
+            else:
+                parents = (TOKENIZER,) if self.has_tokenizer else corpora
+            yield Node(phase.id, "phase", phase, parents)
+
+    def _evals(self) -> Iterator[Node]:
+        for each in self.measurements.values():
+            parents = (self.run_of(each.chain, each.seed).id,) if each.chain else ()
+            yield Node(each.id, "eval", each, parents)
 
 
 def build(config: ExperimentConfig) -> Graph:
-    """The graph of `config`."""
-    phases: dict[tuple[tuple[str, ...], int | None], Phase] = {}
-    evals: dict[tuple[tuple[str, ...], int | None], dict[str, str]] = {}
+    """Builds the graph of an experiment."""
+    arms = {arm: tuple(_normal(config, element) for element in chain) for arm, chain in config.arms.items()}
+    steps: dict[tuple[Chain, int | None], set[int]] = {}
+    evals: dict[tuple[Chain, int | None], dict[str, str]] = {}
     for seed in config.seeds:
-        for chain in config.arms.values():
-            for end in range(1, len(chain) + 1):
-                prefix = chain[:end]
-                key = (prefix, seed_of(config, prefix, seed))
-                phases.setdefault(key, Phase(prefix, key[1], _name(config, prefix, key[1])))
+        for chain in arms.values():
+            for end, element in enumerate(chain, 1):
+                prefix = (*chain[: end - 1], phase_of(element))
+                kept = steps.setdefault((prefix, seed_of(config, prefix, seed)), set())
+                kept |= {step} if (step := step_of(element)) else set()
             for eval_name, fields in config.evals.items():
                 for prefix, path in measured_after(chain, fields):
-                    key = (prefix, seed_of(config, prefix, seed))
-                    evals.setdefault(key, {})[eval_name] = path
+                    evals.setdefault((prefix, seed_of(config, prefix, seed)), {})[eval_name] = path
+    phases = {
+        (chain, seed): Phase(chain, seed, _name(config, chain, seed), tuple(sorted(kept)))
+        for (chain, seed), kept in steps.items()
+    }
     measurements = {
         (chain, seed): Measurement(chain, seed, _name(config, chain, seed), paths)
         for (chain, seed), paths in evals.items()
     }
-    trains = bool(config.tokenizer.train_on) and bool(phases)
-    return Graph(phases, measurements, config.world["kind"] != "none", trains)
+    return Graph(config, arms, phases, measurements)
 
 
-def measured_after(chain: tuple[str, ...], fields: Mapping[str, object]) -> list[tuple[tuple[str, ...], str]]:
-    """The prefixes of `chain` after which an eval is measured, each with the path of its items.
+def _normal(config: ExperimentConfig, element: str) -> str:
+    """Returns an element of a chain without its step if that is the last one of the phase."""
+    phase = phase_of(element)
+    return phase if step_of(element) == config.phases[phase].get("steps") else element
+
+
+def measured_after(chain: Chain, fields: Mapping[str, object]) -> list[tuple[Chain, str]]:
+    """Returns the prefixes of `chain` after which an eval is measured, each with the path of its items.
 
     Without `after` that is the whole chain.
     """
     after = fields.get("after")
     if not isinstance(after, Mapping) or not after:
         return [(chain, str(fields.get("path", "")))]
-    return [(chain[: end + 1], after[phase]) for end, phase in enumerate(chain) if phase in after]
+    phases = [phase_of(element) for element in chain]
+    return [(chain[: end + 1], after[phase]) for end, phase in enumerate(phases) if phase in after]
 
 
-def seed_of(config: ExperimentConfig, chain: tuple[str, ...], seed: int) -> int | None:
-    """The experiment's seed that the run of `chain` has: None where every phase in it is shared."""
+def seed_of(config: ExperimentConfig, chain: Chain, seed: int) -> int | None:
+    """Returns the experiment's seed that the run of `chain` has: None if every phase in it is shared."""
     return None if is_shared(config, chain) else seed
 
 
-def is_shared(config: ExperimentConfig, chain: tuple[str, ...]) -> bool:
+def is_shared(config: ExperimentConfig, chain: Chain) -> bool:
     """Returns whether one run of `chain` serves all seeds."""
-    return all(phase in config.shared for phase in chain)
+    return all(phase_of(element) in config.shared for element in chain)
 
 
 def phase_seed(config: ExperimentConfig, phase: str, seed: int | None) -> int:
-    """The seed of one training run, 31 bits.
+    """Returns the seed of one training run, 31 bits.
 
     It depends on the phase's *name* and the experiment's seed and on nothing before the phase, so that a
     phase of one name reads the same data in the same order in every arm of a seed. Shared phases take the
@@ -119,9 +203,9 @@ def without_seed(node_id: str) -> str:
     return re.sub(r"/seed\d+$", "", node_id)
 
 
-def _name(config: ExperimentConfig, chain: tuple[str, ...], seed: int | None) -> str:
-    """The start of a node's directory name: the phases that are not shared, or the last one, and the seed."""
-    own = [phase for phase in chain if phase not in config.shared] or list(chain[-1:]) or ["checkpoint"]
+def _name(config: ExperimentConfig, chain: Chain, seed: int | None) -> str:
+    """Returns the start of a node's directory name: the phases that are not shared, or the last one, and the seed."""
+    own = [each for each in chain if phase_of(each) not in config.shared] or list(chain[-1:]) or ["checkpoint"]
     return ".".join([*own, *_seed(seed)])
 
 

@@ -140,7 +140,8 @@ class Board:
             speed = f"{fields['tokens_per_second']:,.0f}" if "tokens_per_second" in fields else ""
             loss = f"{fields['loss']:.3f}" if "loss" in fields else ""
             left = duration(fields["eta_seconds"]) if fields.get("eta_seconds") is not None else ""
-            table.add_row(task_id, step, speed, loss, left)
+            name = f"{task_id} ({fields['note']})" if fields.get("note") else task_id
+            table.add_row(name, step, speed, loss, left)
         elapsed = duration(time.monotonic() - self._start)
         return Group(table, Text(f"{self._summary()}; {elapsed} so far"))
 
@@ -150,7 +151,7 @@ def _kind(task: Task) -> str:
 
 
 def _progress_words(fields: Mapping[str, Any]) -> str:
-    words = []
+    words = [fields["note"]] if fields.get("note") else []
     if "steps" in fields:
         words.append(f"{fields['step']}/{fields['steps']}")
     if "tokens_per_second" in fields:

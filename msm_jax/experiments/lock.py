@@ -13,13 +13,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msm_jax.errors import InputError
 
 _TOUCH_SECONDS = 30.0
 _STALE_SECONDS = 600.0
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -52,6 +53,28 @@ def hold(workdir: Path, patience: float = 60.0) -> Iterator[int]:
             os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Holds a lock file while the context lasts; waits where another process holds it, after one call of `waits`.
+
+    The lock is free when its holder has ended, however it ended. It needs a file system that shares `flock`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    waits()
+                said = True
+                # In turns, so that a signal is handled.
+                time.sleep(_POLL_SECONDS)
+        yield
 
 
 def _acquire(fd: int, path: Path, workdir: Path, patience: float) -> None:

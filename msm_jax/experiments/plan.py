@@ -3,25 +3,20 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from msm_jax.experiments import address as address_lib
-from msm_jax.experiments import estimate
+from msm_jax.experiments import estimate, nodes, reasons
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.address import Address, Addresses, Inputs
-from msm_jax.experiments.config import WORLD, ExperimentConfig, substitute
-from msm_jax.experiments.files import read_json
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.context import Context
 from msm_jax.experiments.live import duration
+from msm_jax.experiments.nodes import execute
+from msm_jax.experiments.nodes.interface import DONE, Address, Cost, Node
 from msm_jax.experiments.scheduler import Task, time_left
-from msm_jax.foundation import hashing, settings
-from msm_jax.training.config import PhaseConfig
+from msm_jax.foundation import hashing, settings, storage
 
-# What runs a node of each kind in a worker process.
-EXECUTORS: Mapping[str, str] = {
-    kind: f"msm_jax.experiments.execute:{kind}" for kind in ("world", "tokenizer", "data", "phase", "evals")
-}
+_EXECUTE = f"{execute.__name__}:{execute.run.__name__}"
 _WHY_PARTS = 3
 
 
@@ -29,257 +24,147 @@ _WHY_PARTS = 3
 class Step:
     """One node in one run.
 
-    `paths` are its results: {"": directory}, or {eval: file}; empty where its address is not known yet.
-    `task` is None where the result is there. `why` says why it runs; `seconds` is an estimate, `guessed`
-    where nothing was measured, or what a reused node took; `updates` are a phase's optimizer steps, `tokens` the
-    slots of its batches.
+    Attributes:
+        node: the node.
+        paths: its results: {"": directory}, or {eval: file}; empty where its address is not known yet.
+        task: None where all results exist.
+        why: why it runs.
+        cost: what it will take; for a node that is reused, the seconds that it took.
     """
 
-    id: str
-    kind: str
-    parents: tuple[str, ...]
+    node: Node
     paths: Mapping[str, Path]
     task: Task | None
     why: str
-    seconds: float
-    guessed: bool = False
-    updates: int = 0
-    tokens: int = 0
+    cost: Cost
+
+    @property
+    def kind(self) -> str:
+        """The kind for the report, where the world is of kind "world" and other generated files are a "corpus"."""
+        is_corpus = self.node.is_content and self.node.kind != graph_lib.TOKENIZER
+        return self.node.kind if not is_corpus else graph_lib.WORLD if self.node.id == graph_lib.WORLD else "corpus"
 
     @property
     def label(self) -> str:
         """The node's name without its kind."""
-        return self.id.removeprefix(f"{self.kind}/")
+        return self.node.id.removeprefix(f"{self.kind}/")
 
 
 class Planner:
-    """Plans runs of one experiment in one working directory."""
+    """Plans runs of one experiment, whose results lie in a store."""
 
-    def __init__(self, config: ExperimentConfig, workdir: Path, executors: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: Path,
+        executors: Mapping[str, str],
+        files: dict[str, list[str]] | None = None,
+    ) -> None:
+        """Builds the graph.
+
+        Args:
+            config: the experiment.
+            store: the directory of all results.
+            executors: {kind of node: "module:function" that runs it in place of the kind's own}.
+            files: the files of data paths that were resolved before.
+        """
         self.config = config
-        self.workdir = workdir
+        self.store = store
         self.graph = graph_lib.build(config)
         self._executors = executors
-        self._rates = estimate.measured(workdir)
+        self._files = {} if files is None else files
+        self._rates = estimate.measured(store)
 
-    def inputs(self) -> tuple[list[Step], Inputs | None]:
-        """The world's step and the tokenizer's, and their directories once both are done.
+    def plan(self) -> tuple[list[Step], Context]:
+        """Returns a step for each node, and what is known.
+
+        While a corpus or the tokenizer is missing, the steps after it have no address; see `is_addressed`.
 
         Raises:
-          InputError: settings are refused or a file to train the tokenizer on is missing.
+            InputError: settings are refused, or a file that a node reads is missing.
         """
+        context = Context(self.config, self.graph, self.store, self._rates, self._files)
+        missing: dict[str, dict[str, Address]] = {}
+        waits_for = ""
+        for node in self.graph.nodes:
+            if waits_for and not (node.is_content and set(node.parents) <= context.directories.keys()):
+                continue
+            kind = nodes.find(node.kind)
+            context.addresses[node.id] = found = kind.results(node, context)
+            missing[node.id] = {name: address for name, address in found.items() if not kind.is_done(address)}
+            if node.is_content and not missing[node.id]:
+                context.directories[node.id] = str(found[""].path)
+            elif node.is_content:
+                waits_for = waits_for or node.id
+        if waits_for:
+            return self.unaddressed(context, missing, waits_for), context
+        checks = self._checks(missing)
+        return [self._step(node, context, missing[node.id], checks) for node in self._shown(checks)], context
+
+    def unaddressed(
+        self, context: Context, missing: Mapping[str, Mapping[str, Address]], waits_for: str
+    ) -> list[Step]:
+        """Returns the steps of nodes that have an address, and of the others what their settings say: all may run."""
+        first = f"after the {waits_for}" if waits_for and any(self.store.glob("phases/*")) else "new"
         steps = []
-        world_dir: str | None = ""
-        if self.graph.has_world:
-            fields = {key: value for key, value in settings.plain(self.config.world).items() if key != "kind"}
-            resolved = world_settings(fields)
-            step = self._built("world", address_lib.world(self.config, resolved, self.workdir), (), config=resolved)
-            steps.append(step)
-            world_dir = str(step.paths[""]) if step.task is None else None
-        if not self.graph.has_tokenizer:
-            return steps, None if world_dir is None else Inputs(world_dir, self.config.tokenizer.path)
-        parents = ("world",) if self.graph.has_world else ()
-        if world_dir is None:
-            seconds = estimate.FIRST_GUESS["tokenizer"]
-            steps.append(Step("tokenizer", "tokenizer", parents, {}, None, "after the world", seconds, True))
-            return steps, None
-        address = address_lib.tokenizer(self.config, world_dir, self.workdir)
-        train_on = list(substitute(self.config.tokenizer.train_on, world_dir))
-        size = self.config.tokenizer.vocab_size
-        step = self._built("tokenizer", address, parents, train_on=train_on, vocab_size=size)
-        steps.append(step)
-        return steps, Inputs(world_dir, str(address.path)) if step.task is None else None
-
-    def _built(self, kind: str, address: Address, parents: tuple[str, ...], **args: Any) -> Step:
-        paths = {"": address.path}
-        if address_lib.is_done(address):
-            seconds = read_json(address.path / address_lib.DONE)["seconds"]
-            return Step(kind, kind, parents, paths, None, "", seconds)
-        seconds = estimate.FIRST_GUESS[kind]
-        args |= {"dir": str(address.path), "description": address.description()}
-        task = Task(kind, self._executors[kind], args, seconds=seconds)
-        return Step(kind, kind, parents, paths, task, address_lib.why(address, self.workdir), seconds, True)
-
-    def training(self, addresses: Addresses) -> list[Step]:
-        """The steps of all phases and evals, checks of the phases' data among them."""
-        phases = [self._phase(phase, addresses) for phase in self.graph.phases.values()]
-        checks = self._data_checks(addresses, [step.id for step in phases if step.task])
-        check_ids = tuple(check.id for check in checks)
-        phases = [
-            dataclasses.replace(step, task=dataclasses.replace(step.task, after=(*step.task.after, *check_ids)))
-            if step.task
-            else step
-            for step in phases
-        ]
-        evals = [self._evals(measurement, addresses) for measurement in self.graph.measurements.values()]
-        return [*checks, *phases, *evals]
-
-    def unaddressed(self) -> list[Step]:
-        """The steps of all phases and evals, from the settings alone: all of them may run."""
-        waits_for = "world" if self.graph.has_world else "tokenizer" if self.graph.has_tokenizer else ""
-        first = f"after the {waits_for}" if waits_for and any(self.workdir.glob("phases/*")) else "new"
-        configs = phase_configs(self.config, self.graph)
-        steps = []
-        for phase in self.graph.phases.values():
-            config = configs[phase.id]
-            seconds, measured = self._phase_seconds(phase, configs)
-            task = Task(phase.id, "", {}, self._phase_parents(phase), config.mesh.size, config.threads, seconds)
-            parents = self._phase_parents(phase)
-            size = (config.steps, estimate.tokens(config))
-            steps.append(Step(phase.id, "phase", parents, {}, task, first, seconds, not measured, *size))
-        for measurement in self.graph.measurements.values():
-            seconds, measured = self._rates.eval_seconds(measurement.evals)
-            parents = self._eval_parents(measurement)
-            scoring = self.config.scoring
-            task = Task(measurement.id, "", {}, parents, scoring.mesh.size, scoring.threads, seconds)
-            steps.append(Step(measurement.id, "eval", parents, {}, task, first, seconds, not measured))
+        for node in self._shown({}):
+            if node.id in missing:
+                steps.append(self._step(node, context, missing[node.id], {}))
+                continue
+            kind = nodes.find(node.kind)
+            kind.check(node, context)
+            cost = kind.cost(node, {}, context)
+            task = Task(node.id, "", {}, node.parents, cost.devices, cost.threads, cost.seconds)
+            why = f"after the {waits_for}" if node.is_content else first
+            steps.append(Step(node, {}, task, why, cost))
         return steps
 
-    def _phase_parents(self, phase: graph_lib.Phase) -> tuple[str, ...]:
-        if phase.parent:
-            own = None if phase.seed is None else graph_lib.seed_of(self.config, phase.parent, phase.seed)
-            return (self.graph.phases[phase.parent, own].id,)
-        if self.graph.has_tokenizer:
-            return ("tokenizer",)
-        return ("world",) if self.graph.has_world else ()
+    def _checks(self, missing: Mapping[str, Mapping[str, Address]]) -> dict[str, tuple[str, ...]]:
+        """Returns the checks that run before each node that runs: all checks that any of these nodes needs."""
+        checks = [node for node in self.graph.nodes if any(missing[each] for each in node.before)]
+        ids = tuple(node.id for node in checks)
+        return {each: ids for node in checks for each in node.before}
 
-    def _eval_parents(self, measurement: graph_lib.Measurement) -> tuple[str, ...]:
-        if not measurement.chain:
-            return ()
-        return (self.graph.phases[measurement.chain, measurement.seed].id,)
+    def _shown(self, checks: Mapping[str, tuple[str, ...]]) -> list[Node]:
+        running = {check for ids in checks.values() for check in ids}
+        return [node for node in self.graph.nodes if not node.before or node.id in running]
 
-    def _phase_seconds(self, phase: graph_lib.Phase, configs: Mapping[str, PhaseConfig]) -> tuple[float, bool]:
-        parameters = estimate.parameters_of_model(self.config)
-        for config in configs.values():
-            parameters = max(parameters, estimate.parameters_of(config))
-        return self._rates.phase_seconds(configs[phase.id], parameters)
-
-    def _phase(self, phase: graph_lib.Phase, addresses: Addresses) -> Step:
-        address, config = addresses.phases[phase.id], addresses.phase_configs[phase.id]
-        parents, paths, size = self._phase_parents(phase), {"": address.path}, (config.steps, estimate.tokens(config))
-        if address_lib.is_done(address):
-            seconds = read_json(address.path / address_lib.DONE)["seconds"]
-            return Step(phase.id, "phase", parents, paths, None, "", seconds, False, *size)
-        seconds, measured = self._phase_seconds(phase, addresses.phase_configs)
-        args = {
-            "dir": str(address.path),
-            "config": settings.to_json(config),
-            "description": address.description(),
-        }
-        task = Task(phase.id, self._executors["phase"], args, parents, config.mesh.size, config.threads, seconds)
-        why = address_lib.why(address, self.workdir)
-        return Step(phase.id, "phase", parents, paths, task, why, seconds, not measured, *size)
-
-    def _data_checks(self, addresses: Addresses, running: Sequence[str]) -> list[Step]:
-        """One step per phase's name and start of its chain: the files are the same in every seed."""
-        checks: dict[str, Step] = {}
-        for phase in self.graph.phases.values():
-            root = phase.chain[0]
-            name = phase.chain[-1]
-            node_id = f"data/{name}" if name == root or self.config.checkpoint else f"data/{root}/{name}"
-            if phase.id not in running or node_id in checks:
-                continue
-            config = addresses.phase_configs[phase.id]
-            args = {
-                "config": settings.to_json(config),
-                "checkpoint": self.config.checkpoint,
-                "tokenizer": addresses.inputs.tokenizer_dir,
-                "chat_template": "" if self.config.checkpoint else self._chat_template(phase.chain),
-            }
-            seconds = estimate.FIRST_GUESS["data"]
-            task = Task(node_id, self._executors["data"], args, seconds=seconds)
-            checks[node_id] = Step(node_id, "data", (), {}, task, "before the first phase", seconds, True)
-        return list(checks.values())
-
-    def _chat_template(self, chain: tuple[str, ...]) -> str:
-        """The template file that is in force in the last phase of a chain; "" for that of the tokenizer."""
-        named = [self.config.phases[name].get("chat_template", "") for name in chain]
-        return next((path for path in reversed(named) if path), "")
-
-    def _evals(self, measurement: graph_lib.Measurement, addresses: Addresses) -> Step:
-        found = addresses.evals[measurement.id]
+    def _step(
+        self, node: Node, context: Context, missing: Mapping[str, Address], checks: Mapping[str, tuple[str, ...]]
+    ) -> Step:
+        kind, found = nodes.find(node.kind), context.addresses[node.id]
         paths = {name: address.path for name, address in found.items()}
-        missing = {name: address for name, address in found.items() if not address_lib.is_done(address)}
-        parents = self._eval_parents(measurement)
-        if not missing:
-            times = [read_json(path.parent / address_lib.TIMES) or {} for path in paths.values()]
-            seconds = sum(seen.get(name, 0.0) for name, seen in zip(paths, times, strict=True))
-            return Step(measurement.id, "eval", parents, paths, None, "", seconds)
-        seconds, measured = self._rates.eval_seconds(missing)
+        cost = kind.cost(node, missing, context)
+        if found and not missing:
+            seconds = [(storage.find_json(path / DONE) or {}).get("seconds", cost.seconds) for path in paths.values()]
+            return Step(node, paths, None, "", dataclasses.replace(cost, seconds=max(seconds), is_measured=True))
+        place = next(iter(paths.values()), None)
+        lock = place and self.store / "locks" / (place.parent if place.suffix == ".json" else place).name
         args = {
-            "checkpoint": addresses.checkpoint_of(measurement.chain, measurement.seed),
-            "batch": self.config.scoring.batch,
-            "mesh": settings.to_json(self.config.scoring.mesh),
-            "evals": [
-                {
-                    "name": name,
-                    "config": addresses.eval_config(measurement, name),
-                    "path": str(address.path),
-                    "description": address.description(),
-                }
-                for name, address in missing.items()
-            ],
+            "kind": node.kind,
+            "call": self._executors.get(node.kind, ""),
+            "arguments": kind.arguments(node, missing, context),
+            "results": execute.to_json(missing),
+            "lock": str(lock or ""),
         }
-        devices, threads = self.config.scoring.mesh.size, self.config.scoring.threads
-        task = Task(measurement.id, self._executors["evals"], args, parents, devices, threads, seconds)
-        return Step(
-            measurement.id,
-            "eval",
-            parents,
-            paths,
-            task,
-            self._eval_why(found, missing),
-            seconds,
-            not measured,
-        )
-
-    def _eval_why(self, found: Mapping[str, Address], missing: Mapping[str, Address]) -> str:
-        reasons: dict[str, list[str]] = {}
-        for name, address in missing.items():
-            reasons.setdefault(address_lib.why(address, self.workdir), []).append(name)
-        if len(missing) == len(found) and len(reasons) == 1:
-            return next(iter(reasons))
-        return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        after = (*node.parents, *checks.get(node.id, ()))
+        task = Task(node.id, _EXECUTE, args, after, cost.devices, cost.threads, cost.seconds)
+        why = reasons.of_node(missing, len(missing) == len(found)) if found else "before the first phase"
+        return Step(node, paths, task, why, cost)
 
 
-def phase_configs(config: ExperimentConfig, graph: graph_lib.Graph) -> dict[str, PhaseConfig]:
-    """The settings of every phase by its node's id, with placeholders for paths that are not known yet.
-
-    Raises:
-      InputError: a phase's settings are refused.
-    """
-    inputs = Inputs(WORLD, config.tokenizer.path or "tokenizer")
-    return {
-        phase.id: address_lib.phase_config(
-            config, phase, inputs, "parent" if phase.parent else config.checkpoint, Path("workdir")
-        )
-        for phase in graph.phases.values()
-    }
+def is_addressed(steps: Sequence[Step]) -> bool:
+    """Returns whether the addresses of all nodes with results are known."""
+    return all(step.paths or step.node.before for step in steps)
 
 
-def world_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete settings of the generated world as JSON.
-
-    Raises:
-      InputError: they are refused.
-    """
-    from msm_jax.miniworld.config import WorldConfig
-
-    return settings.to_json(settings.build(WorldConfig, fields, "world"))
-
-
-def report_address(config: ExperimentConfig, addresses: Addresses, workdir: Path) -> Address:
+def report_address(context: Context, workdir: Path) -> Address:
     """The address of the report; its description lies in `report.node.json`."""
-    asked = settings.to_json(config)
+    asked = settings.to_json(context.config)
     del asked["workers"]
     payload = {
         "config": asked,
-        "phases": {node_id: address.hash for node_id, address in addresses.phases.items()},
-        "evals": {
-            f"{node_id}/{name}": address.hash
-            for node_id, found in addresses.evals.items()
-            for name, address in found.items()
-        },
+        "results": {each.id: each.hash for found in context.addresses.values() for each in found.values()},
         "sources": {
             **hashing.sources_of("msm_jax.analysis.report"),
             **hashing.sources_of("msm_jax.experiments.gather"),
@@ -289,42 +174,46 @@ def report_address(config: ExperimentConfig, addresses: Addresses, workdir: Path
 
 
 def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
-    """The graph for `--dry_run`: what runs and why, what is reused, tokens and time; and its sum in words.
+    """Returns the graph for `--dry_run` (what runs and why, what is reused, what it takes), and its sum in words.
 
-    Seeds of one node with the same fate are one row; its time is that of one of them.
+    Seeds of one node that are treated alike are one row; its time is that of one of them.
     """
-    running = [step for step in steps if step.task or not step.paths]
+    running = [step for step in steps if step.task]
     groups: dict[tuple[str, bool, str], list[Step]] = {}
     for step in steps:
-        groups.setdefault((graph_lib.without_seed(step.id), step in running, step.why), []).append(step)
+        groups.setdefault((graph_lib.without_seed(step.node.id), step in running, step.why), []).append(step)
+    dollars = sum(step.cost.dollars for step in running)
     shown = Table(box=None, pad_edge=False)
-    for name in ("node", "runs", "", "steps", "tokens", "time", "why"):
-        right = name in ("runs", "steps", "tokens", "time")
+    for name in ("node", "runs", "", "steps", "tokens", "time", *(("cost",) if dollars else ()), "why"):
+        right = name in ("runs", "steps", "tokens", "time", "cost")
         # On a narrow terminal names and reasons may take two lines; a number that is cut is another number.
         folds = name in ("node", "why")
         shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=not folds)
     for (label, runs, why), members in groups.items():
-        first = members[0]
-        updates, tokens = (f"{n * len(members):,}" if n else "" for n in (first.updates, first.tokens))
-        unknown = first.guessed and first.seconds > estimate.LONGEST_GUESS
-        about = "?" if unknown else f"{'~' if first.guessed else ''}{duration(first.seconds)}"
-        node = label if len(members) > 1 else first.id
-        shown.add_row(
-            node, str(len(members)), "run" if runs else "reuse", updates, tokens, about if runs else "", _short(why)
-        )
-    tasks = [step.task or Task(step.id, "", {}, step.parents, seconds=step.seconds) for step in running]
-    updates, tokens = (sum(getattr(step, name) for step in running) for name in ("updates", "tokens"))
+        count, cost = len(members), members[0].cost
+        updates, tokens = (f"{n * count:,}" if n else "" for n in (cost.updates, cost.tokens))
+        about = "?" if _is_unknown(cost) else f"{'' if cost.is_measured else '~'}{duration(cost.seconds)}"
+        price = (f"${count * cost.dollars:,.2f}" if runs and cost.dollars else "",) if dollars else ()
+        cells = (updates, tokens, about if runs else "", *price, _short(why))
+        node = label if count > 1 else members[0].node.id
+        shown.add_row(node, str(count), "run" if runs else "reuse", *cells)
+    updates, tokens = (sum(getattr(step.cost, name) for step in running) for name in ("updates", "tokens"))
     summary = (
-        f"{len(running)} to run, {len(steps) - len(running)} reused; "
-        f"{updates:,} optimizer steps, {tokens:,} tokens; {_time(running, tasks, slots)}"
+        f"{len(running)} to run, {len(steps) - len(running)} reused; {updates:,} optimizer steps, {tokens:,} tokens; "
+        f"{f'${dollars:,.2f}; ' if dollars else ''}{_time(running, slots)}"
     )
     return shown, summary
 
 
-def _time(running: Sequence[Step], tasks: Sequence[Task], slots: int) -> str:
-    if any(step.guessed and step.seconds > estimate.LONGEST_GUESS for step in running):
+def _is_unknown(cost: Cost) -> bool:
+    return not cost.is_measured and cost.seconds > estimate.LONGEST_GUESS
+
+
+def _time(running: Sequence[Step], slots: int) -> str:
+    if any(_is_unknown(step.cost) for step in running):
         return "? is a time that no run in this directory tells yet"
-    guess = "; ~ is a first guess, for CPU cores" if any(step.guessed for step in running) else ""
+    guess = "" if all(step.cost.is_measured for step in running) else "; ~ is a first guess, for CPU cores"
+    tasks = [step.task for step in running if step.task]
     return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"
 
 

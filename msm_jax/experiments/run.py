@@ -15,33 +15,34 @@ from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
 from msm_jax.experiments import checks, estimate, gather, lock
-from msm_jax.experiments.address import Addresses
 from msm_jax.experiments.config import ExperimentConfig, slots
-from msm_jax.experiments.files import read_json, write_json
+from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
-from msm_jax.experiments.plan import EXECUTORS, Planner, Step, phase_configs, report_address, table
+from msm_jax.experiments.plan import Planner, Step, is_addressed, report_address, table
 from msm_jax.experiments.scheduler import Pool, Task
-from msm_jax.foundation import hashing, settings
+from msm_jax.foundation import hashing, settings, storage
 
 SETTINGS = "experiment.json"
-SETUP = "msm_jax.experiments.execute:start"
+SETUP = "msm_jax.experiments.nodes.execute:start"
 
 
 def run(
     config: ExperimentConfig,
     workdir: Path,
     console: Console,
-    executors: Mapping[str, str] = EXECUTORS,
+    executors: Mapping[str, str] | None = None,
     setup: str = SETUP,
+    store: Path | None = None,
 ) -> None:
-    """Bring the experiment in `workdir` up to date and write its report.
+    """Brings the experiment in `workdir` up to date and writes its report.
 
     Args:
       config: its settings.
       workdir: made where it does not exist.
       console: for progress and tables.
-      executors: {kind of node: "module:function" that runs it}.
+      executors: {kind of node: "module:function"} in place of the kinds' own `run`.
       setup: "module:function" that starts a worker, "" for none.
+      store: where results are looked for and kept, for experiments that share some; `workdir` by default.
 
     Raises:
       InputError: refused before any training.
@@ -49,17 +50,19 @@ def run(
       Preempted: a signal came; after this and after a failure, running again continues.
     """
     workdir = workdir.absolute()
-    checks.check_settings(config)
-    checks.check_files(config)
+    store = workdir if store is None else store.absolute()
+    known = checks.check_settings(config)
+    checks.check_files(known)
     refuse_foreign(config, workdir)
-    _make(workdir)
+    for directory in (workdir, store):
+        _make(directory)
     with lock.hold(workdir) as lock_fd:
         refuse_foreign(config, workdir)
-        write_json(workdir / SETTINGS, {"format": 1, "name": config.name, "config": settings.to_json(config)})
+        storage.write_json(workdir / SETTINGS, {"format": 1, "name": config.name, "config": settings.to_json(config)})
         with _Runner(config, workdir, console, setup, lock_fd) as runner:
-            steps, addresses = _train(Planner(config, workdir, executors), runner)
-        address = report_address(config, addresses, workdir)
-        stored, content = read_json(address.path), read_json(workdir / "report.json")
+            steps, context = _train(Planner(config, store, executors or {}, known.files), runner, workdir)
+        address = report_address(context, workdir)
+        stored, content = storage.find_json(address.path), storage.find_json(workdir / "report.json")
         current = stored is not None and stored["hash"] == address.hash and content is not None
         if current and not runner.ran:
             console.print(f"nothing to do: all {len(steps) + 1} nodes are done")
@@ -67,32 +70,29 @@ def run(
         else:
             _write_record(steps, runner.ran, workdir)
             render(config, workdir)
-            write_json(address.path, address.description())
+            storage.write_json(address.path, address.description())
     console.print(f"report: {workdir / 'report.html'}", soft_wrap=True)
 
 
-def _train(planner: Planner, runner: "_Runner") -> tuple[list[Step], Addresses]:
-    """Run every node that is missing; returns all nodes, checks of data aside, as they were before."""
+def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Step], Context]:
+    """Runs every node that is missing; returns all nodes with results, as they were before, and what is known."""
     while True:
-        first, inputs = planner.inputs()
-        if inputs is not None:
+        steps, context = planner.plan()
+        if is_addressed(steps):
             break
-        runner.run(first)
-    addresses = Addresses(planner.config, planner.graph, inputs, planner.workdir)
-    steps = planner.training(addresses)
+        runner.run([step for step in steps if step.paths])
     if any(step.task for step in steps):
-        checks.check_items(addresses)
-        everything = [*first, *steps]
-        _write_record(everything, runner.ran, planner.workdir)
+        checks.read_files(context)
+        _write_record(steps, runner.ran, workdir)
         try:
-            runner.run(everything)
+            runner.run(steps)
         finally:
-            _write_record(everything, runner.ran, planner.workdir)
-    return [step for step in (*first, *steps) if step.kind != "data"], addresses
+            _write_record(steps, runner.ran, workdir)
+    return [step for step in steps if step.paths], context
 
 
-def dry_run(config: ExperimentConfig, workdir: Path, console: Console) -> None:
-    """Print what `run` would do, and why; changes nothing.
+def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Path | None = None) -> None:
+    """Prints what `run` would do, and why; changes nothing.
 
     Where files are missing, the plan follows from the settings alone, and a line on each of them follows it.
 
@@ -100,23 +100,20 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console) -> None:
       InputError: as `run` does before any training, as far as the files exist.
     """
     workdir = workdir.absolute()
-    checks.check_settings(config)
+    known = checks.check_settings(config)
     refuse_foreign(config, workdir)
-    lacking = checks.missing(config)
-    planner = Planner(config, workdir, EXECUTORS)
+    lacking = checks.missing(known)
+    planner = Planner(config, workdir if store is None else store.absolute(), {}, known.files)
     if lacking:
-        steps = planner.unaddressed()
+        waits_for = next((node.id for node in known.graph.nodes if node.is_content), "")
+        steps = [step for step in planner.unaddressed(known, {}, waits_for) if not step.node.is_content]
     else:
-        checks.check_files(config)
-        steps, inputs = planner.inputs()
-        if inputs is None:
-            steps += planner.unaddressed()
-        else:
-            steps += planner.training(Addresses(config, planner.graph, inputs, workdir))
+        checks.check_files(known)
+        steps, _ = planner.plan()
     for part in table(steps, slots(config)):
         console.print(part)
     if config.model:
-        adapters = estimate.adapter_parameters(config, phase_configs(config, planner.graph).values())
+        adapters = estimate.adapter_parameters(config, known.phase_configs.values())
         trained = f"; adapters of {', '.join(f'{n:,}' for n in adapters)}" if adapters else ""
         console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters{trained}")
     if lacking:
@@ -144,7 +141,7 @@ def load(workdir: Path) -> ExperimentConfig:
     Raises:
       InputError: it holds none.
     """
-    stored = read_json(workdir / SETTINGS)
+    stored = storage.find_json(workdir / SETTINGS)
     if stored is None:
         raise InputError(f"{workdir}: no experiment here; give the --workdir of msm_jax.experiment")
     return settings.build(ExperimentConfig, stored["config"])
@@ -156,7 +153,7 @@ def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
     Raises:
       InputError: it is one.
     """
-    stored = read_json(workdir / SETTINGS)
+    stored = storage.find_json(workdir / SETTINGS)
     if stored is not None and stored["name"] != config.name:
         raise InputError(
             f"{workdir}: belongs to experiment {stored['name']}, not {config.name}; give another --workdir"
@@ -173,28 +170,28 @@ def _make(workdir: Path) -> None:
 
 
 def _write_record(steps: Sequence[Step], ran: Mapping[str, float], workdir: Path) -> None:
-    """Write `nodes.json`: the graph of this run, and where each result lies."""
+    """Writes `nodes.json`: the graph of this run, and where each result is."""
     nodes: list[dict[str, Any]] = []
     evals: dict[str, dict[str, str]] = {}
     for step in steps:
-        if step.kind == "data":
+        if not step.paths:
             continue
-        status = "ran" if step.id in ran else "missing" if step.task else "reused"
-        paths = {name: str(path.relative_to(workdir)) for name, path in step.paths.items()}
-        if step.kind == "eval":
-            evals[step.id] = paths
+        status = "ran" if step.node.id in ran else "missing" if step.task else "reused"
+        paths = {name: stored_path(path, workdir) for name, path in step.paths.items()}
+        if "" not in paths:
+            evals[step.node.id] = paths
         nodes.append(
             {
-                "id": step.id,
+                "id": step.node.id,
                 "kind": step.kind,
                 "label": step.label,
-                "parents": list(step.parents),
+                "parents": list(step.node.parents),
                 "path": paths.get(""),
                 "status": status,
-                "seconds": ran.get(step.id, step.seconds),
+                "seconds": ran.get(step.node.id, step.cost.seconds),
             }
         )
-    write_json(workdir / gather.RECORD, {"nodes": nodes, "evals": evals})
+    storage.write_json(workdir / gather.RECORD, {"nodes": nodes, "evals": evals})
 
 
 class _Runner:
@@ -220,7 +217,7 @@ class _Runner:
         """Run the tasks of `steps`; see `Pool.run` for what it raises."""
         pool, board, on_cpu = self._started = self._started or self._start()
         tasks = [step.task if on_cpu else _for_accelerator(step.task) for step in steps if step.task]
-        board.expect(tasks, reused=[step.id for step in steps if not step.task and step.paths])
+        board.expect(tasks, reused=[step.node.id for step in steps if not step.task])
         try:
             pool.run(tasks, board)
         finally:

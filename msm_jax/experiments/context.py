@@ -1,0 +1,135 @@
+"""What is known of an experiment while its nodes are addressed and planned."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msm_jax.data import files as data_files
+from msm_jax.errors import InputError
+from msm_jax.experiments.config import ExperimentConfig, step_of, substitute
+from msm_jax.experiments.estimate import Rates
+from msm_jax.experiments.graph import TOKENIZER, Chain, Graph
+from msm_jax.experiments.nodes.interface import DONE, NODE, Address
+from msm_jax.foundation import hashing
+from msm_jax.training.config import PhaseConfig
+
+if TYPE_CHECKING:
+    from msm_jax.training.start import Parent, Start
+
+
+class Context:
+    """What is known of an experiment. What is read or hashed once is remembered.
+
+    Attributes:
+        config: the experiment.
+        graph: its nodes.
+        store: the directory of all results.
+        rates: the speeds of earlier runs.
+        directories: where the results of corpora and the tokenizer are, by node; those that do not exist are missing.
+        addresses: by node and name of the result.
+        phase_configs: the resolved settings of each run, by node.
+        parents: what the checkpoint at the end of each chain will say of itself, and for the empty chain what all
+            chains start from; see `training.start`.
+        starts: how each run starts, by node.
+        files: the files of each data path that was resolved.
+        checked: (eval, path) of the item files that were read.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        graph: Graph,
+        store: Path,
+        rates: Rates,
+        files: dict[str, list[str]] | None = None,
+    ) -> None:
+        """Knows nothing but the settings and, in `files`, the files of data paths that were resolved before."""
+        self.config = config
+        self.graph = graph
+        self.store = store
+        self.rates = rates
+        self.directories: dict[str, str] = {}
+        self.addresses: dict[str, Mapping[str, Address]] = {}
+        self.phase_configs: dict[str, PhaseConfig] = {}
+        self.parents: dict[Chain, Parent] = {}
+        self.starts: dict[str, Start] = {}
+        self.files = {} if files is None else files
+        self.checked: set[tuple[str, str]] = set()
+        self._memo: dict[tuple[str, str], Any] = {}
+
+    @property
+    def tokenizer_dir(self) -> str:
+        """The tokenizer of phases from scratch; a placeholder while it is not trained, "" where there is none."""
+        trained = self.directories.get(TOKENIZER, TOKENIZER if self.graph.has_tokenizer else "")
+        return self.config.tokenizer.path or trained
+
+    def substitute(self, value: Any) -> Any:
+        """Returns `value` with the names of corpora in braces replaced by the directories that exist."""
+        return substitute(value, self.directories)
+
+    def awaits(self, path: str) -> bool:
+        """Returns whether a path lies in a corpus that does not exist yet."""
+        return any(f"{{{name}}}" in path for name in self.config.all_corpora)
+
+    def resolve(self, path: str) -> list[str]:
+        """Returns the files of a data path.
+
+        Raises:
+            InputError: one is missing.
+        """
+        if path not in self.files:
+            self.files[path] = data_files.resolve(path)
+        return self.files[path]
+
+    def content(self, path: str) -> str:
+        """Returns the SHA-256 over the files of a data path.
+
+        Raises:
+            InputError: one is missing.
+        """
+        return self._once("content", path, lambda: hashing.digest([hashing.file_sha256(f) for f in self.resolve(path)]))
+
+    def sources(self, module: str) -> dict[str, str]:
+        """Returns the hashes of the source files that importing a module runs."""
+        return self._once("sources", module, lambda: hashing.sources_of(module))
+
+    def tree(self, directory: str) -> dict[str, str]:
+        """Returns the hashes of all files below a directory.
+
+        Raises:
+            InputError: it does not exist.
+        """
+        if not Path(directory).is_dir():
+            raise InputError(f"{directory}: no such directory; give the path of an existing one")
+        return self._once("tree", directory, lambda: hashing.tree_sha256(Path(directory), leave_out=(DONE, NODE)))
+
+    def checkpoint_of(self, chain: Chain, seed: int | None) -> str:
+        """Returns the run directory or checkpoint that holds the model after `chain`, "" for a model from scratch."""
+        if not chain:
+            return self.config.checkpoint
+        path = self.addresses[self.graph.run_of(chain, seed).id][""].path
+        step = step_of(chain[-1])
+        return str(path / "checkpoints" / str(step) if step else path)
+
+    def checkpoint_hash(self, chain: Chain, seed: int | None) -> str:
+        """Returns what identifies the model after `chain`: the hash of its run, and the step that it is left at."""
+        if not chain:
+            return hashing.digest(self.tree(self.config.checkpoint)) if self.config.checkpoint else ""
+        run, step = self.addresses[self.graph.run_of(chain, seed).id][""].hash, step_of(chain[-1])
+        return f"{run}@{step}" if step else run
+
+    def _once(self, what: str, key: str, find: Any) -> Any:
+        if (what, key) not in self._memo:
+            self._memo[what, key] = find()
+        return self._memo[what, key]
+
+
+def unread(config: ExperimentConfig, graph: Graph) -> Context:
+    """Returns what is known from the settings alone."""
+    return Context(config, graph, Path("store"), Rates({}, {}))
+
+
+def stored_path(path: Path, workdir: Path) -> str:
+    """Returns a path for a file in `workdir`: relative if it lies in it, so that the directory can be moved."""
+    return str(path.relative_to(workdir)) if path.is_relative_to(workdir) else str(path)
+

@@ -1,0 +1,152 @@
+"""The evals of one checkpoint. Each is a result of its own, so that those that are finished survive an interruption."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msm_jax.evals import kinds
+from msm_jax.evals.interface import EvalConfig, EvalResult
+from msm_jax.experiments import graph as graph_lib
+from msm_jax.experiments.context import Context
+from msm_jax.experiments.nodes.interface import Address, Cost, Node, NodeKind, versions
+from msm_jax.experiments.worker import Report
+from msm_jax.foundation import hashing, settings, storage
+
+TIMES = "times.json"
+
+
+def payload_of(config: EvalConfig, items_sha256: str, checkpoint: str, scoring: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns everything that the result of an eval depends on.
+
+    Args:
+        config: the eval; its path is no part of the payload, since the hash of its items is.
+        items_sha256: the hash of the item file.
+        checkpoint: a hash of the checkpoint.
+        scoring: how the model is run.
+    """
+    fields = settings.to_json(config)
+    del fields["path"]
+    return {
+        "config": fields,
+        "items": items_sha256,
+        "checkpoint": checkpoint,
+        "scoring": scoring,
+        "versions": versions("jax", "jaxlib"),
+        "sources": {**kinds.source_hashes(config.kind), **hashing.sources_of("msm_jax.sampling.checkpoint_model")},
+    }
+
+
+def is_done(address: Address) -> bool:
+    """Returns whether a file holds the result of this address."""
+    stored = storage.find_json(address.path)
+    return isinstance(stored, dict) and stored.get("hash") == address.hash
+
+
+def write(address: Address, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the file of a result and returns what it holds."""
+    stored = {**address.description(), **result}
+    storage.write_json(address.path, stored)
+    return stored
+
+
+def config_of(name: str, path: str, context: Context) -> EvalConfig:
+    """Returns the settings of an eval with the path of its items.
+
+    Raises:
+        InputError: they are refused.
+    """
+    fields = settings.to_json(context.config.evals[name])
+    kept = {key: value for key, value in fields.items() if key != "after"}
+    return kinds.build({**kept, "path": path}, f"evals.{name}")
+
+
+def _configs(node: Node, context: Context) -> dict[str, EvalConfig]:
+    return {name: config_of(name, context.substitute(path), context) for name, path in node.spec.evals.items()}
+
+
+def results(node: Node, context: Context) -> dict[str, Address]:
+    """Addresses each eval by its settings, its items, the checkpoint, and the code that scores.
+
+    Raises:
+        InputError: an item file is missing.
+    """
+    measurement: graph_lib.Measurement = node.spec
+    checkpoint = context.checkpoint_hash(measurement.chain, measurement.seed)
+    directory = context.store / "evals" / f"{measurement.name}-{checkpoint[:12]}"
+    scoring = settings.to_json(context.config.scoring)
+    found = {}
+    for name, config in _configs(node, context).items():
+        payload = payload_of(config, context.content(config.path), checkpoint, scoring)
+        path = directory / f"{name}-{hashing.digest(payload)[:12]}.json"
+        found[name] = Address(f"{node.id}/{name}", payload, path)
+    return found
+
+
+def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
+    """Estimates the evals by earlier ones of the same name."""
+    seconds, is_measured = context.rates.eval_seconds(missing or node.spec.evals)
+    scoring = context.config.scoring
+    return Cost(seconds, is_measured, devices=scoring.mesh.size, threads=scoring.threads)
+
+
+def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
+    """Names the checkpoint, and the settings of the evals that are missing."""
+    scoring = context.config.scoring
+    return {
+        "checkpoint": context.checkpoint_of(node.spec.chain, node.spec.seed),
+        "batch": scoring.batch,
+        "mesh": settings.to_json(scoring.mesh),
+        "evals": {name: settings.to_json(each) for name, each in _configs(node, context).items() if name in missing},
+    }
+
+
+def check(node: Node, context: Context) -> None:
+    """Builds the settings of the evals."""
+    _configs(node, context)
+
+
+def check_files(node: Node, context: Context) -> None:
+    """Reads the items of the evals whose files exist, each file once for each eval."""
+    for name, config in _configs(node, context).items():
+        if not context.awaits(config.path) and (name, config.path) not in context.checked:
+            kinds.check(config)
+            context.checked.add((name, config.path))
+
+
+def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report) -> None:
+    """Measures the checkpoint by each missing eval.
+
+    `times.json` beside the results keeps the seconds of each eval, for estimates.
+
+    Raises:
+        InputError: the model cannot do what one of the evals needs.
+    """
+    from msm_jax.parallel.mesh import MeshConfig
+    from msm_jax.sampling.checkpoint_model import CheckpointModel
+    from msm_jax.sampling.engine import Sampler
+
+    mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
+    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
+    models = {"model": CheckpointModel(sampler, args["checkpoint"])}
+    configs = {name: kinds.build(args["evals"][name], f"evals.{name}") for name in results}
+    for config in configs.values():
+        kinds.check_models(models, config)
+    for index, (name, address) in enumerate(results.items()):
+        report({"step": index, "steps": len(results)})
+        start = time.monotonic()
+        found: EvalResult = kinds.run(models, configs[name])
+        write(address, {"result": found.to_json()})
+        times = address.path.with_name(TIMES)
+        storage.write_json(times, {**(storage.find_json(times) or {}), name: time.monotonic() - start})
+
+
+KIND = NodeKind(
+    results=results,
+    arguments=arguments,
+    run=run,
+    is_done=is_done,
+    cost=cost,
+    check=check,
+    check_files=check_files,
+)

@@ -1,0 +1,48 @@
+"""Runs a node in a worker process, unless another experiment that shares the store has made its results meanwhile."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msm_jax.experiments import lock, nodes
+from msm_jax.experiments.nodes.interface import Address
+from msm_jax.experiments.worker import Report, resolve
+
+
+def start(devices: int, threads: int) -> None:
+    """Sets up logging, the compilation cache and the backend of a new worker; see `cli`."""
+    from msm_jax import cli
+
+    cli.set_up()
+    cli.prepare_backend(devices=devices, threads=threads)
+
+
+def to_json(addresses: Mapping[str, Address]) -> dict[str, Any]:
+    """Returns addresses as the arguments of `run` hold them."""
+    return {
+        name: {"id": each.id, "payload": each.payload, "path": str(each.path), "steps": each.steps}
+        for name, each in addresses.items()
+    }
+
+
+def run(args: Mapping[str, Any], report: Report) -> None:
+    """Makes the results of `args["results"]` that are still missing.
+
+    Args:
+        args: "kind"; "call", "module:function" in place of the kind's own `run`, or ""; "arguments" of it;
+            "results", see `to_json`; "lock", a file that is locked meanwhile, "" for none.
+        report: takes progress.
+    """
+    kind = nodes.find(args["kind"])
+    call = resolve(args["call"]) if args["call"] else kind.run
+    results = {
+        name: Address(each["id"], each["payload"], Path(each["path"]), tuple(each["steps"]))
+        for name, each in args["results"].items()
+    }
+    if not args["lock"]:
+        call(args["arguments"], results, report)
+        return
+    with lock.exclusive(Path(args["lock"]), lambda: report({"note": "waits for another run that makes it"})):
+        missing = {name: address for name, address in results.items() if not kind.is_done(address)}
+        if missing:
+            call(args["arguments"], missing, report)
