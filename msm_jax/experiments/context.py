@@ -1,6 +1,6 @@
 """What is known of an experiment while its nodes are addressed and planned."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +87,11 @@ class Context:
         Raises:
             InputError: one is missing.
         """
-        return self._once("content", path, lambda: hashing.digest([hashing.file_sha256(f) for f in self.resolve(path)]))
+        return self.once("content", path, lambda _: hashing.digest([hashing.file_sha256(f) for f in self.resolve(path)]))
 
     def sources(self, module: str) -> dict[str, str]:
         """Returns the hashes of the source files that importing a module runs."""
-        return self._once("sources", module, lambda: hashing.sources_of(module))
+        return self.once("sources", module, hashing.sources_of)
 
     def tree(self, directory: str) -> dict[str, str]:
         """Returns the hashes of all files below a directory.
@@ -101,7 +101,9 @@ class Context:
         """
         if not Path(directory).is_dir():
             raise InputError(f"{directory}: no such directory; give the path of an existing one")
-        return self._once("tree", directory, lambda: hashing.tree_sha256(Path(directory), leave_out=(DONE, NODE)))
+        return self.once(
+            "tree", directory, lambda path: hashing.tree_sha256(Path(path), leave_out=(DONE, NODE))
+        )
 
     def checkpoint_of(self, chain: Chain, seed: int | None) -> str:
         """Returns the run directory or checkpoint that holds the model after `chain`, "" for a model from scratch."""
@@ -118,9 +120,10 @@ class Context:
         run, step = self.addresses[self.graph.run_of(chain, seed).id][""].hash, step_of(chain[-1])
         return f"{run}@{step}" if step else run
 
-    def _once(self, what: str, key: str, find: Any) -> Any:
+    def once(self, what: str, key: str, find: Callable[[str], Any]) -> Any:
+        """Returns `find(key)`, which is called once for each kind `what` of thing and key."""
         if (what, key) not in self._memo:
-            self._memo[what, key] = find()
+            self._memo[what, key] = find(key)
         return self._memo[what, key]
 
 

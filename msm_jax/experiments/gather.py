@@ -13,6 +13,7 @@ from typing import Any
 from msm_jax.errors import InputError
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of
+from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import storage
 
@@ -317,7 +318,4 @@ def write_samples(config: ExperimentConfig, workdir: Path) -> None:
                     if result is None:
                         continue
                     directory = workdir / "samples" / arm / ("shared" if own is None else str(own))
-                    directory.mkdir(parents=True, exist_ok=True)
-                    rows = result["transcripts"] or result["items"]
-                    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                    storage.write_text(directory / f"{name}.jsonl", text)
+                    storage.write_text(directory / f"{name}.jsonl", evals_node.samples(result))

@@ -1,5 +1,6 @@
 """The evals of one checkpoint. Each is a result of its own, so that those that are finished survive an interruption."""
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,14 @@ from msm_jax.foundation import hashing, settings, storage
 TIMES = "times.json"
 
 
-def payload_of(config: EvalConfig, items_sha256: str, checkpoint: str, scoring: Mapping[str, Any]) -> dict[str, Any]:
+def sources_of(kind: str) -> dict[str, str]:
+    """Returns the hashes of the source files that decide the results of evals of a kind."""
+    return {**kinds.source_hashes(kind), **hashing.sources_of("msm_jax.sampling.checkpoint_model")}
+
+
+def payload_of(
+    config: EvalConfig, items_sha256: str, checkpoint: str, scoring: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, Any]:
     """Returns everything that the result of an eval depends on.
 
     Args:
@@ -24,6 +32,7 @@ def payload_of(config: EvalConfig, items_sha256: str, checkpoint: str, scoring: 
         items_sha256: the hash of the item file.
         checkpoint: a hash of the checkpoint.
         scoring: how the model is run.
+        sources: as `sources_of` returns them.
     """
     fields = settings.to_json(config)
     del fields["path"]
@@ -33,7 +42,7 @@ def payload_of(config: EvalConfig, items_sha256: str, checkpoint: str, scoring: 
         "checkpoint": checkpoint,
         "scoring": scoring,
         "versions": versions("jax", "jaxlib"),
-        "sources": {**kinds.source_hashes(config.kind), **hashing.sources_of("msm_jax.sampling.checkpoint_model")},
+        "sources": sources,
     }
 
 
@@ -48,6 +57,12 @@ def write(address: Address, result: Mapping[str, Any]) -> dict[str, Any]:
     stored = {**address.description(), **result}
     storage.write_json(address.path, stored)
     return stored
+
+
+def samples(result: Mapping[str, Any]) -> str:
+    """Returns the lines of a file of samples: every transcript, or every item if nothing was generated."""
+    rows = result["transcripts"] or result["items"]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def config_of(name: str, path: str, context: Context) -> EvalConfig:
@@ -77,7 +92,8 @@ def results(node: Node, context: Context) -> dict[str, Address]:
     scoring = settings.to_json(context.config.scoring)
     found = {}
     for name, config in _configs(node, context).items():
-        payload = payload_of(config, context.content(config.path), checkpoint, scoring)
+        sources = context.once("eval sources", config.kind, sources_of)
+        payload = payload_of(config, context.content(config.path), checkpoint, scoring, sources)
         path = directory / f"{name}-{hashing.digest(payload)[:12]}.json"
         found[name] = Address(f"{node.id}/{name}", payload, path)
     return found
