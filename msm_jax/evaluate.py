@@ -53,7 +53,8 @@ def main() -> None:
     scoring = settings.to_json({name: getattr(config, name) for name in ("batch", "threads", "chat_variables")})
     addresses = {}
     for name, each in evals.items():
-        payload = evals_node.payload_of(each, sources.data_sha256(each.path), origin, scoring, evals_node.sources_of(each.kind))
+        code = evals_node.sources_of(each.kind)
+        payload = evals_node.payload_of(each, sources.data_sha256(each.path), origin, scoring, code)
         addresses[name] = Address(f"evaluate/{name}", payload, workdir / "results" / f"{name}.json")
     stored = {
         name: storage.read_json(address.path) if evals_node.is_done(address) else None

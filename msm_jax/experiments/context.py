@@ -87,7 +87,9 @@ class Context:
         Raises:
             InputError: one is missing.
         """
-        return self.once("content", path, lambda _: hashing.digest([hashing.file_sha256(f) for f in self.resolve(path)]))
+        return self.once(
+            "content", path, lambda path: hashing.digest([hashing.file_sha256(file) for file in self.resolve(path)])
+        )
 
     def sources(self, module: str) -> dict[str, str]:
         """Returns the hashes of the source files that importing a module runs."""
