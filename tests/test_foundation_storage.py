@@ -140,3 +140,13 @@ def test_an_occupied_path_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(InputError, match="use a local path or gs://"):
         storage.read_bytes("nowhere://a")
+
+
+def test_a_block_that_resumes_finds_the_files_of_the_one_that_failed(tmp_path: Path) -> None:
+    for number in range(2):
+        with pytest.raises(ZeroDivisionError), storage.new_directory(tmp_path / "bought", resumes=True) as directory:
+            (directory / str(number)).write_text("a reply").real / 0
+        assert not (tmp_path / "bought").exists()
+    with storage.new_directory(tmp_path / "bought", resumes=True) as directory:
+        assert files_below(str(directory)) == ["0", "1"]
+    assert files_below(str(tmp_path)) == ["bought/0", "bought/1"]

@@ -172,7 +172,9 @@ def refuse_occupied(path: Location) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Location, last: str = "", shared: bool = False) -> Iterator[Path]:
+def new_directory(
+    path: Location, last: str = "", shared: bool = False, resumes: bool = False
+) -> Iterator[Path]:
     """Yields an empty local directory, which becomes `path` if the block ends without an exception.
 
     Otherwise it is deleted, and `path` and the directories above it are as they were. On a disk its files are synced,
@@ -182,6 +184,8 @@ def new_directory(path: Location, last: str = "", shared: bool = False) -> Itera
         path: the directory to make.
         last: the file that is uploaded after all others, so that its presence says that the rest is there.
         shared: whether other processes may make the same local directory meanwhile; the first to end the block wins.
+        resumes: whether a local directory begins with the files that an earlier block left when it failed or was
+            killed, and is kept for the next one if this block fails.
 
     Raises:
         InputError: `path` is a file or a directory that is not empty; a directory is no error where it is `shared`.
@@ -193,7 +197,7 @@ def new_directory(path: Location, last: str = "", shared: bool = False) -> Itera
     if is_url(path):
         temporary = Path(tempfile.mkdtemp())
     else:
-        temporary = _temporary(local)
+        temporary = local.with_name(f".{local.name}.partial") if resumes else _temporary(local)
         above = [directory for directory in local.parents if not directory.exists()]
     try:
         with writing(path):
@@ -206,7 +210,8 @@ def new_directory(path: Location, last: str = "", shared: bool = False) -> Itera
     except WorkError as error:
         raise WorkError(str(error).replace(str(temporary), str(path))) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not resumes:
+            shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # a directory that holds anything stays
             for directory in above:
                 directory.rmdir()

@@ -37,17 +37,13 @@ def build(address: Address, fill: Callable[[Path], object], keeps_partial: bool 
             that were paid for; otherwise it starts with an empty directory.
     """
     start = time.monotonic()
-    partial = address.path.with_name(f".{address.path.name}.partial")
-    if partial.exists() and not keeps_partial:
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    fill(partial)
-    files = hashing.tree_sha256(partial)
-    storage.write_json(partial / NODE, address.description())
-    storage.write_json(
-        partial / DONE, {"hash": address.hash, "files": files, "seconds": time.monotonic() - start}
-    )
-    if address.path.exists():
-        shutil.rmtree(address.path)
-    partial.rename(address.path)
-    storage.sync_directory(address.path.parent)
+    # A process that was killed may have left its directory, and a damaged result is made again.
+    for stale in (address.path, *address.path.parent.glob(f".{address.path.name}.*.tmp")):
+        if stale.exists():
+            shutil.rmtree(stale)
+    with storage.new_directory(address.path, resumes=keeps_partial) as directory:
+        fill(directory)
+        files = hashing.tree_sha256(directory)
+        storage.write_json(directory / NODE, address.description())
+        done = {"hash": address.hash, "files": files, "seconds": time.monotonic() - start}
+        storage.write_json(directory / DONE, done)
