@@ -203,7 +203,7 @@ def test_a_dry_run_plans_without_what_is_missing_and_lists_it(nothing_ran, capsy
     Path("chats.jsonl").unlink()
     Path("pairs.jsonl").unlink()
     provide = (("pairs.jsonl", "pairs of your own; write them as docs/evals.md says"),)
-    with pytest.raises(InputError, match=r"^2 of the files that this experiment needs are not there"):
+    with pytest.raises(InputError, match=r"^2 of the files that this experiment needs do not exist"):
         run_lib.dry_run(
             settings.build(ExperimentConfig, fields(provide=provide)), Path("new"), Console(highlight=False, width=200)
         )
@@ -212,7 +212,7 @@ def test_a_dry_run_plans_without_what_is_missing_and_lists_it(nothing_ran, capsy
     assert "15 to run" not in text  # the tokenizer's own inputs are among what is missing
     assert re.search(r"phase/pretrain +1 +run +20 +2,560", text)
     assert "missing: chats.jsonl: no such file; check the path" in text
-    assert "missing: pairs.jsonl: is not there; pairs of your own; write them" in text
+    assert "missing: pairs.jsonl: does not exist; pairs of your own; write them" in text
     assert not Path("new").exists()
     with pytest.raises(InputError, match=r"^chats.jsonl: no such file.* \(and 1 more; --dry_run lists them all\)$"):
         run(provide=provide)
@@ -273,7 +273,7 @@ def test_bad_settings_and_files_are_refused_before_anything_is_made(nothing_ran,
 
 
 def test_the_report_is_rendered_again_and_refused_where_there_is_none(here):
-    with pytest.raises(InputError, match="no experiment here"):
+    with pytest.raises(InputError, match="holds no experiment"):
         run_lib.load(Path("nowhere"))
     report = Path("run/report.json").read_bytes()
     for name in ("report.json", "report.html"):

@@ -107,18 +107,18 @@ def test_any_power_of_two_of_devices_divides_the_batch(recipe, devices):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
     config = load(recipe)
-    with pytest.raises(InputError, match=r"\d+ of the files that this experiment needs are not there"):
+    with pytest.raises(InputError, match=r"\d+ of the files that this experiment needs do not exist"):
         run_lib.dry_run(config, Path("run"), Console(highlight=False, width=200))
     text = capsys.readouterr().out
     missing = [line for line in text.splitlines() if line.startswith("missing: ")]
-    assert f"missing: {config.checkpoint}: is not there; " in missing[0]
+    assert f"missing: {config.checkpoint}: does not exist; " in missing[0]
     assert "yours to fetch" in missing[0]
     assert "msm_jax.convert --from_hf=DIR" in missing[0]
     parameters, adapter, steps, _ = RECIPES[recipe]
     assert f"{config.model}: {parameters:,} parameters; adapters of {adapter:,}\n" in text
     for name in steps:
         assert re.search(rf"phase/(\w+/)?{name} +4 +run +{4 * steps[name]:,} ", text), name
-    assert "? is a time that no run in this directory tells yet" in text
+    assert "? is a time that cannot be estimated before a first run" in text
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public
     assert all(name.startswith("hf://datasets/chloeli/") for name in public)
@@ -137,7 +137,7 @@ def test_the_command_refuses_with_one_line():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    line = r"refused: runs/weights/qwen3-32b: is not there; Qwen3-32B .*--dry_run lists them all\)"
+    line = r"refused: runs/weights/qwen3-32b: does not exist; Qwen3-32B .*--dry_run lists them all\)"
     assert re.match(line, done.stderr)
 
 

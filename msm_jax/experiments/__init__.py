@@ -1,1 +1,1 @@
-"""The phase graph of a controlled experiment: arms, seeds, addresses by hash, scheduling, gathering."""
+"""Controlled experiments: the graph of their nodes, addresses by hash, scheduling, and the gathering of results."""

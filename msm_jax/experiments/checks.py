@@ -1,4 +1,4 @@
-"""Refusals before any training: settings, and the files that they name, read as soon as they exist."""
+"""The checks before any training: of the settings, and of the files that they name, as soon as these exist."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ from msm_jax.foundation import settings
 
 
 def check_settings(config: ExperimentConfig) -> Context:
-    """Builds every part's settings, and decides how each phase starts; reads no data.
+    """Builds the settings of every node, and decides how each phase starts; reads no data.
 
     Returns:
-      What is known from the settings alone, the settings of each phase among it.
+      What is known from the settings alone, which includes the settings of each phase.
 
     Raises:
-      InputError: naming the field.
+      InputError: a setting is refused; the message names the field.
     """
     from msm_jax.models.presets import preset
 
@@ -34,13 +34,13 @@ def check_settings(config: ExperimentConfig) -> Context:
 
 
 def check_files(known: Context) -> None:
-    """Finds every file of the user's own, and reads those that evals and other nodes check.
+    """Finds every file that the user provides, and reads those that evals and other nodes check.
 
     Args:
       known: as `check_settings` returns it.
 
     Raises:
-      InputError: naming the file, and line and field where it holds something wrong.
+      InputError: a file is missing or cannot be used; the message names the file, and the line and field at fault.
     """
     from msm_jax.checkpoints import store
     from msm_jax.data.tokenizers import Tokenizer
@@ -61,7 +61,7 @@ def read_files(known: Context) -> None:
     """Reads the files of each node that exist by now.
 
     Raises:
-      InputError: a file cannot be used, naming file, line and field.
+      InputError: a file cannot be used; the message names file, line and field.
     """
     for node in known.graph.nodes:
         nodes.find(node.kind).check_files(node, known)
@@ -83,7 +83,7 @@ def missing(known: Context) -> list[str]:
         try:
             find(path)
         except InputError as error:
-            lines[path] = f"{path}: is not there; {how[path]}" if path in how else str(error)
+            lines[path] = f"{path}: does not exist; {how[path]}" if path in how else str(error)
 
     if config.checkpoint:
         look(config.checkpoint, lambda path: store.resolve(Path(path)))
@@ -108,7 +108,7 @@ def _find_template(path: str) -> None:
 
 
 def _check_shape(config: ExperimentConfig, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another size than the experiment was written for."""
+    """Refuses a checkpoint of another size than that of the model for which the experiment was written."""
     from msm_jax.models.presets import preset
 
     if not config.model:

@@ -19,10 +19,12 @@ _BRANCH = re.compile(r"(?P<phase>.+)@(?P<step>\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """The tokenizer of phases from scratch: an existing directory, or one trained here on documents and
-    chats.
+    """The tokenizer of phases from scratch: an existing directory, or one that is trained on documents and chats.
 
-    `train_on` names JSONL files as in `data.config.SourceConfig`; `vocab_size` counts all pieces.
+    Attributes:
+      path: the directory of an existing tokenizer.
+      vocab_size: the number of ids of a tokenizer to train, specials and bytes among them.
+      train_on: the files to train it on, with paths as in `data.config.SourceConfig`.
     """
 
     path: str = ""
@@ -30,23 +32,23 @@ class TokenizerConfig:
     train_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse both forms at once, and half of one."""
+        """Refuses both forms at once, and only one of `vocab_size` and `train_on`."""
         if self.path and (self.vocab_size or self.train_on):
-            raise InputError("path and train_on exclude each other; keep one")
+            raise InputError("path and train_on exclude each other; keep one of them")
         if bool(self.vocab_size) != bool(self.train_on):
             raise InputError("vocab_size and train_on go together; set both or neither")
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-    """How evals run: CPU `threads` of their process, prompts per `batch`, and the devices that the model lies on."""
+    """How evals run: CPU `threads` of their process, prompts per `batch`, and the mesh that splits the model."""
 
     threads: int = 1
     batch: int = 64
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1."""
+        """Refuses counts below 1."""
         for name in ("threads", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}; it must be at least 1")
@@ -58,9 +60,9 @@ class ExperimentConfig:
 
     Attributes:
       name: a working directory belongs to the experiment of this name.
-      question: what is asked, for the report.
-      seeds: one replicate each; a seed is its own order and sampling of data in every phase that is not `shared`.
-      workers: slots for phases and evals side by side on CPU, a core each; 0 takes the cores of this process.
+      question: the question that the experiment asks, for the report.
+      seeds: one replicate each; a seed decides order and sampling of the data in every phase that is not `shared`.
+      workers: how many CPU cores are kept busy with phases and evals; 0 takes the cores of this process.
       world: {"kind": "miniworld", ...fields of miniworld.config.WorldConfig} or {"kind": "none"} for own data.
       corpora: {NAME: {"kind": ..., fields of that kind}}, further generated directories; a kind is the dotted name of
         a module, see `experiments.nodes`.
@@ -68,16 +70,16 @@ class ExperimentConfig:
       phases: {name: fields of training.config.PhaseConfig, without name, seed, init and tokenizer}.
       shared: phases that run once for all seeds.
       checkpoint: a checkpoint that every chain starts from; empty where the first phase starts from scratch.
-      model: the preset whose shape that checkpoint must have, so that a plan can be made before it is there; empty
-        for any.
-      provide: (path, what it is and how to get it) of what the user has to provide, for the line that says so.
+      model: the preset whose shape that checkpoint must have, so that a plan can be made before the checkpoint exists;
+        empty for any shape.
+      provide: (path, what it is and how to get it) for each file that the user provides; shown if it is missing.
       arms: {arm: chain of phases}; equal prefixes of chains run once. PHASE@STEP in a chain continues from the
         checkpoint of that step of the phase, whose schedule stays what it is.
       evals: {name: fields for evals.kinds.build}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
       scoring: how evals run.
-      midtraining: the phases that are midtraining; arms that share them share a colour, and few steps of one are
-        warned of.
+      midtraining: the phases that are midtraining. Arms that share them share a colour in plots, and the report warns
+        of a midtraining of few steps.
       gates: evals that say whether the arms may be read at all; `expectations` holds their minima.
       doses: {dose: {arm: other arm}}, where the arm is the other arm with another dose of midtraining. Tokens are
         compared among the arms of one dose.
@@ -110,7 +112,7 @@ class ExperimentConfig:
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse names that refer to nothing and chains that cannot run."""
+        """Refuses names that refer to nothing and chains that cannot run."""
         _check_scalars(self)
         _check_arms(self)
         _check_evals(self)
@@ -122,7 +124,7 @@ class ExperimentConfig:
 
     @property
     def all_corpora(self) -> dict[str, Mapping[str, Any]]:
-        """The corpora, and before them the world if there is one."""
+        """The world, if there is one, and then the corpora."""
         world = {} if self.world["kind"] == "none" else {"world": self.world}
         return {**world, **self.corpora}
 
@@ -271,7 +273,7 @@ def substitute(value: Any, directories: Mapping[str, str]) -> Any:
 
 
 def slots(config: ExperimentConfig) -> int:
-    """Nodes of one core each that run side by side on CPU."""
+    """Returns how many nodes of one core each run side by side on CPU."""
     if config.workers:
         return config.workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How long nodes will take: by the rates of earlier runs in the working directory, else a guess by FLOPs."""
+"""Estimates of how long nodes will take: by the speeds of earlier runs in the store, otherwise by their FLOPs."""
 
 import dataclasses
 import functools
@@ -12,16 +12,16 @@ from msm_jax.experiments.nodes.interface import DONE, NODE
 from msm_jax.foundation import storage
 from msm_jax.training.config import PhaseConfig
 
-# What the demo's nodes took on a core (0.3M parameters): a phase's products, its start, and an eval.
+# Measured on one core with the demo's nodes (0.3M parameters): FLOP/s of a phase, its start-up, and an eval.
 _FLOPS_PER_CORE = 4.5e10
 _START_SECONDS = 2.0
 _EVAL_SECONDS = 0.5
-# Beyond this a guess for CPU cores says nothing: the model is meant for accelerators.
+# A longer guess for CPU cores means nothing, because such a model is meant for accelerators.
 LONGEST_GUESS = 100 * 3600.0
 
 
 def tokens(config: PhaseConfig) -> int:
-    """Slots that the phase's batches hold, padding included."""
+    """Returns the number of slots in the batches of a phase, padding included."""
     return config.steps * config.batch_rows * config.data.seq_len
 
 
@@ -33,10 +33,9 @@ class Rates:
     evals: Mapping[str, float]
 
     def phase_seconds(self, config: PhaseConfig, parameters: float) -> tuple[float, bool]:
-        """Seconds for a phase, and whether that is measured rather than guessed.
+        """Returns the seconds for a phase, and whether they follow from measured speeds.
 
-        A phase that has not run yet is taken to be as fast as the slowest one with the same devices and
-        threads.
+        A phase that has not run yet is assumed to be as fast as the slowest one with the same devices and threads.
         """
         kind = (config.mesh.size, config.threads)
         alike = [rate for (_, *other), rate in self.phases.items() if tuple(other) == kind]
@@ -47,12 +46,12 @@ class Rates:
         return _START_SECONDS + 6 * parameters * tokens(config) / (cores * _FLOPS_PER_CORE), False
 
     def eval_seconds(self, names: Mapping[str, Any]) -> tuple[float, bool]:
-        """Seconds for these evals of one checkpoint, and whether all of them are measured."""
+        """Returns the seconds for these evals of one checkpoint, and whether all of them are measured."""
         return sum(self.evals.get(name, _EVAL_SECONDS) for name in names), names.keys() <= self.evals.keys()
 
 
 def measured(store: Path) -> Rates:
-    """The rates of everything that is done in `store`; of several runs of a phase, their median."""
+    """Returns the speeds of all finished nodes in `store`, as the median over the runs of a phase or eval."""
     phases: dict[tuple[str, int, int], list[float]] = {}
     for done_path in sorted((store / "phases").glob(f"*/{DONE}")):
         done, node = storage.find_json(done_path), storage.find_json(done_path.with_name(NODE))
@@ -78,19 +77,19 @@ def largest_model(config: ExperimentConfig, phases: Iterable[PhaseConfig]) -> in
 
 
 def parameters_of(config: PhaseConfig) -> int:
-    """How many parameters the phase's model has, 0 where its checkpoint alone says so."""
+    """Returns the number of parameters of a phase's model, 0 if only its checkpoint tells."""
     from msm_jax.models.presets import PRESETS
 
     return _parameters(config.preset, tuple(config.model_overrides.items())) if config.preset in PRESETS else 0
 
 
 def parameters_of_model(config: ExperimentConfig) -> int:
-    """How many parameters the model has that the experiment's checkpoint must hold, 0 where any may come."""
+    """Returns the number of parameters of `config.model`, 0 if the experiment names none."""
     return _parameters(config.model, ()) if config.model else 0
 
 
 def adapter_parameters(config: ExperimentConfig, phases: Iterable[PhaseConfig]) -> list[int]:
-    """The sizes of adapters that the phases train beside `config.model`, each once."""
+    """Returns the sizes of the adapters that the phases train on `config.model`, in ascending order, each once."""
     from msm_jax.models import lora
     from msm_jax.models.presets import preset
 

@@ -36,7 +36,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     arms, samples, missing = _arms(config, graph, stored)
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
-    # Short chains first, so that the arm that all others continue leads, whatever the order of the settings.
+    # Short chains first, so that the arm that all others continue is first, whatever the order of the settings.
     order = sorted(arms, key=lambda arm: len(graph.arms[arm]))
     arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
@@ -66,7 +66,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
 
 
 class _Stored:
-    """Returns the results that a working directory holds, by node."""
+    """The results that a working directory refers to; reads them by node."""
 
     def __init__(self, record: Mapping[str, Any], workdir: Path) -> None:
         self._workdir = workdir
@@ -79,7 +79,7 @@ class _Stored:
         return None if done is None else done["result"]
 
     def tokens(self, node_id: str, step: int | None) -> int | None:
-        """Returns the tokens that a finished training run had read by a step, by its end where that is None."""
+        """Returns the tokens that a finished training run had read by a step, or by its end for None."""
         result = self.phase(node_id)
         if result is None or step is None:
             return None if result is None else result["tokens"]
@@ -132,7 +132,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 def _arms(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
-    """Returns scores by arm and eval, transcripts of the first seed that has some, and what is missing, in words."""
+    """Returns scores by arm and eval, transcripts of the first seed that has any, and a line on each missing result."""
     arms: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Any]] = {}
     missing = []

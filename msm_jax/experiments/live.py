@@ -1,4 +1,4 @@
-"""What the user sees while an experiment runs: one live table on a terminal, plain lines elsewhere."""
+"""The display while an experiment runs: a live table on a terminal, plain lines elsewhere."""
 
 import dataclasses
 import time
@@ -17,11 +17,10 @@ _HEARTBEAT_SECONDS = 15.0
 
 
 class Board:
-    """A `scheduler.Listener` that shows what runs, how fast, what is done, reused and waiting, and the time
-    left.
+    """A `scheduler.Listener` that shows which tasks run and how fast, how many are done or wait, and the time left.
 
-    Use as a context manager; `done` holds the seconds of what has ended well. `expect` may be called again as
-    more of the graph becomes known.
+    It is a context manager. `done` holds the seconds of each task that has succeeded. `expect` may be called again when
+    more of the graph is known.
     """
 
     def __init__(self, console: Console, title: str, slots: int) -> None:
@@ -31,7 +30,7 @@ class Board:
         self._tasks: list[Task] = []
         self._running: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self.done: dict[str, float] = {}
-        self._whole: dict[str, float] = {}  # seconds from a task's first step to its last, as it goes or as it went
+        self._whole: dict[str, float] = {}  # {task: estimated or measured seconds for all of its steps}
         self._failed: set[str] = set()
         self._reused: set[str] = set()
         self._start = time.monotonic()
@@ -39,39 +38,39 @@ class Board:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Board":
-        """Start the live table where the console is a terminal."""
+        """Starts the live table if the console is a terminal."""
         if self._console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Take the live table away."""
+        """Removes the live table."""
         if self._console.is_terminal:
             self._live.stop()
 
     def expect(self, tasks: Sequence[Task], reused: Collection[str]) -> None:
-        """Add tasks that will run, and ids of nodes that need not (those that ran just now aside)."""
+        """Adds tasks that will run, and ids of nodes whose results are reused unless this board has seen them run."""
         self._tasks += tasks
         self._reused |= set(reused) - self.done.keys()
 
     def started(self, task_id: str) -> None:
-        """See `scheduler.Listener`."""
+        """Shows that the task runs; see `scheduler.Listener`."""
         self._running[task_id] = (time.monotonic(), {})
         if not self._console.is_terminal:
             self.say(f"start {task_id}")
 
     def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
-        """See `scheduler.Listener`. Known fields: step, steps, loss, tokens_per_second, eta_seconds."""
+        """Shows the fields step, steps, loss, tokens_per_second, eta_seconds and note; see `scheduler.Listener`."""
         start, before = self._running[task_id]
         fields = {**before, **progress}
         self._running[task_id] = (start, fields)
         eta, step, steps = fields.get("eta_seconds"), fields.get("step", 0), fields.get("steps", 0)
         if eta is not None and step < steps:
-            # Not by the clock: a task that continues an earlier run began in the middle.
+            # Not measured from the start of the task, which may continue an earlier run.
             self._whole[task_id] = eta * steps / (steps - step)
 
     def ended(self, task_id: str, seconds: float, failed: bool) -> None:
-        """See `scheduler.Listener`."""
+        """Shows how the task ended; see `scheduler.Listener`."""
         _, progress = self._running.pop(task_id)
         loss = f", loss {progress['loss']:.3f}" if "loss" in progress else ""
         if failed:
@@ -84,12 +83,12 @@ class Board:
             self.say(f"done  {task_id} in {duration(seconds)}{loss}")
 
     def say(self, text: str) -> None:
-        """A line above the table, or among the plain lines."""
+        """Prints a line above the table, or among the plain lines."""
         clock = duration(time.monotonic() - self._start)
         self._console.print(f"[{clock:>7}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """A line of plain progress every 15 seconds where there is no terminal."""
+        """Prints a line of progress every 15 seconds if there is no terminal."""
         now = time.monotonic()
         if self._console.is_terminal or now - self._spoke < _HEARTBEAT_SECONDS:
             return
@@ -98,8 +97,10 @@ class Board:
         self.say(f"{running} | {self._summary()}")
 
     def seconds_left(self) -> float:
-        """Until everything expected is done, by what the running tasks report and the estimates of the others, times
-        what tasks of their kind took beside theirs: a first estimate knows neither the machine nor what else it does.
+        """Returns the seconds until all expected tasks are done.
+
+        Running tasks report their own time. The estimate of another task is multiplied by the ratio of measured to
+        estimated time of the tasks of its kind, since a first estimate knows neither the machine nor its load.
         """
         pace = self._pace()
         remaining = [
@@ -162,7 +163,7 @@ def _progress_words(fields: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "42 s", "3:05" (minutes) or "2:04:09" (hours)."""
+    """Returns seconds as "42 s", "3:05" (minutes and seconds) or "2:04:09" (hours, minutes and seconds)."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

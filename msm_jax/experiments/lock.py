@@ -1,9 +1,9 @@
-"""One experiment at a time per working directory: a lock file that names the host and process that hold it.
+"""Lock files: one run at a time in a working directory, and one process at a time that makes a shared result.
 
-The file is held with `flock`, and the worker processes inherit the descriptor, so the lock is free exactly
-when the last of them has ended, however they ended: a lock left by a dead process on this host is taken over
-at once. A file system shared between hosts may not share flock; there the holder's host in the file and its
-age (a live holder touches it) decide.
+The lock file of a working directory names the host and process that hold it. It is locked with `flock`, and the worker
+processes inherit the descriptor. So the lock is free as soon as the last of them has ended, in whatever way. A file
+system that hosts share may not share `flock`; there the host in the file and the age of the file decide, because a
+live holder touches it.
 """
 
 import contextlib
@@ -25,12 +25,11 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def hold(workdir: Path, patience: float = 60.0) -> Iterator[int]:
-    """Hold `workdir` while the context lasts; yields the descriptor for child processes to inherit.
+    """Holds `workdir` while the context lasts; yields the file descriptor that child processes inherit.
 
     Args:
       workdir: an existing directory; the lock is its file `lock`.
-      patience: seconds to wait for the workers of a run whose main process is gone (they may be saving
-      checkpoints).
+      patience: seconds to wait for the workers of a run whose main process has ended; they may be saving checkpoints.
 
     Raises:
       InputError: another live process holds it.
@@ -72,7 +71,7 @@ def exclusive(path: Path, waits: Callable[[], None]) -> Iterator[None]:
                 if not said:
                     waits()
                 said = True
-                # In turns, so that a signal is handled.
+                # Not one blocking call, so that a signal is handled.
                 time.sleep(_POLL_SECONDS)
         yield
 
@@ -95,7 +94,7 @@ def _acquire(fd: int, path: Path, workdir: Path, patience: float) -> None:
         holder = _holder(fd)
         age = time.time() - os.fstat(fd).st_mtime
         if holder is not None and holder["host"] != socket.gethostname() and age < _STALE_SECONDS:
-            message = f"{_in_use(workdir, holder)}; if that process is gone, delete {path}"
+            message = f"{_in_use(workdir, holder)}; if that process has ended, delete {path}"
             raise InputError(message)
         return
 
@@ -108,7 +107,7 @@ def _in_use(workdir: Path, holder: dict) -> InputError:
 
 
 def _holder(fd: int) -> dict | None:
-    """What the file says of its holder, None where it is empty or half-written."""
+    """Returns what the file says about its holder, None if it is empty or incomplete."""
     try:
         content = json.loads(os.pread(fd, 4096, 0))
     except ValueError:

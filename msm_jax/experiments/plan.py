@@ -1,4 +1,4 @@
-"""What a run will do: every node, whether its result is there, why not, and what it will take."""
+"""The plan of a run: for every node, whether its results exist, why it runs if they do not, and what it will take."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -159,7 +159,7 @@ def is_addressed(steps: Sequence[Step]) -> bool:
 
 
 def report_address(context: Context, workdir: Path) -> Address:
-    """The address of the report; its description lies in `report.node.json`."""
+    """Returns the address of the report, whose description is stored in `report.node.json`."""
     asked = settings.to_json(context.config)
     del asked["workers"]
     payload = {
@@ -211,7 +211,7 @@ def _is_unknown(cost: Cost) -> bool:
 
 def _time(running: Sequence[Step], slots: int) -> str:
     if any(_is_unknown(step.cost) for step in running):
-        return "? is a time that no run in this directory tells yet"
+        return "? is a time that cannot be estimated before a first run"
     guess = "" if all(step.cost.is_measured for step in running) else "; ~ is a first guess, for CPU cores"
     tasks = [step.task for step in running if step.task]
     return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"

@@ -1,4 +1,4 @@
-"""Why a node runs: how what it depends on differs from what an earlier result depended on."""
+"""The reason why a node runs: the difference between what it depends on and what an earlier result depended on."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def _of_result(address: Address) -> str:
     if not earlier:
         return "new"
     differences = [hashing.changes(stored, address.payload) for stored in earlier]
-    return "; ".join(_in_words(min(differences, key=len))) or "its result is gone"
+    return "; ".join(_in_words(min(differences, key=len))) or "its result was deleted"
 
 
 def _earlier(address: Address) -> list[Mapping[str, Any]]:
@@ -51,7 +51,7 @@ def _in_words(differences: list[tuple[str, Any, Any]]) -> list[str]:
     for key, before, after in differences:
         head, _, rest = key.partition(".")
         if head in ("sources", "specs"):
-            verb = "is new" if before is None else "is gone" if after is None else "changed"
+            verb = "is new" if before is None else "was removed" if after is None else "changed"
             words.append(f"{head.removesuffix('s')} {rest} {verb}")
         elif head == "data":
             words.append(f"data changed: {rest}")

@@ -1,4 +1,4 @@
-"""One run of an experiment: decide what is missing, run it in worker processes, gather, report."""
+"""One run of an experiment: plans what is missing, runs it in worker processes, gathers the results, and reports."""
 
 import contextlib
 import dataclasses
@@ -38,16 +38,16 @@ def run(
 
     Args:
       config: its settings.
-      workdir: made where it does not exist.
+      workdir: its directory, which is created if it does not exist.
       console: for progress and tables.
       executors: {kind of node: "module:function"} in place of the kinds' own `run`.
       setup: "module:function" that starts a worker, "" for none.
-      store: where results are looked for and kept, for experiments that share some; `workdir` by default.
+      store: the directory in which results are found and kept, which experiments may share; `workdir` by default.
 
     Raises:
-      InputError: refused before any training.
+      InputError: the settings, a file or the directory is refused, before any training.
       WorkError: a node failed.
-      Preempted: a signal came; after this and after a failure, running again continues.
+      Preempted: a signal stopped the run. After this, as after a failure, another run continues.
     """
     workdir = workdir.absolute()
     store = workdir if store is None else store.absolute()
@@ -75,7 +75,7 @@ def run(
 
 
 def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Step], Context]:
-    """Runs every node that is missing; returns all nodes with results, as they were before, and what is known."""
+    """Runs every node that is missing; returns the steps of all nodes with results, as planned, and what is known."""
     while True:
         steps, context = planner.plan()
         if is_addressed(steps):
@@ -94,7 +94,7 @@ def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Ste
 def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Path | None = None) -> None:
     """Prints what `run` would do, and why; changes nothing.
 
-    Where files are missing, the plan follows from the settings alone, and a line on each of them follows it.
+    If files are missing, the plan follows from the settings alone, and a line on each missing file comes after it.
 
     Raises:
       InputError: as `run` does before any training, as far as the files exist.
@@ -119,11 +119,11 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
     if lacking:
         for line in lacking:
             console.print(f"missing: {line}", soft_wrap=True, markup=False)
-        raise InputError(f"{len(lacking)} of the files that this experiment needs are not there; see the lines above")
+        raise InputError(f"{len(lacking)} of the files that this experiment needs do not exist; see the lines above")
 
 
 def render(config: ExperimentConfig, workdir: Path) -> list[str]:
-    """Write the report and samples from what is stored, and print it; returns what is missing, in words.
+    """Writes the report and the samples from stored results, and prints it; returns a line on each missing result.
 
     Raises:
       InputError: there is nothing to report yet.
@@ -136,22 +136,22 @@ def render(config: ExperimentConfig, workdir: Path) -> list[str]:
 
 
 def load(workdir: Path) -> ExperimentConfig:
-    """The settings of the experiment that `workdir` holds.
+    """Returns the settings of the experiment in `workdir`.
 
     Raises:
-      InputError: it holds none.
+      InputError: there is none.
     """
     stored = storage.find_json(workdir / SETTINGS)
     if stored is None:
-        raise InputError(f"{workdir}: no experiment here; give the --workdir of msm_jax.experiment")
+        raise InputError(f"{workdir}: holds no experiment; give the --workdir of msm_jax.experiment")
     return settings.build(ExperimentConfig, stored["config"])
 
 
 def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
-    """Refuse a directory of another experiment, or of a single training run.
+    """Refuses the directory of another experiment, or of a single training run.
 
     Raises:
-      InputError: it is one.
+      InputError: `workdir` is such a directory.
     """
     stored = storage.find_json(workdir / SETTINGS)
     if stored is not None and stored["name"] != config.name:
@@ -166,7 +166,7 @@ def _make(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{workdir}: cannot be made ({error.strerror}); give another --workdir") from error
+        raise InputError(f"{workdir}: cannot be created ({error.strerror}); give another --workdir") from error
 
 
 def _write_record(steps: Sequence[Step], ran: Mapping[str, float], workdir: Path) -> None:
@@ -195,7 +195,7 @@ def _write_record(steps: Sequence[Step], ran: Mapping[str, float], workdir: Path
 
 
 class _Runner:
-    """Starts workers and the live table when something first runs, and keeps them for the rest of the run."""
+    """Starts workers and the live table when the first task runs, and keeps them for the rest of the run."""
 
     def __init__(self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int) -> None:
         self.ran: dict[str, float] = {}
@@ -214,7 +214,7 @@ class _Runner:
         self._stack.close()
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Run the tasks of `steps`; see `Pool.run` for what it raises."""
+        """Runs the tasks of `steps`; see `Pool.run` for what it raises."""
         pool, board, on_cpu = self._started = self._started or self._start()
         tasks = [step.task if on_cpu else _for_accelerator(step.task) for step in steps if step.task]
         board.expect(tasks, reused=[step.node.id for step in steps if not step.task])
@@ -236,12 +236,12 @@ class _Runner:
 
 
 def _for_accelerator(task: Task) -> Task:
-    """The task for the one process that holds the accelerators, whatever devices and threads it wants."""
+    """Returns a task with the devices and threads of the one process that holds the accelerators, whatever it asks."""
     return dataclasses.replace(task, devices=1, threads=0)
 
 
 def _platform() -> str:
-    """JAX's default platform, asked of a process of its own: this one must not take the accelerators."""
+    """Returns JAX's default platform, as a child process finds it: this process must not take the accelerators."""
     named = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
     if named:
         return named

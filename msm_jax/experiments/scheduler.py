@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.parallel import backend
 
-# Seconds for running tasks to reach a checkpoint after SIGTERM; a second signal cuts them short.
+# Seconds that running tasks have to save a checkpoint after SIGTERM; a second signal kills them at once.
 _STOP_SECONDS = 120.0
 _TICK_SECONDS = 0.25
 _LOG_LINES = 12
@@ -27,9 +27,14 @@ _LOG_LINES = 12
 class Task:
     """One call in a worker process.
 
-    `call` is "module:function" taking (args, report); `args` is JSON. The worker is one with exactly
-    `devices` and `threads`, which are fixed when a backend starts. `after` holds ids of tasks that end first;
-    ids that are not among the tasks to run count as done. `seconds` is the estimate that orders the work.
+    Attributes:
+      id: names the task.
+      call: "module:function", which is called with (args, report).
+      args: its arguments as JSON.
+      after: ids of the tasks that must end first; those that are not among the tasks to run count as done.
+      devices: devices of the worker. A worker has a fixed number of devices and threads from its start.
+      threads: CPU threads of the worker.
+      seconds: the estimate that decides the order of the work.
     """
 
     id: str
@@ -42,27 +47,27 @@ class Task:
 
     @property
     def slots(self) -> int:
-        """Cores it keeps busy."""
+        """The number of cores that it keeps busy."""
         return max(self.devices, self.threads)
 
 
 class Listener(Protocol):
-    """What the scheduler tells as it goes; `live.Board` is one."""
+    """Receives what happens while the scheduler runs, for example `live.Board`."""
 
     def started(self, task_id: str) -> None:
-        """A worker has the task."""
+        """Notes that a worker has begun the task."""
 
     def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
-        """The task reported progress."""
+        """Notes progress that the task reported."""
 
     def ended(self, task_id: str, seconds: float, failed: bool) -> None:
-        """The task is over."""
+        """Notes that the task has ended, after so many seconds."""
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Shows a line to the user."""
 
     def tick(self) -> None:
-        """Called a few times a second."""
+        """Is called a few times a second."""
 
 
 class _Worker:
@@ -82,7 +87,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                # Its own session: Ctrl-C reaches the main process alone, which stops the workers in order.
+                # In its own session: Ctrl-C reaches only the main process, which then stops the workers.
                 start_new_session=True,
                 pass_fds=pool.keep_open,
             )
@@ -100,11 +105,11 @@ class _Worker:
             self.input.write(line.encode())
             self.input.flush()
         except BrokenPipeError:
-            # It died while idle; the end of its stdout says so to the loop.
+            # It died while idle; the loop of `Pool.run` notices the end of its stdout.
             return
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
-        """Complete messages that have arrived, and whether the process has closed its end."""
+        """Returns the complete messages that have arrived, and whether the process has closed its stdout."""
         closed = False
         while True:
             chunk = self.output.read(65536)
@@ -118,7 +123,7 @@ class _Worker:
         return [json.loads(line) for line in lines], closed
 
     def last_lines(self) -> list[str]:
-        """The last lines of its log since its task began."""
+        """Returns the last lines of its log since its task began."""
         with self.log.open("rb") as file:
             file.seek(self.log_start)
             text = file.read().decode(errors="replace")
@@ -136,14 +141,14 @@ class Pool:
         environment: Mapping[str, str] | None = None,
         keep_open: Sequence[int] = (),
     ) -> None:
-        """Use as a context manager, in the main thread.
+        """Starts no process yet; to be used as a context manager, in the main thread.
 
         Args:
-          slots: cores to keep busy.
-          log_dir: where each worker's stderr goes.
+          slots: the number of cores to keep busy.
+          log_dir: the directory of the log of each worker, which is its stderr.
           setup: "module:function" that a new worker calls with (devices, threads).
-          environment: variables that a worker starts with besides this process's own.
-          keep_open: descriptors that workers inherit.
+          environment: variables that a worker gets in addition to those of this process.
+          keep_open: file descriptors that workers inherit.
         """
         self.slots = slots
         self.log_dir = log_dir
@@ -155,13 +160,13 @@ class Pool:
         self._started = 0
 
     def __enter__(self) -> "Pool":
-        """Take SIGINT and SIGTERM: from here on they stop the work in order."""
+        """Handles SIGINT and SIGTERM from here on: they let running tasks save a checkpoint before the work stops."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop every worker and give the signals back."""
+        """Stops every worker and restores the earlier signal handlers."""
         try:
             self._stop_workers()
         finally:
@@ -172,12 +177,13 @@ class Pool:
         self.signals += 1
 
     def run(self, tasks: Sequence[Task], listener: Listener) -> None:
-        """Run all tasks.
+        """Runs all tasks.
 
-        After a failure nothing new starts, what runs is finished, and the first failure is raised.
+        After a failure no further task starts, running tasks end, and the first failure is raised.
 
         Raises:
-          InputError, WorkError: as the task raised it; WorkError too where its worker crashed.
+          InputError, WorkError: a task raised it.
+          WorkError: a worker crashed.
           Preempted: a signal stopped the work.
         """
         waiting = {task.id: task for task in tasks}
@@ -217,7 +223,7 @@ class Pool:
                 continue
             cost = min(task.slots, self.slots)
             if busy + cost > self.slots:
-                # The longest path waits for its slots; nothing shorter overtakes it.
+                # The task with the longest path waits for its slots; no other task goes before it.
                 return
             worker = self._worker_for((task.devices, task.threads), selector)
             worker.assign(task)
@@ -241,7 +247,7 @@ class Pool:
         selector: selectors.BaseSelector,
         listener: Listener,
     ) -> Exception | None:
-        """Take in what a worker sent; returns the failure it reports, if any."""
+        """Handles the messages of a worker; returns the failure that they report, None if they report none."""
         messages, closed = worker.receive()
         failure: Exception | None = None
         for message in messages:
@@ -280,11 +286,11 @@ class Pool:
         for worker in self.workers:
             worker.process.terminate()
         if listener is not None:
-            listener.say("stopping: running phases save a checkpoint first; a second signal cuts them short")
+            listener.say("stopping: running phases save a checkpoint first; a second signal kills them at once")
         deadline = time.monotonic() + _STOP_SECONDS
         for worker in self.workers:
             while worker.process.poll() is None:
-                # Their last messages are of no use, but a full pipe would keep them from ending.
+                # The last messages are not needed, but a full pipe would keep the worker from ending.
                 worker.receive()
                 if time.monotonic() > deadline or self.signals > signals:
                     worker.process.kill()
@@ -306,7 +312,7 @@ def _status(status: int) -> str:
 
 
 def critical_paths(tasks: Sequence[Task]) -> dict[str, float]:
-    """{id: seconds from the task's start to the end of the longest chain that waits for it}.
+    """Returns {id: seconds from the start of the task to the end of the longest chain of tasks that wait for it}.
 
     Raises:
       ValueError: tasks wait for each other in a circle.
@@ -314,7 +320,7 @@ def critical_paths(tasks: Sequence[Task]) -> dict[str, float]:
     by_id = {task.id: task for task in tasks}
     waits = {task.id: [name for name in task.after if name in by_id] for task in tasks}
     paths = dict.fromkeys(by_id, 0.0)
-    # Last ones first: by the time a task is reached, `paths` holds the longest chain behind it.
+    # Last tasks first: when the loop comes to a task, `paths` holds the longest chain after it.
     for name in reversed(list(graphlib.TopologicalSorter(waits).static_order())):
         paths[name] += by_id[name].seconds
         for dependency in waits[name]:
@@ -323,15 +329,18 @@ def critical_paths(tasks: Sequence[Task]) -> dict[str, float]:
 
 
 def launch_order(tasks: Sequence[Task]) -> list[Task]:
-    """The order in which tasks get slots: longest path first, ties as given."""
+    """Returns tasks in the order in which they get slots: the longest path first, equal ones as given."""
     paths = critical_paths(tasks)
     return sorted(tasks, key=lambda task: -paths[task.id])
 
 
 def time_left(tasks: Sequence[Task], slots: int, running: Mapping[str, float]) -> float:
-    """Seconds until all `tasks` have ended, by playing the schedule through.
+    """Returns the seconds until all `tasks` have ended, from a simulation of the schedule.
 
-    `running` maps the tasks that already run to the seconds they still need.
+    Args:
+      tasks: those that have not ended.
+      slots: the number of cores.
+      running: {id: seconds that it still needs} of the tasks that already run.
     """
     order = launch_order(tasks)
     waiting = {task.id for task in tasks}

@@ -1,10 +1,11 @@
-"""A process that runs nodes one after the other, so that imports and compiled programs are paid once.
+"""A process that runs nodes one after the other, so that imports and compilation happen once.
 
-JSON lines: a task {"id", "call": "module:function", "args"} on stdin; on stdout, for each task, any number of
-{"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed",
+Its messages are lines of JSON: a task {"id", "call": "module:function", "args"} on stdin; for each task, on stdout, any
+number of {"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed",
 "id", "kind", "message"} or {"event": "stopped", "id"}. A called function takes (args, report) and leaves its
-result on the disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the parent's death
-(end of stdin), stops the running task at its next checkpoint; SIGINT is the parent's to handle.
+result on the disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the end
+of stdin (the parent has died), stops the running task at its next checkpoint. SIGINT is ignored, because the parent
+handles it.
 """
 
 import importlib
@@ -36,9 +37,10 @@ class Stopped(KeyboardInterrupt):
 
 
 def main() -> int:
-    """Run tasks until SIGTERM or the end of stdin.
+    """Runs tasks until SIGTERM or the end of stdin.
 
-    Arguments: optionally "module:function", which is called first, with the rest as integers.
+    The first command-line argument, if any, is "module:function". It is called first, with the other arguments as
+    integers.
     """
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -58,13 +60,13 @@ def main() -> int:
 
 
 def resolve(call: str) -> Callable[..., Any]:
-    """The function that "module:function" names."""
+    """Returns the function that "module:function" names."""
     module, function = call.split(":")
     return getattr(importlib.import_module(module), function)
 
 
 def _run(task: dict[str, Any], channel: TextIO) -> bool:
-    """Run one task and send how it ended; False where it was stopped."""
+    """Runs one task and sends how it ended; returns False if it was stopped."""
     print(f"{time.strftime('%H:%M:%S')} {task['id']}", flush=True)
 
     def report(progress: dict[str, Any]) -> None:

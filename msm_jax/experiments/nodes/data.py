@@ -10,7 +10,7 @@ from msm_jax.foundation import settings
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
-    """Names the settings of the phases up to the one whose data is checked."""
+    """Returns the settings of the phases up to the one whose data is checked."""
     chain = [context.phase_configs[run] for run in context.graph.runs_of(node.spec)]
     return {"chain": [settings.to_json(config) for config in chain]}
 

@@ -20,7 +20,7 @@ def place(store: Path, room: str, name: str, node_id: str, payload: Mapping[str,
 
 
 def is_done(address: Address) -> bool:
-    """Returns whether a directory has the files that it had when it was completed."""
+    """Returns whether a directory still has the files, with the same content, that it had when it was completed."""
     done = storage.find_json(address.path / DONE)
     if done is None or done["hash"] != address.hash:
         return False

@@ -1,4 +1,4 @@
-"""Runs a node in a worker process, unless another experiment that shares the store has made its results meanwhile."""
+"""Runs a node in a worker process, unless another experiment with the same store has made its results by then."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(args: Mapping[str, Any], report: Report) -> None:
 
     Args:
         args: "kind"; "call", "module:function" in place of the kind's own `run`, or ""; "arguments" of it;
-            "results", see `to_json`; "lock", a file that is locked meanwhile, "" for none.
+            "results", see `to_json`; "lock", a file to lock while the node runs, "" for none.
         report: takes progress.
     """
     kind = nodes.find(args["kind"])
@@ -42,7 +42,7 @@ def run(args: Mapping[str, Any], report: Report) -> None:
     if not args["lock"]:
         call(args["arguments"], results, report)
         return
-    with lock.exclusive(Path(args["lock"]), lambda: report({"note": "waits for another run that makes it"})):
+    with lock.exclusive(Path(args["lock"]), lambda: report({"note": "waits for another run to make it"})):
         missing = {name: address for name, address in results.items() if not kind.is_done(address)}
         if missing:
             call(args["arguments"], missing, report)

@@ -92,8 +92,8 @@ class Cost:
 class NodeKind:
     """A kind of node, which a module offers as `KIND`.
 
-    A node's unfinished work is the kind's own: `directories.build` starts anew or continues, as the kind says; a phase
-    continues from its newest checkpoint; each eval is a result of its own.
+    Each kind decides what survives of a node that was interrupted: `directories.build` deletes or keeps unfinished
+    files, as the kind says; a phase continues from its newest checkpoint; each eval is a result of its own.
 
     Attributes:
         results: returns the addresses of a node's results by name ({"": ...} for a single one), given the node and what

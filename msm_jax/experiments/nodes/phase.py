@@ -1,4 +1,4 @@
-"""A training run."""
+"""The node of a training run, whose result is the run directory of one phase."""
 
 import dataclasses
 import time
@@ -109,7 +109,7 @@ def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
-    """Names the run's settings."""
+    """Returns the settings of the run."""
     return {"config": settings.to_json(context.phase_configs[node.id])}
 
 

@@ -25,7 +25,7 @@ def results(node: Node, context: Context) -> dict[str, Address]:
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
-    """Names the texts and the size."""
+    """Returns the paths of the texts and the size of the vocabulary."""
     return {"train_on": list(context.substitute(node.spec.train_on)), "vocab_size": node.spec.vocab_size}
 
 
