@@ -1,4 +1,4 @@
-"""What is known of an experiment while its nodes are addressed and planned."""
+"""The knowledge about an experiment that grows while its nodes are addressed and planned."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -53,7 +53,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """The evals {name: path of its items} of one checkpoint, the experiment's own for an empty chain."""
+    """The evals, {name: path of its items}, of the checkpoint after `chain`; of `config.checkpoint` if it is empty."""
 
     chain: Chain
     seed: int | None
@@ -68,11 +68,13 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """All nodes. Phases are found by (chain without a last step, seed or None), measurements by (chain, seed or None).
+    """The nodes of an experiment, and the runs and measurements that its arms and seeds need.
 
     Attributes:
+        config: the experiment.
         arms: the chain of each arm; a step that is the last one of its phase is left out.
-        nodes: in an order in which each comes after its parents.
+        phases: {(chain, seed): run}. The last element of the chain names no step; the seed is None for a shared run.
+        measurements: {(chain, seed): evals of its checkpoint}. The seed is None for a checkpoint that all seeds share.
     """
 
     config: ExperimentConfig = dataclasses.field(compare=False)

@@ -67,7 +67,7 @@ class Listener(Protocol):
         """Shows a line to the user."""
 
     def tick(self) -> None:
-        """Is called a few times a second."""
+        """Updates what is shown; called a few times a second."""
 
 
 class _Worker:

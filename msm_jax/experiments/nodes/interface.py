@@ -41,11 +41,11 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where one result of a node is stored.
+    """The place of one result of a node, and all that the result depends on.
 
     Attributes:
         id: of the node, and for an eval its name.
-        payload: everything that the result depends on, as JSON; the hash is of it.
+        payload: everything that the result depends on, as JSON, from which the hash is computed.
         path: a directory, or a JSON file whose name ends in ".json".
         steps: the checkpoints that a phase must have besides its last one; no part of the hash.
     """
@@ -67,14 +67,14 @@ class Address:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a node will take.
+    """The time, tokens and money that a node will take, and the devices and threads of its process.
 
     Attributes:
-        seconds: of wall time.
+        seconds: its wall time.
         is_measured: whether `seconds` follows from earlier runs; otherwise it is a first guess.
         updates: optimizer steps.
         tokens: slots of the batches that it trains on, or tokens that it pays for.
-        dollars: what it pays to others.
+        dollars: what it pays, for example to the provider of an API.
         devices: devices of its process.
         threads: CPU threads of its process.
     """
