@@ -1,12 +1,11 @@
 """Runs tasks in worker processes: dependencies first, then the longest path, as many as there are slots."""
 
+import contextlib
 import dataclasses
 import graphlib
-import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation.child_process import ChildProcess
 from msm_jax.parallel import backend
 
 # Seconds that running tasks have to save a checkpoint after SIGTERM; a second signal kills them at once.
@@ -81,46 +81,15 @@ class _Worker:
             command += [pool.setup, *(str(count) for count in key)]
         environment = {**backend.HUGE_PAGES, **os.environ, **pool.environment}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                # In its own session: Ctrl-C reaches only the main process, which then stops the workers.
-                start_new_session=True,
-                pass_fds=pool.keep_open,
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
-        os.set_blocking(self.output.fileno(), False)
-        self.buffer = b""
+            # Its own session: Ctrl-C reaches the main process alone, which stops the workers in order.
+            self.child = ChildProcess(command, log, environment, own_session=True, keep_open=pool.keep_open)
 
     def assign(self, task: Task) -> None:
         self.task = task
         self.log_start = self.log.stat().st_size
-        line = json.dumps({"id": task.id, "call": task.call, "args": task.args}) + "\n"
-        try:
-            self.input.write(line.encode())
-            self.input.flush()
-        except BrokenPipeError:
-            # It died while idle; the loop of `Pool.run` notices the end of its stdout.
-            return
-
-    def receive(self) -> tuple[list[dict[str, Any]], bool]:
-        """Returns the complete messages that have arrived, and whether the process has closed its stdout."""
-        closed = False
-        while True:
-            chunk = self.output.read(65536)
-            if chunk is None:
-                break
-            if not chunk:
-                closed = True
-                break
-            self.buffer += chunk
-        *lines, self.buffer = self.buffer.split(b"\n")
-        return [json.loads(line) for line in lines], closed
+        # One that died while idle is noticed by the loop, as the end of its output.
+        with contextlib.suppress(BrokenPipeError):
+            self.child.send({"id": task.id, "call": task.call, "args": task.args})
 
     def last_lines(self) -> list[str]:
         """Returns the last lines of its log since its task began."""
@@ -191,7 +160,7 @@ class Pool:
         failure: Exception | None = None
         with selectors.DefaultSelector() as selector:
             for worker in self.workers:
-                selector.register(worker.output, selectors.EVENT_READ, worker)
+                selector.register(worker.child, selectors.EVENT_READ, worker)
             while True:
                 if self.signals:
                     self._stop_workers(selector, listener)
@@ -237,7 +206,7 @@ class Pool:
         worker = _Worker(key, self._started, self)
         self._started += 1
         self.workers.append(worker)
-        selector.register(worker.output, selectors.EVENT_READ, worker)
+        selector.register(worker.child, selectors.EVENT_READ, worker)
         return worker
 
     def _handle(
@@ -248,7 +217,7 @@ class Pool:
         listener: Listener,
     ) -> Exception | None:
         """Handles the messages of a worker; returns the failure that they report, None if they report none."""
-        messages, closed = worker.receive()
+        messages, closed = worker.child.received()
         failure: Exception | None = None
         for message in messages:
             event, task = message["event"], worker.task
@@ -267,9 +236,10 @@ class Pool:
                 worker.task = None
                 failure = Preempted(f"{task.id}: its worker was stopped; run the same command again to continue")
         if closed:
-            selector.unregister(worker.output)
+            selector.unregister(worker.child)
             self.workers.remove(worker)
-            status = worker.process.wait()
+            worker.child.process.wait()
+            status = worker.child.kill()
             if worker.task is not None:
                 lines = worker.last_lines()
                 for line in lines:
@@ -284,27 +254,19 @@ class Pool:
     def _stop_workers(self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None) -> None:
         signals = self.signals
         for worker in self.workers:
-            worker.process.terminate()
+            worker.child.process.terminate()
         if listener is not None:
             listener.say("stopping: running phases save a checkpoint first; a second signal kills them at once")
         deadline = time.monotonic() + _STOP_SECONDS
         for worker in self.workers:
-            while worker.process.poll() is None:
-                # The last messages are not needed, but a full pipe would keep the worker from ending.
-                worker.receive()
+            while worker.child.process.poll() is None:
+                # Their last messages are of no use, but a full pipe would keep them from ending.
+                worker.child.received()
                 if time.monotonic() > deadline or self.signals > signals:
-                    worker.process.kill()
+                    worker.child.process.kill()
                 time.sleep(0.02)
-            for stream in (worker.input, worker.output):
-                _close(stream)
+            worker.child.kill()
         self.workers.clear()
-
-
-def _close(stream: Any) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:
-        return
 
 
 def _status(status: int) -> str:

@@ -8,8 +8,8 @@ of stdin (the parent has died), stops the running task at its next checkpoint. S
 handles it.
 """
 
+import contextlib
 import importlib
-import json
 import os
 import queue
 import signal
@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation import child_process
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -42,9 +43,7 @@ def main() -> int:
     The first command-line argument, if any, is "module:function". It is called first, with the other arguments as
     integers.
     """
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    channel = child_process.reserve_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     try:
@@ -87,16 +86,14 @@ def _run(task: dict[str, Any], channel: TextIO) -> bool:
 
 
 def _send(channel: TextIO, message: dict[str, Any]) -> None:
-    try:
-        channel.write(json.dumps(message) + "\n")
-    except BrokenPipeError:
-        # The parent is gone; the reader thread sees the end of stdin and stops the task.
-        return
+    # If the parent has ended, the reader thread sees the end of stdin and stops the task.
+    with contextlib.suppress(BrokenPipeError):
+        child_process.reply(channel, message)
 
 
 def _read(tasks: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    for line in sys.stdin:
-        tasks.put(json.loads(line))
+    for task in child_process.requests():
+        tasks.put(task)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
     os._exit(1)

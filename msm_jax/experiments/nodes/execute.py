@@ -43,6 +43,7 @@ def run(args: Mapping[str, Any], report: Report) -> None:
         call(args["arguments"], results, report)
         return
     with lock.exclusive(Path(args["lock"]), lambda: report({"note": "waits for another run to make it"})):
+        report({"note": ""})
         missing = {name: address for name, address in results.items() if not kind.is_done(address)}
         if missing:
             call(args["arguments"], missing, report)
