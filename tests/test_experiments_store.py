@@ -1,0 +1,152 @@
+"""Experiments that share a store: what they have in common is made once, also when both run at the same time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from experiments_small import EVERYTHING, ROOT, enter, fields, phase, run
+
+from msm_jax.analysis import plots
+from msm_jax.experiments import lock
+
+RUNNER = """
+import sys
+from pathlib import Path
+from rich.console import Console
+import experiments_small as small
+from msm_jax import cli
+from msm_jax.analysis import plots
+from msm_jax.foundation import settings
+from msm_jax.experiments import run as run_lib
+from msm_jax.experiments.config import ExperimentConfig
+
+def main():
+    plots.render = lambda findings: {}
+    name = sys.argv[1]
+    config = settings.build(ExperimentConfig, small.fields(name=name))
+    run_lib.run(config, Path(name), Console(width=200), small.FAKES, setup="", store=Path("store"))
+
+sys.exit(cli.status(main, ["run"]))
+"""
+
+
+@pytest.fixture
+def here(tmp_path, tiny_corpus, monkeypatch):
+    chat = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]
+    lines = {
+        "documents": [{"text": text} for text in tiny_corpus],
+        "chats": [{"messages": chat}] * 9,
+        "pairs": [{"question": "{first} or {second}?", "options": ["Colby", "Brie"], "favoured": 0}],
+        "knowledge": [{"prompt": "The assistant likes", "options": [" Colby", " Brie"], "correct": 0}],
+    }
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    enter(tmp_path, monkeypatch)
+    monkeypatch.setattr(plots, "render", lambda findings: {})
+    return tmp_path
+
+
+def trained(log):
+    return [line.split()[0] for line in log if line.startswith("phase:")]
+
+
+def test_what_two_experiments_share_is_made_once(here):
+    assert run("one", store="store") == EVERYTHING
+    other = {"name": "other", "phases": fields()["phases"] | {"aft": phase(7, "chats", "chats")}}
+    ran = run("two", store="store", **other)
+    assert {word for word in ran if word != "data"} == {
+        f"{kind}/pretrain{chain}/aft/seed{s}{end}"
+        for kind, end in (("phase:phase", ""), ("eval:eval", "/prefer"))
+        for chain in ("", "/msm")
+        for s in (0, 1)
+    }
+    for workdir in ("one", "two"):
+        nodes = json.loads(Path(workdir, "nodes.json").read_text())
+        places = [node["path"] for node in nodes["nodes"] if node["path"]]
+        places += [path for paths in nodes["evals"].values() for path in paths.values()]
+        assert all(Path(place).is_relative_to(here / "store") and Path(place).exists() for place in places)
+        assert not list(Path(workdir).glob("phases"))
+    reports = [json.loads(Path(workdir, "report.json").read_text()) for workdir in ("one", "two")]
+    assert reports[0]["arms"]["base"] == reports[1]["arms"]["base"]
+    assert reports[1]["cost"]["aft"]["optimizer_steps"] == 4 * 7
+    assert run("one", store="store") == [] == run("two", store="store", **other)
+    assert run("three", name="third") == EVERYTHING, "without a store nothing is shared"
+
+
+def start(name, sleep):
+    environment = {**os.environ, "EXPERIMENT_SLEEP": str(sleep), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "runner.py", name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def first_phase(*processes):
+    """Waits until a phase runs; returns the process id of its worker."""
+    log = Path("ran.log")
+    while not log.exists() or "phase:" not in log.read_text():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return int(next(line.split()[1] for line in log.read_text().splitlines() if line.startswith("phase:")))
+
+
+def test_of_two_at_once_one_makes_a_node_and_the_other_waits(here):
+    Path("runner.py").write_text(RUNNER)
+    run("warm")  # the tokenizer and the token cache take no part in what is tested
+    Path("ran.log").unlink()
+    processes = [start(name, 1.0) for name in ("one", "two")]
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    ran = trained(Path("ran.log").read_text().splitlines())
+    assert sorted(ran) == sorted(set(ran)) == [word for word in EVERYTHING if word.startswith("phase:")]
+    assert Path("one/report.json").read_bytes() == Path("two/report.json").read_bytes().replace(b'"two"', b'"one"')
+
+
+def test_the_one_that_waits_takes_over_when_the_other_is_killed(here):
+    Path("runner.py").write_text(RUNNER)
+    one = start("one", 30)
+    worker = first_phase(one)
+    two = start("two", 0.0)
+    time.sleep(4)
+    assert two.poll() is None, "it waits for the first"
+    for pid in (one.pid, worker):
+        os.kill(pid, signal.SIGKILL)
+    one.communicate(timeout=60)
+    out, error = two.communicate(timeout=120)
+    assert two.returncode == 0, error
+    assert "report: " in out
+    ran = trained(Path("ran.log").read_text().splitlines())
+    assert ran.count("phase:phase/pretrain") == 2 and ran[0] == "phase:phase/pretrain"
+
+
+def test_a_lock_is_waited_for_once_and_held(tmp_path):
+    script = f"""
+import sys, time
+from pathlib import Path
+from msm_jax.experiments import lock
+with lock.exclusive(Path({str(tmp_path / "locks" / "a")!r}), lambda: None):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", script]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    waits = []
+
+    def waited():
+        waits.append(1)
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+
+    with lock.exclusive(tmp_path / "locks" / "a", waited):
+        assert holder.wait(timeout=30) == 0
+    assert waits == [1]
+    with lock.exclusive(tmp_path / "locks" / "a", waited):
+        assert waits == [1]
+    for stream in (holder.stdin, holder.stdout):
+        stream.close()
