@@ -12,6 +12,7 @@ import pytest
 from experiments_small import EVERYTHING, ROOT, enter, fields, phase, run
 
 from msm_jax.analysis import plots
+from msm_jax.data import files
 from msm_jax.experiments import lock
 
 RUNNER = """
@@ -78,6 +79,14 @@ def test_what_two_experiments_share_is_made_once(here):
     assert run("three", name="third") == EVERYTHING, "without a store nothing is shared"
 
 
+def test_a_run_finds_the_files_of_each_data_path_once(here, monkeypatch):
+    found, real = [], files.resolve
+    monkeypatch.setattr(files, "resolve", lambda path: found.append(path) or real(path))
+    run()
+    data = ["chats.jsonl", "documents.jsonl"]
+    assert sorted(path for path in found if path in data) == data
+
+
 def start(name, sleep):
     environment = {**os.environ, "EXPERIMENT_SLEEP": str(sleep), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, "runner.py", name]
@@ -128,6 +137,7 @@ def test_a_lock_is_waited_for_once_and_held(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
+from msm_jax.data import files
 from msm_jax.experiments import lock
 with lock.exclusive(Path({str(tmp_path / "locks" / "a")!r}), lambda: None):
     print("held", flush=True)
