@@ -104,13 +104,14 @@ def load_config(arguments: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return values.config
 
 
-def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
-    """Parses `argv` into `values`.
+def parse_flags(argv: list[str], values: flags.FlagValues | None = None) -> None:
+    """Parses `argv` into `values`, or into `flags.FLAGS` without them.
 
     Raises:
         InputError: a flag or field is unknown (the message names the nearest valid one) or has a wrong type, or the
             config file is missing or raises.
     """
+    values = flags.FLAGS if values is None else values
     if "config" in values:
         _check_config(argv)
     try:
