@@ -225,3 +225,8 @@ def test_table_has_a_row_per_point_and_one_of_means_and_counts(tmp_path):
     ]
     assert json.loads((tmp_path / "sweep.json").read_text())["commit"] == "abc"
     assert (tmp_path / "plots/effect_all.png").exists()
+
+
+def test_points_without_expectations_hold_none(tmp_path):
+    points = [{"name": "p", "values": {"f": "1"}, "report": report(0.9, 0.5, "met") | {"expectations": {}}}]
+    assert "| none stated |" in sweep_report.write(points, tmp_path, "")

@@ -76,7 +76,8 @@ def _table(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         lowest = [min(arms, default=None) for arms in means]
         columns.append([name, *(_mean([mean], ".3f") for mean in lowest), _mean(lowest, ".3f")])
     unmet = [[name for name, found in report["expectations"].items() if found != "met"] for report in reports]
-    holding = [f"no: {', '.join(names)}" if names else "yes" for names in unmet]
+    stated = ["yes" if report["expectations"] else "none stated" for report in reports]
+    holding = [f"no: {', '.join(names)}" if names else yes for names, yes in zip(unmet, stated, strict=True)]
     columns.append(["all expectations hold", *holding, f"{holding.count('yes')} of {len(holding)}"])
     return list(zip(*columns, strict=True))
 
