@@ -41,6 +41,8 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
     scored = {name for evals in arms.values() for name in evals}
+    chains = {arm: [phase_of(element) for element in chain] for arm, chain in graph.arms.items()}
+    trained = {phase for chain in chains.values() for phase in chain}
     return {
         "experiment": config.name,
         "question": config.question,
@@ -48,8 +50,8 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "seeds": [_seed(config, seed) for seed in config.seeds],
         "arms": arms,
         "shared_arms": [arm for arm in arms if graph_lib.is_shared(config, graph.arms[arm])],
-        "chains": {arm: [phase_of(element) for element in chain] for arm, chain in graph.arms.items()},
-        "midtraining": list(config.midtraining),
+        "chains": chains,
+        "midtraining": [phase for phase in config.midtraining if phase in trained],
         "gates": [name for name in config.gates if name in scored],
         "doses": config.doses,
         "generated": {name: of for name, of in config.generated.items() if {name, of} <= scored},
