@@ -15,21 +15,34 @@ from msm_jax.analysis import plots
 from msm_jax.data import files
 from msm_jax.experiments import lock
 
+WAITS = "waits for another run to make it"
+ONE_PHASE = {
+    "seeds": (0,),
+    "arms": {"base": ("pretrain",)},
+    "evals": {"prefer": {"kind": "preference", "path": "pairs.jsonl"}},
+    "contrasts": {},
+}
+# Begins when the file "go" exists, and prints what runs every 0.1 seconds.
 RUNNER = """
-import sys
+import json, sys, time
 from pathlib import Path
 from rich.console import Console
 import experiments_small as small
 from msm_jax import cli
 from msm_jax.analysis import plots
 from msm_jax.foundation import settings
+from msm_jax.experiments import live
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 
 def main():
     plots.render = lambda findings: {}
-    name = sys.argv[1]
-    config = settings.build(ExperimentConfig, small.fields(name=name))
+    live._HEARTBEAT_SECONDS = 0.1
+    name, changes = sys.argv[1], json.loads(sys.argv[2])
+    config = settings.build(ExperimentConfig, small.fields(name=name, **changes))
+    Path("ready-" + name).touch()
+    while not Path("go").exists():
+        time.sleep(0.02)
     run_lib.run(config, Path(name), Console(width=200), small.FAKES, setup="", store=Path("store"))
 
 sys.exit(cli.status(main, ["run"]))
@@ -75,6 +88,10 @@ def test_what_two_experiments_share_is_made_once(here):
     reports = [json.loads(Path(workdir, "report.json").read_text()) for workdir in ("one", "two")]
     assert reports[0]["arms"]["base"] == reports[1]["arms"]["base"]
     assert reports[1]["cost"]["aft"]["optimizer_steps"] == 4 * 7
+    assert {arm: set(evals) for arm, evals in reports[1]["arms"].items()} == {
+        "base": {"prefer"}, "aft": {"prefer"}, "msm": {"prefer", "knowledge"}, "msm+aft": {"prefer", "knowledge"},
+    }  # fmt: skip
+    assert not any("Not finished" in warning for warning in reports[1]["warnings"])
     assert run("one", store="store") == [] == run("two", store="store", **other)
     assert run("three", name="third") == EVERYTHING, "without a store nothing is shared"
 
@@ -87,57 +104,69 @@ def test_a_run_finds_the_files_of_each_data_path_once(here, monkeypatch):
     assert sorted(path for path in found if path in data) == data
 
 
-def start(name, sleep):
+def start(name, sleep, **changes):
     environment = {**os.environ, "EXPERIMENT_SLEEP": str(sleep), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "runner.py", name]
+    command = [sys.executable, "runner.py", name, json.dumps(changes)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def first_phase(*processes):
-    """Waits until a phase runs; returns the process id of its worker."""
-    log = Path("ran.log")
-    while not log.exists() or "phase:" not in log.read_text():
+def until(found, *processes):
+    """Waits until `found()` is true while the processes run; returns what it returns."""
+    while not (value := found()):
         for process in processes:
             assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    return int(next(line.split()[1] for line in log.read_text().splitlines() if line.startswith("phase:")))
+    return value
+
+
+def phase_worker():
+    """The process id of the worker that has begun a phase, None before that."""
+    lines = Path("ran.log").read_text().splitlines() if Path("ran.log").exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("phase:")), None)
 
 
 def test_of_two_at_once_one_makes_a_node_and_the_other_waits(here):
     Path("runner.py").write_text(RUNNER)
-    run("warm")  # the tokenizer and the token cache take no part in what is tested
-    Path("ran.log").unlink()
-    processes = [start(name, 1.0) for name in ("one", "two")]
+    processes = [start(name, 0.5) for name in ("one", "two")]
+    until(lambda: Path("ready-one").exists() and Path("ready-two").exists(), *processes)
+    Path("go").touch()
+    printed = ""
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
+        printed += out
+    assert WAITS in printed
     ran = trained(Path("ran.log").read_text().splitlines())
     assert sorted(ran) == sorted(set(ran)) == [word for word in EVERYTHING if word.startswith("phase:")]
+    assert len(list(Path("store/tokenizers").iterdir())) == 1
     assert Path("one/report.json").read_bytes() == Path("two/report.json").read_bytes().replace(b'"two"', b'"one"')
 
 
-def test_the_one_that_waits_takes_over_when_the_other_is_killed(here):
+@pytest.mark.parametrize("killed", ["run", "worker"])
+def test_the_one_that_waits_takes_over_when_the_other_is_killed(here, killed):
+    """The worker of a run that was killed stops; a run whose worker was killed fails."""
     Path("runner.py").write_text(RUNNER)
-    one = start("one", 30)
-    worker = first_phase(one)
-    two = start("two", 0.0)
-    time.sleep(4)
-    assert two.poll() is None, "it waits for the first"
-    for pid in (one.pid, worker):
-        os.kill(pid, signal.SIGKILL)
-    one.communicate(timeout=60)
+    Path("go").touch()
+    one = start("one", 60, **ONE_PHASE)
+    worker = until(phase_worker, one)
+    two = start("two", 0.0, **ONE_PHASE)
+    line = next((line for line in two.stdout if WAITS in line), None)
+    assert line is not None, two.communicate()
+    assert f"phase/pretrain {WAITS}" in line
+    os.kill({"run": one.pid, "worker": worker}[killed], signal.SIGKILL)
+    _, failure = one.communicate(timeout=60)
+    assert one.returncode == {"run": -signal.SIGKILL, "worker": 1}[killed]
+    assert ("worker ended with signal SIGKILL" in failure) == (killed == "worker")
     out, error = two.communicate(timeout=120)
     assert two.returncode == 0, error
     assert "report: " in out
-    ran = trained(Path("ran.log").read_text().splitlines())
-    assert ran.count("phase:phase/pretrain") == 2 and ran[0] == "phase:phase/pretrain"
+    assert trained(Path("ran.log").read_text().splitlines()) == ["phase:phase/pretrain"] * 2
 
 
 def test_a_lock_is_waited_for_once_and_held(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
-from msm_jax.data import files
 from msm_jax.experiments import lock
 with lock.exclusive(Path({str(tmp_path / "locks" / "a")!r}), lambda: None):
     print("held", flush=True)
