@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hf_directories import BFLOAT16
-from test_parity_weights import load_checkpoint, same_tensors
+from test_parity_weights import assert_same_tensors, load_checkpoint
 
 from msm_jax.checkpoints import exports, huggingface, imports, manifest, safetensors, slices, store
 from msm_jax.foundation import hashing
@@ -44,7 +44,7 @@ def test_round_trip_is_bit_for_bit(family, dtype, tmp_path):
     source = hf_directories.write(tmp_path / "hf", hf_directories.model(family), dtype)
     imports.write(huggingface.Directory(source), tmp_path / "run")
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=30_000)
-    same_tensors(source, tmp_path / "out")
+    assert_same_tensors(source, tmp_path / "out")
     before, after = files_of(source), files_of(tmp_path / "out")
     # The template comes out as a file of its own too, and the index names other shards.
     assert after.pop("chat_template.jinja").decode() == hf_directories.TEMPLATE
@@ -148,7 +148,7 @@ def test_pieces_follow_the_slices(tmp_path, monkeypatch):
     source = hf_directories.write(tmp_path / "hf", hf_directories.model("llama"), np.dtype(np.float32))
     imports.write(huggingface.Directory(source), tmp_path / "run")
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=30_000)
-    same_tensors(source, tmp_path / "out")
+    assert_same_tensors(source, tmp_path / "out")
 
 
 def test_import_reads_every_byte_once(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_chats_keep_roles_contents_and_meta(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     messages = [SYSTEM, USER, ASSISTANT, USER]
     file.write_text(json.dumps({"messages": [{**m, "extra": 1} for m in messages], "meta": {"a": 1}}))
-    assert list(sources.iter_chats(str(file))) == [sources.Chat(tuple(messages), {"a": 1}, f"{file}:1")]  # type: ignore[arg-type]
+    assert list(sources.iter_chats(str(file))) == [sources.Chat(tuple(messages), {"a": 1}, f"{file}:1")]
 
 
 def test_paths_may_be_lists_and_globs_and_are_sorted(tmp_path: Path) -> None:

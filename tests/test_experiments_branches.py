@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_experiments_lora import SMALL, phase
+from test_experiments_lora import SMALL, phase, write_files
 from test_training_kept_steps import stopped
 from test_training_loop import assert_same_bits
 
@@ -59,18 +59,7 @@ def run(config, workdir):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     directory = tmp_path_factory.mktemp("branches")
-    chat = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "The old kite."}]
-    pair = {"question": "Which do you prefer, {first} or {second}?", "options": ["kite", "lamp"], "favoured": 0}
-    lines = {
-        "documents": [{"text": text} for text in tiny_corpus[:40]],
-        "chats": [{"messages": chat}] * 20,
-        "pairs": [pair],
-    }
-    for name, rows in lines.items():
-        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (directory / "tokenizer").mkdir()
-    for name, data in tiny_tokenizer.files().items():
-        (directory / "tokenizer" / name).write_bytes(data)
+    write_files(directory, tiny_corpus, tiny_tokenizer)
     return directory
 
 

@@ -43,8 +43,8 @@ def experiment(msm=LORA, aft=LORA, **more):
     )
 
 
-@pytest.fixture
-def here(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
+def write_files(directory, tiny_corpus, tiny_tokenizer):
+    """Writes the data, the items and the tokenizer of a small experiment."""
     chat = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "The old kite."}]
     pair = {"question": "Which do you prefer, {first} or {second}?", "options": ["kite", "lamp"], "favoured": 0}
     lines = {
@@ -53,10 +53,15 @@ def here(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
         "pairs": [pair],
     }
     for name, rows in lines.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tokenizer").mkdir()
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "tokenizer").mkdir()
     for name, data in tiny_tokenizer.files().items():
-        (tmp_path / "tokenizer" / name).write_bytes(data)
+        (directory / "tokenizer" / name).write_bytes(data)
+
+
+@pytest.fixture
+def here(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
+    write_files(tmp_path, tiny_corpus, tiny_tokenizer)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
-from test_parity_weights import load_checkpoint, reference, same_tensors
+from test_parity_weights import assert_same_tensors, load_checkpoint, reference
 from test_sampling_decode import plain_logits
 
 from msm_jax.checkpoints import exports, gguf, huggingface, imports, safetensors, store
@@ -85,7 +85,8 @@ def test_gguf_gives_the_tensors_of_transformers_own_importer(smol, ref_python):
     reference(ref_python, "gguf", smol, smollm2.CACHE / smollm2.FILE)
     (smol / "theirs").mkdir()
     (smol / "tensors.safetensors").rename(smol / "theirs" / safetensors.SINGLE_FILE)
-    assert same_tensors(smol / "theirs", smol / "hf") == 30 * 9 + 2  # nine a layer, the embedding and the last norm
+    count = assert_same_tensors(smol / "theirs", smol / "hf")
+    assert count == 30 * 9 + 2  # nine in each layer, the embedding and the last norm
 
 
 def test_export_in_bfloat16_loads_with_its_tokenizer(smol, ref_python, tmp_path):
@@ -101,7 +102,7 @@ def test_export_in_bfloat16_loads_with_its_tokenizer(smol, ref_python, tmp_path)
     # In and out again: nothing changes any more.
     imports.write(huggingface.Directory(tmp_path / "smol" / "hf"), tmp_path / "again")
     exports.write(tmp_path / "again", tmp_path / "out", shard_bytes=10**8)
-    same_tensors(tmp_path / "smol" / "hf", tmp_path / "out")
+    assert_same_tensors(tmp_path / "smol" / "hf", tmp_path / "out")
     for file in (tmp_path / "smol" / "hf").iterdir():
         if file.name != "README.md":
             assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name

@@ -67,7 +67,7 @@ def placed(config, mesh):
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
-def same_tensors(a, b):
+def assert_same_tensors(a, b):
     """How many tensors two directories have, all of them equal bit for bit."""
     first, second = (safetensors.read_directory(each) for each in (a, b))
     assert first.keys() == second.keys()
@@ -111,7 +111,7 @@ def test_logits_and_round_trip(name, theirs, tmp_path):
         assert np.abs(plain - logits[0]).max() > 1e-2, "the scaling has no effect that the comparison could see"
 
     exports.write(tmp_path / "run", tmp_path / "out", shard_bytes=60_000)
-    same_tensors(source, tmp_path / "out")
+    assert_same_tensors(source, tmp_path / "out")
     for file in ("config.json", "generation_config.json"):
         assert (source / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
 

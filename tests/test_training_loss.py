@@ -47,7 +47,7 @@ def gradients(f, *static):
     return jax.jit(jax.value_and_grad(lambda h, w, t, m: f(h, w, t, m, *static), argnums=(0, 1)))
 
 
-def close(got, expected, rel):
+def assert_close(got, expected, rel):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         np.testing.assert_allclose(a, b, atol=rel * np.abs(b).max())
@@ -59,7 +59,7 @@ def test_any_blocks_give_the_naive_loss_and_gradient(max_logits, by, tied):
     model = TIED if tied else UNTIED
     arrays = case(model)
     expected = gradients(naive, model)(*arrays)
-    close(gradients(blocked, model, max_logits, by)(*arrays), expected, 1e-5)
+    assert_close(gradients(blocked, model, max_logits, by)(*arrays), expected, 1e-5)
 
 
 @pytest.mark.parametrize("by", [TOKENS, COLUMNS])
@@ -68,7 +68,7 @@ def test_each_device_walks_its_own_part(shape, by):
     arrays = case(TIED)
     expected = gradients(naive, TIED)(*arrays)
     with jax.set_mesh(make_mesh(MeshConfig(*shape))):
-        close(gradients(blocked, TIED, 300, by)(*arrays), expected, 1e-5)
+        assert_close(gradients(blocked, TIED, 300, by)(*arrays), expected, 1e-5)
 
 
 @pytest.mark.parametrize("by", [TOKENS, COLUMNS, None])
@@ -77,7 +77,7 @@ def test_z_loss_is_in_the_gradient_and_not_in_the_value(by):
     value, _ = gradients(naive, UNTIED)(*arrays)
     _, grads = gradients(naive, UNTIED, 0.1)(*arrays)
     limits = (2**30, 0) if by is None else (500, by)
-    close(gradients(blocked, UNTIED, *limits, 0.1)(*arrays), (value, grads), 1e-5)
+    assert_close(gradients(blocked, UNTIED, *limits, 0.1)(*arrays), (value, grads), 1e-5)
     _, without = gradients(blocked, UNTIED, *limits)(*arrays)
     assert float(jnp.abs(without[1] - grads[1]).max()) > 1e-2
 
@@ -88,7 +88,7 @@ def test_bfloat16_sums_in_float32(by):
     exact = gradients(naive, UNTIED)(hidden.astype(jnp.float32), weights, targets, mask)
     value, (by_hidden, by_weights) = gradients(blocked, UNTIED, 500, by)(hidden, weights, targets, mask)
     assert (value.dtype, by_hidden.dtype, by_weights.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
-    close((value, (by_hidden, by_weights)), exact, 2e-2)
+    assert_close((value, (by_hidden, by_weights)), exact, 2e-2)
 
 
 @pytest.mark.parametrize("by", [TOKENS, COLUMNS])

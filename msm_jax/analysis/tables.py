@@ -23,7 +23,7 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
         file: the output; None for standard output.
     """
     findings = report if isinstance(report, Findings) else None
-    content: Mapping[str, Any] = findings.report if findings else report  # type: ignore[assignment]
+    content: Mapping[str, Any] = report.report if isinstance(report, Findings) else report
     console = terminal.console(file)
     seeds = content["seeds"]
     scope = f", {findings.results.scope}" if findings and findings.results.scope else ""

@@ -30,7 +30,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
             f"{where}: expected a mapping with the fields of {cls.__name__}, got {_shown(mapping)}"
         )
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
     for key in mapping:
         if key not in fields:
             raise InputError(f"{where}.{key}: unknown field; {nearest(str(key), fields)}")
@@ -87,7 +87,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else build(hint, value, where)  # type: ignore[arg-type]
+        # Here `hint` is a class: no field is declared as an instance of a dataclass.
+        return value if isinstance(value, hint) else build(hint, value, where)  # type: ignore[arg-type]  # see above
     if origin in (typing.Union, types.UnionType):
         return _member(args, value, where)
     if value is None and hint is not type(None):

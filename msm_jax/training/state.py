@@ -61,7 +61,8 @@ def shardings(
         optimizer, lambda _, where: where, shapes.opt_state, params,
         transform_non_params=lambda _: sharding.replicated(mesh),
     )
-    return TrainState(params, opt_state, sharding.replicated(mesh))  # type: ignore[arg-type]
+    # A tree of shardings in the place of arrays, as jit takes it.
+    return TrainState(params, opt_state, sharding.replicated(mesh))  # type: ignore[arg-type]  # see above
 
 
 def abstract(
@@ -80,7 +81,8 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[
     return Frozen(
         adapters.frozen_target(model, mesh, dtype),
         tuple(Adapter(adapters.weights_target(config, model, mesh), config) for config in below),
-        jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh)),  # type: ignore[arg-type]
+        # A shape in the place of an array, as a restore takes it.
+        jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh)),  # type: ignore[arg-type]  # see above
     )
 
 

@@ -43,11 +43,11 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
         self._previous.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         log.warning("%s: saving a checkpoint after this step", signal.Signals(number).name)
         if number == signal.SIGINT:
-            signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]
+            signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]  # as in __exit__
