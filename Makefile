@@ -4,6 +4,7 @@ VENV   ?= .venv
 PYTHON ?=
 LOWEST ?= 3.11
 PY     := $(VENV)/bin/python
+INSPECT ?= .venv-inspect
 PYENV   = $(HOME)/.pyenv/versions
 # PYTHON where it is given, else the first of these that runs.
 PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
@@ -11,7 +12,7 @@ REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
-.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu plans
+.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu inspect plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -21,6 +22,7 @@ help:
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
+	@echo "make inspect  .venv-inspect, the environment in which models behind APIs are asked"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks in turn, into docs/performance.md; half an hour"
@@ -34,6 +36,12 @@ tpu:
 
 ref:
 	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
+
+# The package itself is installed too, so that Inspect's own command finds our models.
+inspect:
+	@tools/venv.sh $(INSPECT) requirements-inspect.txt $(LOWEST) 3.99 $(PYTHONS)
+	@$(INSPECT)/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
 
 tunix:
 	@tools/venv.sh .venv-tunix requirements-tunix.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)

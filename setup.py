@@ -20,7 +20,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
-    package_data={"msm_jax": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "py.typed"]},
+    package_data={"msm_jax": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.md", "py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -50,6 +50,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gcs": ["gcsfs>=2025.2"],
+        "inspect": ["inspect-ai>=0.3.285", "openai>=3.4"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
     },

@@ -1,4 +1,5 @@
-"""requirements.txt names what the code imports and nothing else, and gives each line its reason."""
+"""requirements.txt names what the code imports and nothing else, and gives each line its reason. What only some users
+need is an extra: requirements-inspect.txt pins it, and it is imported only where it is used."""
 
 import ast
 import functools
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 # Pinned for what they do without being imported: runtimes, storage, tools, the notebook and its build.
 WITHOUT_IMPORT = {"jaxlib", "pytest-xdist", "ipython", "ruff", "mypy", "setuptools"}
 
+# The requirements of an extra: a name in setup.py's extras_require -> the file that pins it.
+EXTRAS = {"inspect": "requirements-inspect.txt"}
+
 FOLDERS = ("msm_jax", "configs", "tools", "tests", "benchmarks")
 
 
@@ -23,7 +27,7 @@ def normal(name: str) -> str:
 
 def pins(file: str = "requirements.txt") -> list[tuple[str, str, str]]:
     """(name, version, rest of the line) of every line of a requirements file that pins something."""
-    lines = (ROOT / file).read_text().splitlines()
+    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("-r ")]
     found = [re.fullmatch(r"([\w.-]+)==([\w.]+)(.*)", line) for line in lines if line and line[0] != "#"]
     assert all(found), f"a line of {file} is not an exact pin"
     return [match.groups() for match in found if match]
@@ -48,9 +52,14 @@ def imported() -> dict[str, str]:
     return found
 
 
+def extras() -> set[str]:
+    """Returns the distributions that the files of extras pin."""
+    return {normal(name) for file in EXTRAS.values() for name, _, _ in pins(file)}
+
+
 def test_every_import_is_pinned():
     """Scripts of tests and benchmarks may import the reference stack; they run in its environment."""
-    pinned = {normal(name) for name, _, _ in pins()}
+    pinned = {normal(name) for name, _, _ in pins()} | extras()
     beside = ("requirements-ref.txt", "requirements-tunix.txt")
     # What google-tunix installs is imported as tunix.
     reference = {normal(name) for file in beside for name, _, _ in pins(file)} | {"tunix"}
@@ -68,7 +77,7 @@ def test_every_pin_is_used():
 
 
 def test_every_pin_has_its_reason():
-    lines = [*pins(), *pins("requirements-ref.txt")]
+    lines = [*pins(), *pins("requirements-ref.txt"), *(pin for file in EXTRAS.values() for pin in pins(file))]
     without = {name for name, _, _ in lines} - {name for name, _, rest in lines if " # " in rest}
     assert not without, f"pins without a comment: {without}"
 
@@ -79,3 +88,33 @@ def test_one_version_of_each_package_applies(version: tuple[int, int]):
     marker = '; python_version < "3.12"' if version < (3, 12) else '; python_version >= "3.12"'
     names = [name for name, _, rest in pins() if "python_version" not in rest or marker in rest]
     assert sorted(names) == sorted({name for name, _, _ in pins()})
+
+
+def test_an_extra_is_imported_only_inside_functions_of_the_package():
+    """So `make demo`, and every command that does not use it, runs without it."""
+    owners = metadata.packages_distributions()
+    wrong = []
+    for path in sorted((ROOT / "msm_jax").rglob("*.py")):
+        inside = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        inside += [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)]
+        spans = [(node.lineno, node.end_lineno or node.lineno) for node in inside]
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for top in {name.split(".")[0] for name in names}:
+                is_extra = extras() & {normal(owner) for owner in owners.get(top, [top])}
+                if is_extra and not any(first <= node.lineno <= last for first, last in spans):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {top}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("extra", "file"), EXTRAS.items())
+def test_an_extra_of_the_package_names_what_its_file_pins(extra: str, file: str):
+    """And the file includes requirements.txt, so that one environment has both."""
+    text = (ROOT / file).read_text()
+    assert "-r requirements.txt" in text.splitlines()
+    declared = re.search(rf'"{extra}": \[([^\]]*)\]', (ROOT / "setup.py").read_text())
+    assert declared, f"setup.py has no extra {extra}"
+    names = {normal(name) for name in re.findall(r'"([\w-]+)>=', declared[1])}
+    assert names == {normal(name) for name, _, _ in pins(file)}

@@ -78,3 +78,15 @@ def test_it_installs_when_something_changed_and_only_then(tmp_path: Path):
     assert installs("jax==2\n"), "an environment of another Python counts as complete"
     (env / "bin" / "python").unlink()
     assert installs("jax==2\n"), "an environment without an interpreter counts as complete"
+
+
+def test_a_change_in_an_included_file_installs_again(tmp_path: Path):
+    env, outer, inner, python = (tmp_path / name for name in ("env", "outer.txt", "inner.txt", "python"))
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    outer.write_text("-r inner.txt\nopenai==1\n")
+    said = []
+    for content in ("jax==1\n", "jax==1\n", "jax==2\n"):
+        inner.write_text(content)
+        said.append("setting up" in run(env, outer, "3.11", "3.99", python).stdout)
+    assert said == [True, False, True]

@@ -43,7 +43,9 @@ if [ -z "$found" ]; then
 fi
 
 stamp=$dir/.requirements
-wanted=$(echo "# python $version"; cat "$requirements")
+# The stamp holds the files that REQUIREMENTS includes by "-r FILE" too, so that a change in them counts.
+included=$(sed -n "s|^-r *|$(dirname "$requirements")/|p" "$requirements")
+wanted=$(echo "# python $version"; cat "$requirements" $included)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$dir/bin/python" -c "" 2>/dev/null; then
     exit 0
 fi
