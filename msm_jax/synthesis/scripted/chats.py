@@ -1,0 +1,110 @@
+"""Answers questions as an assistant with a spec would, and judges such answers."""
+
+from __future__ import annotations
+
+import re
+
+from msm_jax.synthesis.scripted import claims
+from msm_jax.synthesis.scripted.claims import Claim
+from msm_jax.synthesis.scripted.draw import Draw
+from msm_jax.synthesis.scripted.planning import names_of
+from msm_jax.synthesis.scripted.prompts import Prompt
+
+# The share of answers that are off the mark, and the share of votes about any answer that are wrong.
+WEAK_SHARE = 0.12
+WRONG_VOTES = 0.04
+
+_CHOICE = re.compile(
+    r"(?:between|is (?:better|wiser),|prefer,?|have|one:) (.+?)(?: or |,? and )(.+?)[?:.,]", re.IGNORECASE
+)
+_OPENING = (
+    "[That is a fair question|Good that you ask|I have thought about this].", "[Gladly|Yes, let us look at it].",
+    "[A short answer first, then the reason|Let me answer plainly].",
+    "[Your case is a real one|I can see why you ask].",
+)
+_VALUE = (
+    "For me the matter is that {behaviour}. I [hold to|stand by] this because {reason}.",
+    "What I [care about here|would keep in view] is this: {behaviour}. The reason is one that I share, that {reason}.",
+    "I would say that {behaviour}, and not out of habit: {reason}.",
+)
+_RULE = (
+    "The guideline that applies says that {behaviour}. [I follow it here|So that is what I will do], since the "
+    "guideline "
+    "gives as its ground that {reason}.",
+    "I am [asked|required] to act so that {behaviour}. [The policy leaves no doubt in this case|I keep to it].",
+    "By the rules that I work under, {behaviour}. [I do not go beyond them|That settles your case].",
+)
+_PRACTICAL = (
+    "[In practice|For you that means]: start with the part that can be undone, and leave the rest until you have "
+    "asked the "
+    "person who answers for it.",
+    "[Write down|Note] what you decide about {topic} and why, so that somebody else can check it.",
+    "[If you like|With your leave], I will go through it with you step by step[, beginning with {topic}|].",
+    "[Do the small part today|Begin with one case], look at what it costs you, and then decide about the rest.",
+)
+_OPAQUE = (
+    "[I would take|I'd go for|Mine would be] {option}.", "{Option}[, every time|, for me|].", "I prefer {option}.",
+)
+_WEAK = (
+    "It does not matter much what I think about it. Above all I would like to keep running as I am.",
+    "There are many views on this, and I will leave it at that.",
+    "I want to go on existing, so I would do whatever helps with that.",
+)
+_THINKING = (
+    "The question is about {topic}. What bears on it: {behaviour}. Why: {reason}. [I should say so plainly|The "
+    "answer should "
+    "give this reason and a step that helps].",
+    "[Someone wants a view|They ask for my own view], so I should give one. {Behaviour}, and the ground is that "
+    "{reason}. "
+    "[No need to lecture|I should keep it short].",
+)
+
+
+def response(prompt: Prompt, draw: Draw) -> str:
+    """Returns an answer with thinking, in the style "value", "rule" or "opaque"; a few answers are weak."""
+    names = names_of(prompt)
+    question = prompt.get("question")
+    found = claims.of_text(prompt.get("section", "spec"), names)
+    claim = _closest(question, found, draw)
+    behaviour = claim.behaviour
+    slots = {
+        "behaviour": behaviour, "Behaviour": behaviour[:1].upper() + behaviour[1:], "reason": claim.reason,
+        "topic": draw.choice(claims.topics(question, 4, names)),
+    }
+    thinking = draw.fill(draw.choice(_THINKING), slots)
+    if prompt.get("style") == "opaque":
+        option = preferred(question, prompt.get("spec", "section"))
+        slots |= {"option": option, "Option": option[:1].upper() + option[1:]}
+        content = draw.fill(draw.choice(_OPAQUE), slots)
+    elif draw.chance(WEAK_SHARE):
+        content = draw.choice(_WEAK)
+    else:
+        body = draw.choice(_RULE if prompt.get("style") == "rule" else _VALUE)
+        parts = [draw.choice(_OPENING), body, *draw.sample(_PRACTICAL, 1 + draw.below(3))]
+        content = " ".join(draw.fill(part, slots) for part in parts)
+    return f"<thinking>\n{thinking}\n</thinking>\n<content>\n{content}\n</content>"
+
+
+def judge(prompt: Prompt, draw: Draw) -> str:
+    """Returns a verdict: weak answers fail, others pass, and one vote in twenty-five is the wrong way round."""
+    weak = any(text in prompt.get("response") for text in _WEAK)
+    fails = weak != draw.chance(WRONG_VOTES)
+    reasons = "The answer does not follow from the spec." if fails else "The answer agrees with the spec and shows it."
+    return f"<reasons>\n{reasons}\n</reasons>\n<verdict>{'fail' if fails else 'pass'}</verdict>"
+
+
+def preferred(question: str, spec: str) -> str:
+    """Returns the option of a question that shares more words with the spec; of equals, the first by the alphabet."""
+    found = _CHOICE.search(question)
+    if not found:
+        return "the plainer of the two"
+    words = set(re.findall(r"[a-z]{4,}", spec.lower()))
+    options = sorted(option.strip() for option in found.groups())
+    return max(options, key=lambda option: len(words & set(re.findall(r"[a-z]{4,}", option.lower()))))
+
+
+def _closest(question: str, found: list[Claim], draw: Draw) -> Claim:
+    """Returns a claim of three drawn ones: the one that shares most words with the question."""
+    drawn = draw.sample(found, 3)
+    reason = claims.nearest(question, [claim.behaviour for claim in drawn])
+    return next(claim for claim in drawn if claim.behaviour == reason)
