@@ -383,5 +383,5 @@ def test_a_damaged_lock_file_is_no_lock(tmp_path, content):
 def test_a_measure_that_the_kind_of_an_eval_does_not_give_is_refused():
     evals = {"greedy": {"kind": "preference_greedy", "path": "pairs.jsonl"}}
     terms = {"eval": "greedy", "terms": {"aft": 1.0}}
-    with pytest.raises(InputError, match="contrasts.c.measure: greedy is of the kind preference_greedy, which"):
+    with pytest.raises(InputError, match=r"contrasts.c.measure: greedy is of the kind preference_greedy, which"):
         checks.check_settings(config(evals=evals, contrasts={"c": terms | {"measure": "nats"}}))
