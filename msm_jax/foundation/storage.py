@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import fsspec
 
@@ -137,6 +137,28 @@ def write_bytes(path: Location, content: bytes) -> None:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_file(path: Location) -> Iterator[TextIO]:
+    """Yields a text file in UTF-8, which becomes the local file `path` if the block ends without an exception.
+
+    Raises:
+        WorkError: it cannot be written (disk full, no permission).
+    """
+    local = Path(path)
+    temporary = _temporary(local)
+    try:
+        with writing(path):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(local)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Location, text: str) -> None:

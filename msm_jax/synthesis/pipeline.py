@@ -1,0 +1,262 @@
+"""Generates the documents of a spec: plans and writes them, then puts them into files in the order of the plan.
+
+What is asked lies in the journal, and the files are made from it when all is answered: in the order of the plan,
+whatever the order in which replies arrived. A run that was interrupted anywhere goes on from the journal.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import hashing, settings, storage
+from msm_jax.sampling.model import Model
+from msm_jax.specs import prose
+from msm_jax.specs.prose import Prose
+from msm_jax.synthesis import jobs, plan, planning, prompts, writers
+from msm_jax.synthesis.asking import Asker, Dropped, WriterStopped
+from msm_jax.synthesis.budget import Budget, CapReached
+from msm_jax.synthesis.config import Corpus, DocumentsConfig, WriterConfig
+from msm_jax.synthesis.documents import Author
+from msm_jax.synthesis.jobs import Job
+from msm_jax.synthesis.journal import Journal
+from msm_jax.synthesis.plan import Slot
+from msm_jax.synthesis.planning import Planner
+from msm_jax.synthesis.progress import Meter, Progress
+
+JOURNAL = "journal.sqlite"
+RESULT = "result.json"
+DROPPED = "dropped.jsonl"
+COVERAGE = "coverage.json"
+# The files of `prompts/` that decide documents.
+DOCUMENT_PROMPTS = (
+    "domains", "subdomains", "assertions", "document_types", "ideas", "document", "document_neutral", "critique",
+    "rewrite", "styles", "corpora", "modes",
+)  # fmt: skip
+
+Report = Callable[[Progress], object]
+
+
+def run(
+    config: DocumentsConfig, directory: Path, journal_path: Path, report: Report, every_seconds: float = 10.0
+) -> dict[str, Any]:
+    """Writes the files of a corpus into a directory, and returns the content of its `result.json`.
+
+    The files are `CORPUS.jsonl` for each corpus of the settings, `dropped.jsonl` (each item of the plan that has no
+    text,
+    with its reason), `coverage.json`, `config.json` and `result.json`. Where all of them are there, nothing is called.
+
+    Args:
+        config: the settings.
+        directory: for the files.
+        journal_path: of the replies; they may be those of other runs with the same spec.
+        report: takes the progress.
+        every_seconds: how often it does.
+
+    Raises:
+        InputError: the spec or a writer is refused, or the journal or the directory belongs to another spec.
+        WorkError: a cap is reached, a writer fails for good, or nothing could be planned; the message says what was
+        kept
+            and how to go on.
+    """
+    spec = read_spec(config)
+    name = fingerprint(config, spec)
+    done = storage.find_json(directory / RESULT)
+    if done is not None and done["spec_sha256"] != spec.sha256:
+        raise InputError(f"{directory}: holds the documents of another spec, {done['spec']}; choose another directory")
+    if done is not None and done["fingerprint"] == name and _is_whole(directory, done["files"]):
+        return done
+    check_writers(config.writers)
+    journal = opened_journal(journal_path, spec, config.spec.path)
+    try:
+        return asyncio.run(_run(config, spec, directory, journal, report, every_seconds, name))
+    except (CapReached, WriterStopped) as error:
+        kept = sum(calls for calls, _, _ in journal.spent().values())
+        hint = "raise the cap" if isinstance(error, CapReached) else "mend what it names"
+        raise WorkError(
+            f"{error}; {kept:,} replies are kept in {journal_path}: {hint}, and run the same command again to continue"
+        ) from error
+    finally:
+        journal.close()
+
+
+def read_spec(config: DocumentsConfig) -> Prose:
+    """Returns the spec of the settings with its variables filled in.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    return prose.read(config.spec.path, config.spec.values)
+
+
+def check_writers(configs: dict[str, WriterConfig]) -> None:
+    """Refuses writers that cannot be asked.
+
+    Raises:
+        InputError: names the role, and what is missing.
+    """
+    for role, writer in configs.items():
+        writers.check(writer, role)
+
+
+def opened_journal(path: Path, spec: Prose, name: str) -> Journal:
+    """Opens the journal of a spec.
+
+    Raises:
+        InputError: the journal is another spec's.
+    """
+    journal = Journal(path)
+    first = json.loads(journal.fact("spec", json.dumps([spec.sha256, name])))
+    if first[0] != spec.sha256:
+        journal.close()
+        place = f"{path.parent}: holds replies about another spec or another text of it, {first[1]}"
+        raise InputError(f"{place}; choose another directory")
+    return journal
+
+
+def fingerprint(config: DocumentsConfig, spec: Prose) -> str:
+    """Returns the hash of everything that decides the files: the settings but how calls are made, the spec, the
+    prompts."""
+    fields = settings.to_json(config)
+    fields["run"] = {name: fields["run"][name] for name in ("seed", "attempts")}
+    del fields["spec"]["path"]
+    templates = {name: prompts.load(name).sha256 for name in DOCUMENT_PROMPTS}
+    return hashing.digest({"config": fields, "spec": spec.sha256, "prompts": templates})
+
+
+@contextlib.asynccontextmanager
+async def opened_writers(configs: dict[str, WriterConfig], concurrency: int) -> AsyncIterator[dict[str, Model]]:
+    """Yields the writers by role."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield {
+            role: await stack.enter_async_context(writers.opened(config, concurrency, role))
+            for role, config in configs.items()
+        }
+
+
+async def _run(
+    config: DocumentsConfig,
+    spec: Prose,
+    directory: Path,
+    journal: Journal,
+    report: Report,
+    every_seconds: float,
+    name: str,
+) -> dict[str, Any]:
+    budget = Budget(config.run, journal)
+    names = {role: writer.model for role, writer in config.writers.items()}
+    async with opened_writers(config.writers, config.run.concurrency) as models:
+        asker = Asker(journal, models, names, budget, config.run)
+        drafts = planning.start(spec, config)
+        author = Author(drafts, config, asker)
+        meter = Meter(budget, report, every_seconds)
+
+        async def text(slot: Slot, corpus: Corpus) -> tuple[Job, ...]:
+            with contextlib.suppress(Dropped):  # it is asked again, from the journal, when the files are made
+                await author.row(slot, corpus)
+            meter.done += 1
+            meter.tick()
+            return ()
+
+        def texts(slots: Sequence[Slot]) -> Iterator[Job]:
+            for slot in slots:
+                for index, corpus in enumerate(config.text.corpora):
+                    meter.planned += 1
+                    yield Job(planning.TEXTS, (*slot.subdomain.place, slot.number, index), text, (slot, corpus))
+
+        await jobs.run(Planner(drafts, config, asker, texts).first(), config.run.concurrency)
+        report(meter.now())
+        if not drafts.count(config):
+            raise WorkError(f"{config.spec.path}: no documents could be planned: {_first_reason(drafts)}")
+        files = await _Files(config, drafts, author, directory).write()
+    result = {
+        "fingerprint": name,
+        "spec": config.spec.path,
+        "spec_sha256": spec.sha256,
+        **files,
+        "unusable_replies": _unusable(asker),
+        "spent": {model: dict(zip(("calls", "input_tokens", "output_tokens"), counts, strict=True))
+                  for model, counts in journal.spent().items()},
+        "dollars": budget.dollars,
+    }  # fmt: skip
+    storage.write_json(directory / RESULT, result)
+    return result
+
+
+def _unusable(asker: Asker) -> dict[str, int]:
+    counts = Counter(f"{stage}/{reason}" for (stage, _, _), reason in asker.unusable.items())
+    return dict(sorted(counts.items()))
+
+
+def _first_reason(drafts: plan.Plan) -> str:
+    for (stage, item), (reason, detail) in drafts.dropped.items():
+        return f"{stage} of {item}: {reason} ({detail})"
+    return "the writer found no assertions in it"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Puts the documents into files, one at a time."""
+
+    config: DocumentsConfig
+    drafts: plan.Plan
+    author: Author
+    directory: Path
+
+    async def write(self) -> dict[str, Any]:
+        """Writes the files and returns their counts and hashes."""
+        config, drafts = self.config, self.drafts
+        written, shown, reasons = Counter[str](), Counter[str](), Counter[str]()
+        with storage.new_file(self.directory / DROPPED) as dropped:
+
+            def drop(item: str, stage: str, reason: str, detail: str, meta: dict[str, Any]) -> None:
+                reasons[reason] += 1
+                row = {"id": item, "stage": stage, "reason": reason, "detail": detail, "meta": meta}
+                dropped.write(_line(row))
+
+            for (stage, item), (reason, detail) in sorted(drafts.dropped.items()):
+                drop(item, stage, reason, detail, {})
+            for corpus in config.text.corpora:
+                with storage.new_file(self.directory / f"{corpus}.jsonl") as file:
+                    for slot in _slots(drafts, config):
+                        meta = {"corpus": corpus, "assertions": [each.id for each in slot.assertions]}
+                        if slot.idea is None:
+                            drop(slot.id, "ideas", "no_idea", "the writer had no idea for it", meta)
+                            continue
+                        try:
+                            row = await self.author.row(slot, corpus)
+                        except Dropped as error:
+                            drop(slot.id, error.stage, error.reason, error.detail, meta)
+                            continue
+                        file.write(_line(row))
+                        written[corpus] += 1
+                        if corpus == config.text.corpora[0]:
+                            shown.update(row["meta"]["assertions"])
+        storage.write_json(self.directory / COVERAGE, plan.coverage(drafts, config, shown))
+        storage.write_json(self.directory / "config.json", settings.to_json(config))
+        names = [*(f"{corpus}.jsonl" for corpus in config.text.corpora), DROPPED, COVERAGE]
+        return {
+            "planned": drafts.count(config),
+            "written": dict(written),
+            "dropped": dict(reasons),
+            "files": {name: hashing.file_sha256(self.directory / name) for name in names},
+        }
+
+
+def _slots(drafts: plan.Plan, config: DocumentsConfig) -> Iterator[Slot]:
+    for subdomain in drafts.in_order():
+        yield from subdomain.slots(config)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _is_whole(directory: Path, files: dict[str, str]) -> bool:
+    paths: Iterable[tuple[Path, str]] = ((directory / name, sha256) for name, sha256 in files.items())
+    return all(path.is_file() and hashing.file_sha256(path) == sha256 for path, sha256 in paths)
