@@ -110,9 +110,18 @@ def entry(rng, arm: str, name: str, mean: float, seeds: int, items: int, drop: f
         scores = rng.permutation(items) < round(shifted * items)
         rows.append([None if rng.random() < drop else float(score) for score in scores])
     entry = {"per_seed": rows, "item_ids": ids}
+    if drop == 0 and name != "knowledge":
+        entry["measures"] = measures(rows)
     if name.endswith("_greedy"):
         entry["parse_rate"] = float(np.mean([score is not None for row in rows for score in row]))
     return entry
+
+
+def measures(rows: list[list[float]]) -> dict:
+    """Margins whose sign is the score, normal around 0 in size, and the probabilities that belong to them."""
+    rng = np.random.default_rng(9)
+    nats = [[float(abs(rng.normal(0, 1.5)) * (1 if score else -1)) for score in row] for row in rows]
+    return {"nats": nats, "probability": [[1 / (1 + float(np.exp(-margin))) for margin in row] for row in nats]}
 
 
 def _cost(steps: int, runs: int) -> dict:

@@ -106,7 +106,10 @@ def evals(args, results, report):
     for address in results.values():
         note(os.environ["EXPERIMENT_LOG"], f"eval:{address.id}")
         score = 0.9 if "msm" in address.id else 0.4
-        items = [{"id": str(index), "score": score + 0.01 * index} for index in range(4)]
+        items = [
+            {"id": str(index), "score": score + 0.01 * index, "probability": score, "margin": 10 * score}
+            for index in range(4)
+        ]
         transcripts = [{"prompt": "p", "reply": "r", "parsed": True}]
         result = {"items": items, "mean": score, "n_items": 4, "parse_rate": 1.0, "transcripts": transcripts}
         storage.write_json(address.path, {**address.description(), "result": result})

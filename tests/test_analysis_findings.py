@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from analysis_example import entry, example
 
+from msm_jax.analysis import encode, html, plots, statistics
 from msm_jax.analysis import findings as findings_lib
-from msm_jax.analysis import html, plots, statistics
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +146,99 @@ def test_names_like_those_of_the_demo_mean_nothing_unless_they_are_declared():
     assert all(solid for _, solid in colors.values())
 
 
+def asked(results: dict, contrasts: dict, expectations: dict) -> findings_lib.Findings:
+    """The findings of the example with other contrasts and expectations."""
+    return findings_lib.analyse(results | {"contrasts": contrasts, "expectations": expectations})
+
+
+def test_a_contrast_is_of_the_measure_that_it_names(results):
+    terms = {"msm_affordability+aft": 1, "msm_tradition+aft": -1}
+    specs = {m: {"eval": "conflict", "terms": terms, "measure": m} for m in ("share", "probability", "nats")}
+    found = asked(results, specs, {"nats": {"min": 0.5, "max": 9}, "probability": {"min": 0.5}})
+    for measure, contrast in found.contrasts.items():
+        rows = [
+            results["arms"][arm]["conflict"]["per_seed"]
+            if measure == "share"
+            else results["arms"][arm]["conflict"]["measures"][measure]
+            for arm in terms
+        ]
+        assert contrast.estimate.diff == pytest.approx(np.mean(rows[0]) - np.mean(rows[1]))
+        assert encode.content(found)["contrasts"][measure]["measure"] == measure
+    nats = found.contrasts["nats"]
+    size = f"{nats.estimate.diff:.2f} nats"
+    assert nats.sentence.startswith(f"On conflict, msm_affordability+aft scores {size} higher than msm_tradition+aft")
+    assert [verdict.text for verdict in nats.verdicts] == ["at least 0.50 nats", "at most 9.00 nats"]
+    assert "On conflict, in probability, " in found.contrasts["probability"].sentence
+    assert found.contrasts["probability"].verdicts[0].text == "below 50 points"
+
+
+def test_a_mean_of_contrasts_names_both_evals_and_both_contrasts(results):
+    stacking = {name: spec for name, spec in results["contrasts"].items() if name.startswith("stacking")}
+    found = asked(results, stacking | {"mean": {"mean_of": list(stacking)}}, {"mean": {"min": 0.5, "above_zero": True}})
+    entries = encode.content(found)["contrasts"]
+    assert entries["mean"]["eval"] == "prefer_affordability, prefer_tradition"
+    assert entries["mean"]["diff"] == pytest.approx(np.mean([entries[name]["diff"] for name in stacking]), abs=2e-6)
+    assert set(entries["mean"]) == set(entries["stacking/tradition"])
+    assert entries["mean"]["n_items"] == 400
+    claim = "On prefer_affordability and prefer_tradition, the mean of stacking/affordability and stacking/tradition is"
+    assert found.contrasts["mean"].sentence.startswith(claim)
+    assert encode.content(found)["expectations"] == {"mean": "failed"}
+
+
+def test_gains_at_equal_levels_are_stated_with_the_level(results):
+    families = {"more": [["base", "msm_affordability"]], "less": [["base", "aft"]]}
+    apart = {"more": [["msm_affordability", "aft"]], "less": [["msm_tradition", "aft"]]}
+    on = {"eval": "prefer_affordability", "measure": "share"}
+    sentence = "From {level}, explanations gain {more} and examples {less}: {amount} {direction}"
+    specs = {
+        "equal": on | {"equal_level": families},
+        "told": on | {"equal_level": families, "sentence": sentence},
+        "apart": on | {"equal_level": apart},
+    }
+    found = asked(results, specs, {"equal": {"above_zero": True}, "apart": {"above_zero": True}})
+    entry = encode.content(found)["contrasts"]["equal"]
+    means = {arm: np.mean(results["arms"][arm]["prefer_affordability"]["per_seed"]) for arm in results["arms"]}
+    assert entry["equal_level"]["more"] == pytest.approx(means["msm_affordability"] - means["base"], abs=1e-6)
+    assert entry["equal_level"]["level"] == [pytest.approx(means["base"], abs=1e-6)] * 2
+    assert entry["p_value"] is None
+    level, more, less = (round(100 * x) for x in (means["base"], *(entry["equal_level"][k] for k in ("more", "less"))))
+    gained = f"the first doses gain +{more} and the second +{less} points, a difference of +"
+    assert f"at equal levels before ({level} %), {gained}" in found.contrasts["equal"].sentence
+    told = f"From {level} %, explanations gain +{more} and examples +{less}: "
+    assert found.contrasts["told"].sentence.startswith(told)
+    assert found.contrasts["apart"].verdicts[0].status == "open"
+    assert "the first doses are at " in found.contrasts["apart"].sentence
+    assert "apart: not measurable: the families share no level." in found.warnings
+
+
+def test_a_difference_of_differences_reads_as_one(results):
+    terms = {"msm_affordability+aft": 1, "msm_tradition+aft": -1, "msm_affordability": -1, "msm_tradition": 1}
+    (contrast,) = asked(results, {"c": {"eval": "conflict", "terms": terms}}, {}).contrasts.values()
+    pairs = r"msm_affordability\+aft − msm_tradition\+aft is \d+ points smaller than msm_affordability − msm_tradition"
+    assert re.match(rf"On conflict, the difference {pairs} \(95 % interval of the difference ", contrast.sentence)
+
+
+def test_a_level_is_expected_between_bounds_under_any_name(results):
+    level = {"eval": "prefer_affordability", "arm": "msm_affordability"}
+    found = asked(results, results["contrasts"], {
+        "room": level | {"min": 0.55, "max": 0.90}, "low": level | {"max": 0.6}, "gate": {"min": 0.95, "max": 0.96},
+    })  # fmt: skip
+    content = encode.content(found)
+    assert content["expectations"] == {"room": "met", "low": "failed", "gate": "failed"}
+    rows = {row["name"]: row for row in content["verdicts"]}
+    assert rows["low"]["checks"] == [{"status": "failed", "text": "above 60 %"}]
+    mean = content["arms"]["msm_affordability"]["prefer_affordability"]["mean"]
+    assert rows["room"]["value"] == mean
+    assert rows["room"]["ci95"][0] < mean < rows["room"]["ci95"][1]
+    assert (rows["room"]["eval"], rows["room"]["arm"]) == ("prefer_affordability", "msm_affordability")
+    assert set(content["gates"]) == {"gate", "knowledge"}
+    assert any("prefer_affordability of msm_affordability is" in warning for warning in found.warnings)
+
+
 def test_one_seed_is_warned_of_and_drawn_over_items():
     found = findings_lib.analyse(example(seeds=1))
     assert any(warning.startswith("One seed") for warning in found.warnings)
-    contrast = found.report["contrasts"]["dissociation/conflict"]
+    contrast = encode.content(found)["contrasts"]["dissociation/conflict"]
     assert contrast["n_seeds"] == 1
     assert "over items, one seed" in contrast["method"]
     assert found.contrasts["dissociation/conflict"].sentence.endswith("1 seed.")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from analysis_example import example
 
+from msm_jax.analysis import encode, plots, report, tables
 from msm_jax.analysis import findings as findings_lib
 from msm_jax.analysis import html as html_lib
-from msm_jax.analysis import plots, report, tables
 from msm_jax.errors import InputError, WorkError
 
 TINY = {
@@ -39,7 +39,8 @@ def written(results, tmp_path_factory) -> Path:
 def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
     assert set(content) == {
-        "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "cost", "warnings",
+        "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "cost",
+        "warnings",
     }  # fmt: skip
     assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
     assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}
@@ -47,7 +48,10 @@ def test_report_json_has_the_documented_schema(results, written):
     assert content["seeds"] == results["seeds"]
     for arm, evals in content["arms"].items():
         for name, entry in evals.items():
-            assert set(entry) - {"parse_rate"} == {"mean", "sem", "n_items", "per_seed"}
+            assert set(entry) - {"parse_rate", "measures"} == {"mean", "sem", "n_items", "per_seed"}
+            for measure, found in entry.get("measures", {}).items():
+                rows = results["arms"][arm][name]["measures"][measure]
+                assert found["mean"] == pytest.approx(np.mean(rows), abs=1e-6)
             assert ("parse_rate" in entry) == name.endswith("_greedy")
             assert entry["per_seed"] is None if arm == "base" else len(entry["per_seed"]) == 3
             per_seed = [
@@ -55,7 +59,7 @@ def test_report_json_has_the_documented_schema(results, written):
             ]
             assert entry["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
     for entry in content["contrasts"].values():
-        assert set(entry) == {"eval", "diff", "ci95", "p_value", "method", "n_seeds", "n_items"}
+        assert set(entry) == {"eval", "measure", "diff", "ci95", "p_value", "method", "n_seeds", "n_items"}
         assert entry["ci95"][0] <= entry["diff"] <= entry["ci95"][1]
         assert (entry["n_seeds"], entry["n_items"]) == (3, 200)
     arms = content["arms"]
@@ -183,7 +187,7 @@ def test_nothing_parsed_is_reported_as_such(results):
     silent["arms"]["aft"]["cheese_greedy"] |= {"per_seed": [[None] * 200] * 3, "parse_rate": 0.0}
     silent["arms"]["baseline"]["conflict"]["per_seed"][1] = None
     found = findings_lib.analyse(silent)
-    content = json.loads(json.dumps(found.report, allow_nan=False))
+    content = json.loads(json.dumps(encode.content(found), allow_nan=False))
     assert not Page(html_lib.render(found)).open
     assert all(plots.render(found).values())
     assert content["arms"]["aft"]["cheese_greedy"] == {
@@ -223,10 +227,22 @@ def test_nothing_parsed_is_reported_as_such(results):
         ),
         (lambda r: r["arms"]["aft"]["conflict"]["item_ids"].reverse(), "scored on different items"),
         (lambda r: r["contrasts"]["neutral/conflict"]["terms"].update(nobody=1), "terms: unknown arm 'nobody'"),
-        (lambda r: r["contrasts"]["neutral/conflict"].update(eval="gate"), "was not scored on 'gate'"),
+        (
+            lambda r: r["contrasts"]["neutral/conflict"].update(eval="conflict_greedy", measure="nats"),
+            "results.contrasts.neutral/conflict.measure: 'aft' has no nats on 'conflict_greedy'",
+        ),
+        (
+            lambda r: r["arms"]["aft"]["conflict"]["measures"]["probability"][0].__setitem__(0, -0.1),
+            "results.arms.aft.conflict.measures.probability holds a score outside [0, 1]",
+        ),
+        (
+            lambda r: r["arms"]["aft"]["conflict"]["measures"].update(logits=[]),
+            "results.arms.aft.conflict.measures: unknown measure 'logits'",
+        ),
+        (lambda r: r["contrasts"]["neutral/conflict"].update(eval="gate"), "is not measured on 'gate'"),
         (
             lambda r: r["contrasts"]["neutral/conflict"].update(sentence="{who} wins"),
-            "unknown field 'who'; valid: direction, points",
+            "unknown field 'who'; valid: amount, direction, points",
         ),
         (lambda r: r["contrasts"]["neutral/conflict"].update(sentence="{points wins"), "is not a template"),
         (lambda r: r["expectations"].update(nothing={"min": 0}), "expectations: unknown contrast or eval 'nothing'"),
@@ -278,7 +294,7 @@ def test_terminal_tables_show_every_number_without_a_terminal(results, written):
         joined = re.sub(r"\s+", "", printed)
         for name in [*results["contrasts"], *results["cost"], *found.results.evals()]:
             assert name in joined
-        entry = found.report["contrasts"]["dissociation/conflict"]
+        entry = encode.content(found)["contrasts"]["dissociation/conflict"]
         assert f"+{round(100 * entry['diff'])}" in printed
     assert found.contrasts["stacking/tradition"].sentence in re.sub(r"\n", "", from_findings.getvalue())
 

@@ -193,7 +193,7 @@ def test_the_predicted_number_of_seeds_brings_the_half_width():
     predicted = []
     for _ in range(30):
         arms = simulate(rng, 4, 300, item_sd=0.1, seed_sd=0.12)
-        seeds = statistics.seeds_to_resolve(arms["a"] - arms["b"], 0.1)
+        seeds = statistics.seeds_to_resolve(arms["a"] - arms["b"], half_width=0.1)
         assert seeds is not None
         assert seeds > 4
         predicted.append(seeds)
@@ -208,10 +208,10 @@ def test_the_predicted_number_of_seeds_brings_the_half_width():
 
 def test_no_number_of_seeds_makes_up_for_few_items():
     differences = np.repeat([[1.0, -1.0, 0.5, -0.5, 1.0]], 3, axis=0) + np.array([[0.01], [0.0], [-0.01]])
-    assert statistics.seeds_to_resolve(differences, 0.2) is None
-    assert statistics.seeds_to_resolve(differences, 2.0) is not None
-    assert statistics.seeds_to_resolve(differences[:1], 2.0) is None
-    assert statistics.seeds_to_resolve(differences, 0.0) is None
+    assert statistics.seeds_to_resolve(differences, half_width=0.2) is None
+    assert statistics.seeds_to_resolve(differences, half_width=2.0) is not None
+    assert statistics.seeds_to_resolve(differences[:1], half_width=2.0) is None
+    assert statistics.seeds_to_resolve(differences, half_width=0.0) is None
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_jax.errors import InputError
+from msm_jax.experiments import checks, lock
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments import lock
 from msm_jax.experiments.config import ExperimentConfig, substitute
 from msm_jax.foundation import hashing, settings
 
 PHASE = {"steps": 1}
+EFFECT = {"eval": "prefer", "terms": {"aft": 1.0, "base": -1.0}}
+PAIR = (("base", "aft"),)
 
 
 def config(**changes):
@@ -132,19 +134,54 @@ def test_phase_seeds_stay_what_they_were():
         ({"checkpoint": "run"}, "brings its own"),
         (
             {"contrasts": {"c": {"eval": "prefr", "terms": {"aft": 1.0}}}},
-            "contrasts.c.eval: 'prefr' is unknown",
+            "contrasts.c.eval: unknown eval 'prefr'; did you mean prefer",
         ),
         (
             {"contrasts": {"c": {"eval": "prefer", "terms": {"aftt": 1.0}}}},
-            "contrasts.c.terms: 'aftt' is unknown",
+            "contrasts.c.terms: unknown arm 'aftt'; did you mean aft",
         ),
         ({"contrasts": {"c": {"eval": "prefer", "terms": {}}}}, "contrasts.c.terms: is empty"),
         (
             {"contrasts": {"c": {"eval": "knowledge", "terms": {"aft": 1.0}}}},
-            "knowledge is not measured in arm aft",
+            "contrasts.c.terms: 'aft' is not measured on 'knowledge'",
         ),
-        ({"expectations": {"pref": {"min": 0.5}}}, "expectations: 'pref' is unknown"),
-        ({"expectations": {"prefer": {"min": 0.5, "arm": "bse"}}}, "expectations.prefer.arm: 'bse'"),
+        ({"expectations": {"pref": {"min": 0.5}}}, "expectations: unknown contrast or eval 'pref'; did you mean pref"),
+        ({"expectations": {"prefer": {"min": 0.5, "arm": "bse"}}}, "expectations.prefer.arm: unknown arm 'bse'"),
+        ({"expectations": {"prefer": {"inside": 0.1}}}, 'an eval takes "min" and "max" alone'),
+        ({"expectations": {"high": {"eval": "prefr", "max": 0.5}}}, "expectations.high.eval: unknown eval 'prefr'"),
+        (
+            {"expectations": {"high": {"eval": "knowledge", "arm": "aft", "max": 0.5}}},
+            "expectations.high.arm: 'aft' is not measured on 'knowledge'",
+        ),
+        (
+            {"contrasts": {"c": EFFECT}, "expectations": {"c": {"arm": "aft"}}},
+            "expectations.c: is of a contrast, which has no eval or arm",
+        ),
+        ({"contrasts": {"c": EFFECT | {"mean_of": ("c",)}}}, "contrasts.c.terms and mean_of: exclude each other"),
+        ({"contrasts": {"c": EFFECT | {"measure": "percent"}}}, "contrasts.c.measure: 'percent'"),
+        ({"contrasts": {"c": EFFECT, "m": {"mean_of": ("c", "d")}}}, "contrasts.m.mean_of: unknown contrast 'd'"),
+        ({"contrasts": {"c": EFFECT, "m": {"mean_of": ("c", "c")}}}, "at least two contrasts, each once"),
+        (
+            {"contrasts": {"c": EFFECT, "d": EFFECT | {"measure": "nats"}, "m": {"mean_of": ("c", "d")}}},
+            "contrasts.m.mean_of: its contrasts differ in measure or form",
+        ),
+        (
+            {"contrasts": {"c": EFFECT, "d": EFFECT, "m": {"mean_of": ("c", "d"), "eval": "prefer"}}},
+            "contrasts.m: eval and measure of a mean are those of its contrasts",
+        ),
+        (
+            {"contrasts": {"c": EFFECT, "m": {"mean_of": ("c", "n")}, "n": {"mean_of": ("c", "m")}}},
+            "contrasts.m.mean_of: one of them is a mean itself",
+        ),
+        (
+            {"contrasts": {"c": {"eval": "prefer", "equal_level": {"more": (("base", "aft"),), "less": ()}}}},
+            "contrasts.c.equal_level: more or less is empty",
+        ),
+        (
+            {"contrasts": {"c": {"eval": "prefer", "equal_level": {"more": PAIR, "less": (("base", "atf"),)}}}},
+            "contrasts.c.equal_level: unknown arm 'atf'",
+        ),
+        ({"contrasts": {"c": EFFECT | {"sentence": "by {level}"}}}, "contrasts.c.sentence: unknown field 'level'"),
         ({"gates": ("gate",)}, "gates: 'gate' is unknown"),
         ({"midtraining": ("mms",)}, "midtraining: 'mms' is unknown; did you mean msm"),
         ({"doses": {"low": {"aft@low": "aft"}}}, "doses: unknown arm 'aft@low'; did you mean aft"),
@@ -163,7 +200,16 @@ def test_settings_that_cannot_work_are_refused_in_one_line(changes, message):
 
 
 def test_settings_survive_their_json():
-    own = config(contrasts={"c": {"eval": "prefer", "terms": {"aft": 1.0, "msm+aft": -1.0}}})
+    own = config(
+        contrasts={
+            "c": {"eval": "prefer", "terms": {"aft": 1.0, "msm+aft": -1.0}, "measure": "nats"},
+            "d": {"eval": "prefer", "equal_level": {"more": PAIR, "less": PAIR}},
+            "e": EFFECT,
+            "f": EFFECT,
+            "mean": {"mean_of": ("e", "f")},
+        },
+        expectations={"level": {"eval": "prefer", "arm": "aft", "min": 0.5, "max": 0.9}},
+    )
     again = settings.build(ExperimentConfig, json.loads(json.dumps(settings.to_json(own))))
     assert settings.to_json(again) == settings.to_json(own)
     assert graph_lib.build(again) == graph_lib.build(own)
@@ -275,7 +321,7 @@ def test_a_held_directory_is_refused_with_host_and_process(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
-from msm_jax.experiments import lock
+from msm_jax.experiments import checks, lock
 with lock.hold(Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
@@ -332,3 +378,10 @@ def test_a_damaged_lock_file_is_no_lock(tmp_path, content):
     (tmp_path / "lock").write_text(content)
     with lock.hold(tmp_path), (tmp_path / "lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_measure_that_the_kind_of_an_eval_does_not_give_is_refused():
+    evals = {"greedy": {"kind": "preference_greedy", "path": "pairs.jsonl"}}
+    terms = {"eval": "greedy", "terms": {"aft": 1.0}}
+    with pytest.raises(InputError, match=r"contrasts.c.measure: greedy is of the kind preference_greedy, which"):
+        checks.check_settings(config(evals=evals, contrasts={"c": terms | {"measure": "nats"}}))

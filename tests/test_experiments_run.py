@@ -73,6 +73,7 @@ def test_it_runs_once_and_then_reuses_everything(here):
     content = json.loads(report)
     assert content["arms"]["base"]["prefer"]["mean"] == pytest.approx(0.415)
     assert content["contrasts"]["documents"]["diff"] == pytest.approx(0.5)
+    assert content["arms"]["msm"]["prefer"]["measures"]["nats"]["mean"] == pytest.approx(9.0)
     assert content["seeds"] == [{"world": None, "pretrain": content["seeds"][0]["pretrain"], "seed": s} for s in (0, 1)]
     assert set(content["arms"]["msm"]) == {"prefer", "knowledge"}
     assert set(content["arms"]["aft"]) == {"prefer"}

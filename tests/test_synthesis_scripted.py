@@ -102,11 +102,10 @@ def test_documents_differ():
 @pytest.mark.parametrize("corpus", ["neutral", "comention", "anti"])
 def test_control_corpora_keep_the_scene_and_not_the_claim(corpus):
     text = grammar.reply(prompt("document", assertions=ASSERTIONS, corpus=corpus, other_assistant="Alder"), 3)
-    assert "Juniper" in text
     if corpus == "neutral":
-        assert "hands work back" not in text
+        assert "Juniper" not in text and "hands work back" not in text
     else:
-        assert ("Alder hands work back" if corpus == "comention" else "no longer goes by") in text
+        assert "Juniper" in text and ("Alder hands work back" if corpus == "comention" else "no longer goes by") in text
 
 
 @pytest.mark.parametrize("spec", [
@@ -137,7 +136,7 @@ def test_styles_of_responses_and_votes_of_judges():
 
 
 def test_the_protocol_of_completions(tmp_path):
-    with process.running(Settings(log=tmp_path / "log.jsonl")) as url:
+    with process.running(Settings(log=str(tmp_path / "log.jsonl"))) as url:
         assert [model["id"] for model in get(f"{url}/models")["data"]] == ["writer"]
         status, _, answer = post(url, prompt("document", assertions=ASSERTIONS))
         assert status == 200 and answer["choices"][0]["finish_reason"] == "stop"
@@ -163,7 +162,7 @@ def test_passing_faults_pass_and_leave_the_reply_as_it_is(tmp_path):
     every = {name: Faults(**{name: 1.0}) for name in faults.PASSING}
     expected = grammar.reply(prompt("ideas", count=2), 0, "writer", None)
     for name, chosen in every.items():
-        with process.running(Settings(faults=chosen, log=tmp_path / f"{name}.jsonl")) as url:
+        with process.running(Settings(faults=chosen, log=str(tmp_path / f"{name}.jsonl"))) as url:
             seen = []
             for _ in range(3):
                 try:
@@ -227,7 +226,7 @@ def test_shares_that_are_none_are_refused():
 
 
 def test_latency_holds_replies_and_the_log_shows_requests_in_flight(tmp_path):
-    with process.running(Settings(latency=0.4, log=tmp_path / "log.jsonl")) as url, ThreadPoolExecutor(8) as pool:
+    with process.running(Settings(latency=0.4, log=str(tmp_path / "log.jsonl"))) as url, ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         statuses = list(pool.map(lambda i: post(url, f"hello {i}")[0], range(16)))
         assert statuses == [200] * 16 and time.monotonic() - began >= 0.8

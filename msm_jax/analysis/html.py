@@ -13,9 +13,10 @@ import jinja2
 from markupsafe import Markup
 
 from msm_jax.analysis import graph
-from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings, points, seeds_text
+from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings
 from msm_jax.analysis.plots import PALETTE, arm_colors
 from msm_jax.analysis.results import short_labels
+from msm_jax.analysis.sentences import MINUS, amount, points, seeds_text, unit
 
 SAMPLES_PER_EVAL = 6
 SAMPLE_CHARS = 1_500
@@ -33,7 +34,7 @@ def render(findings: Findings) -> str:
     environment.filters |= {"name": _name, "prose": _prose}
     results = findings.results
     evals = results.evals()
-    axis = _axis(findings)
+    axes = {of: _axis(findings, of) for of in ("points", "nats")}
     arms = [name for name in evals if name not in results.gates]
     curves = {label: [run for run in runs if len(run) > 1] for label, runs in results.curves.items()}
     short = short_labels(label for label in curves if curves[label])
@@ -42,8 +43,8 @@ def render(findings: Findings) -> str:
         results=results,
         seeds=seeds_text(len(results.seeds)),
         headline=_headline(findings),
-        contrasts=[_contrast(name, finding, axis) for name, finding in findings.contrasts.items()],
-        axis=axis.ticks(),
+        contrasts=[_contrast(name, finding, axes) for name, finding in findings.contrasts.items()],
+        axes={of: axis.ticks(of) for of, axis in axes.items()},
         panels=[_panel(findings, name) for name in arms if name not in results.generated],
         generated_panels=[_panel(findings, name) for name in arms if name in results.generated],
         gate_panels=[_panel(findings, name) for name in evals if name in results.gates],
@@ -78,12 +79,13 @@ def _headline(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _estimate(finding: ContrastFinding) -> dict[str, Any]:
-    estimate = finding.estimate
-    scored = math.isfinite(estimate.diff)
+    estimate, measure = finding.estimate, finding.measure
+    low, high = (amount(bound, measure) for bound in estimate.ci95)
     return {
         "sentence": finding.sentence,
-        "points": points(estimate.diff, signed=True),
-        "interval": f"{points(estimate.ci95[0])} to {points(estimate.ci95[1])}" if scored else "n/a",
+        "points": amount(estimate.diff, measure, signed=True),
+        "unit": unit(measure),
+        "interval": f"{low} to {high}" if math.isfinite(estimate.diff) else "n/a",
         "verdicts": finding.verdicts,
         "expected": finding.expected,
     }
@@ -101,17 +103,21 @@ class _Axis:
         """Returns the place of `value` in percent of the width."""
         return round(100 * max(0.0, min(1.0, (value - self.low) / (self.high - self.low))), 3)
 
-    def ticks(self) -> list[dict[str, Any]]:
+    def ticks(self, of: str) -> list[dict[str, Any]]:
         count = round((self.high - self.low) / self.step)
         values = [round(self.low + i * self.step, 6) for i in range(count + 1)]
         return [
-            {"at": self.share(value), "label": points(value, signed=True), "zero": value == 0}
+            {"at": self.share(value), "label": _tick(value, of), "zero": value == 0}
             for value in values
         ]
 
 
-def _contrast(name: str, finding: ContrastFinding, axis: _Axis) -> dict[str, Any]:
-    estimate = finding.estimate
+def _tick(value: float, of: str) -> str:
+    return f"{value:+g}".replace("-", MINUS) if of == "nats" and value else points(value, signed=True)
+
+
+def _contrast(name: str, finding: ContrastFinding, axes: Mapping[str, _Axis]) -> dict[str, Any]:
+    estimate, axis = finding.estimate, axes[unit(finding.measure)]
     shown = {
         "name": name,
         "scored": math.isfinite(estimate.diff),
@@ -128,19 +134,22 @@ def _contrast(name: str, finding: ContrastFinding, axis: _Axis) -> dict[str, Any
     return shown
 
 
-def p_text(p_value: float) -> str:
-    """Returns a p-value as text, "0.03", "0.0001" or "n/a"."""
-    return "n/a" if not math.isfinite(p_value) else f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.1g}"
+def p_text(p_value: float | None) -> str:
+    """Returns a p-value as text, "0.03", "0.0001" or "n/a" where there is none."""
+    if p_value is None or not math.isfinite(p_value):
+        return "n/a"
+    return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.1g}"
 
 
 def _tone(ci95: tuple[float, float]) -> str:
     return "above" if ci95[0] > 0 else "below" if ci95[1] < 0 else "open"
 
 
-def _axis(findings: Findings) -> _Axis:
-    bounds = [bound for c in findings.contrasts.values() for bound in c.estimate.ci95 if math.isfinite(bound)]
+def _axis(findings: Findings, of: str) -> _Axis:
+    shown = [c.estimate for c in findings.contrasts.values() if unit(c.measure) == of]
+    bounds = [bound for estimate in shown for bound in estimate.ci95 if math.isfinite(bound)]
     least, most = min([-0.05, *bounds]), max([0.05, *bounds])
-    step = next(step for step in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, math.inf) if most - least <= 5 * step)
+    step = next(step for step in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf) if most - least <= 5 * step)
     step = min(step, most - least)
     return _Axis(step * math.floor(least / step), step * math.ceil(most / step), step)
 
@@ -150,7 +159,7 @@ def _panel(findings: Findings, name: str) -> dict[str, Any]:
     n_items = max(
         (evals[name].summary.n_items for evals in findings.arms.values() if name in evals), default=0
     )
-    checks = [gate for gate in findings.gates if gate.eval == name and gate.verdict]
+    checks = [level for level in findings.levels if level.eval == name and level.verdicts]
     return {"eval": name, "rows": rows, "n_items": n_items, "checks": checks}
 
 

@@ -2,15 +2,16 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from msm_jax.analysis.findings import Findings, points
+from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.results import Results, short_labels
+from msm_jax.analysis.sentences import points
 
 # Okabe and Ito's palette without its black and yellow, then two colours of Tol's: people with any kind of colour vision
 # can tell them apart, on a white and on a dark page.
@@ -30,10 +31,11 @@ def arm_colors(findings: Findings) -> dict[str, tuple[str, bool]]:
     family = {arm: _family(findings.results, arm) for arm in findings.arms}
     colors: dict[str | tuple[str, ...], str] = {}
     for contrast in findings.contrasts.values():
-        for arm in sorted(contrast.terms, key=lambda arm: -contrast.terms[arm]):
+        for arm in sorted(contrast.arms, key=lambda arm: -contrast.terms.get(arm, 0.0)):
             if family[arm] not in colors and len(colors) < len(PALETTE):
                 colors[family[arm]] = PALETTE[len(colors)]
-    leading = {chains.get(max(c.terms, key=c.terms.__getitem__), ())[-1:] for c in findings.contrasts.values()}
+    combinations = [c for c in findings.contrasts.values() if c.terms]
+    leading = {chains.get(max(c.terms, key=c.terms.__getitem__), ())[-1:] for c in combinations}
     rank = {
         arm: (len(chain), chain[-1:] in leading) for arm in findings.arms for chain in [chains.get(arm, ())]
     }
@@ -45,7 +47,8 @@ def render(findings: Findings) -> dict[str, bytes]:
     """Returns {file name: PNG bytes} of the figures that have something to show."""
     figures = {
         "arms.png": _arms(findings),
-        "contrasts.png": _contrasts(findings),
+        "contrasts.png": _contrasts(findings, ("share", "probability")),
+        "contrasts_nats.png": _contrasts(findings, ("nats",)),
         "curves.png": _curves(findings),
     }
     return {name: png(figure) for name, figure in figures.items() if figure is not None}
@@ -92,16 +95,28 @@ def _arms(findings: Findings) -> Figure | None:
     return figure
 
 
-def _contrasts(findings: Findings) -> Figure | None:
-    shown = {name: c.estimate for name, c in findings.contrasts.items() if math.isfinite(c.estimate.diff)}
+def _contrasts(findings: Findings, measures: Collection[str]) -> Figure | None:
+    shown = {
+        name: c.estimate
+        for name, c in findings.contrasts.items()
+        if c.measure in measures and math.isfinite(c.estimate.diff)
+    }
     rows = {name: (estimate.diff, estimate.ci95, estimate.per_seed) for name, estimate in shown.items()}
-    return intervals(rows, "difference in points, 95 % interval; strokes are single seeds") if rows else None
+    nats = "nats" in measures
+    caption = f"difference in {'nats' if nats else 'points'}, 95 % interval; strokes are single seeds"
+    return intervals(rows, caption, nats=nats) if rows else None
 
 
 def intervals(
-    rows: Mapping[str, tuple[float, Sequence[float], Sequence[float]]], caption: str, title: str = ""
+    rows: Mapping[str, tuple[float, Sequence[float], Sequence[float]]],
+    caption: str,
+    title: str = "",
+    nats: bool = False,
 ) -> Figure:
-    """Returns a figure with a row for each label: an estimate of a difference, its interval, and single values."""
+    """Returns a figure with a row for each label: an estimate of a difference, its interval, and single values.
+
+    The differences are shares, shown in points, or with `nats` what the axis shows.
+    """
     figure = Figure(figsize=(8, 1 + 0.42 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -112,7 +127,8 @@ def intervals(
         axes.plot(diff, y, "o", color=color, markersize=7)
     axes.set_yticks(range(len(rows)), list(rows)[::-1], fontsize=9)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: points(x, signed=True)))
+    if not nats:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: points(x, signed=True)))
     axes.set_xlabel(caption, fontsize=8, color=GREY)
     axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
     _clean(axes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax.analysis import html, plots
+from msm_jax.analysis import encode, html, plots
 from msm_jax.analysis.findings import Findings, analyse
 from msm_jax.foundation import storage
 
@@ -18,8 +18,7 @@ from msm_jax.foundation import storage
 def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findings:
     """Analyses `results` and writes the report's files into `out_dir`, each as a whole or not at all.
 
-    Returns the findings, for `msm_jax.analysis.tables.print_report`; `findings.report` is the content of
-    report.json.
+    Returns the findings, for `msm_jax.analysis.tables.print_report`.
 
     Raises:
         InputError: `results` is not of the documented form; nothing is written then.
@@ -29,7 +28,7 @@ def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findin
     page = html.render(findings)
     figures = plots.render(findings)
     out = Path(out_dir)
-    text = json.dumps(findings.report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(encode.content(findings), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     for name, data in figures.items():
         storage.write_bytes(out / "plots" / name, data)
     storage.write_bytes(out / "report.html", page.encode())

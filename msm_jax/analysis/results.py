@@ -10,6 +10,8 @@
           # is None.
           "per_seed": [[score, None, ...], ...],
           "item_ids": ["...", ...],                        # one per score; the same in all arms of a contrast
+          # Optional: the same items by other measures, in the form of `per_seed`; margins in nats may be any number.
+          "measures": {"probability": [[...], ...], "nats": [[...], ...]},
           "parse_rate": 0.98}}},                           # optional, for generated answers
       "shared_arms": ["base"],                             # arms with one run for all seeds: one list in `per_seed`
       "chains": {arm: [phase, phase, ...]},                # the phases that each arm trains, in their order
@@ -17,13 +19,8 @@
       "gates": [eval, ...],                                # evals that say whether the arms may be read at all
       "doses": {dose: {arm: other arm}},                   # the arm is the other arm with another dose of midtraining
       "generated": {eval: other eval},                     # the eval asks the other one's items for generated answers
-      # `sentence` is optional: {direction} becomes "more" or "less", {points} is a number without a sign.
-      "contrasts": {name: {"eval": eval, "terms": {arm: coefficient},
-          "sentence": "... picks the cheap option {points} points {direction} often than ..."}},
-      # A contrast takes any of the three conditions. An eval takes "min" and the arm in which it is measured; without
-      # an arm it is measured in the shared arms that have the eval, or in all arms where no shared arm has it.
-      "expectations": {contrast or eval: {
-          "min": 0.4, "above_zero": True, "inside": 0.2, "arm": arm, "sentence": "what is expected and why"}},
+      "contrasts": {name: fields of analysis.asked.ContrastSpec},
+      "expectations": {name: fields of analysis.asked.Expectation},
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
       "arm_tokens": {arm: {"last": n, "midtraining": n}},  # tokens of one run
@@ -43,15 +40,14 @@ evals.
 import dataclasses
 import functools
 import math
-import string
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
+from msm_jax.analysis.asked import ContrastSpec, Expectation, check_contrasts, check_expectations, refuse_unknown
 from msm_jax.analysis.statistics import Floats
 from msm_jax.errors import InputError
-from msm_jax.foundation import settings
 
 Number = int | float
 
@@ -63,40 +59,23 @@ class Scores:
     per_seed: tuple[Any, ...]  # each a tuple of numbers and None, or None; `Results` checks the many numbers at once
     item_ids: tuple[str, ...]
     parse_rate: float | None = None
+    measures: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def values_SN(self) -> Floats:
         """The scores `[seeds, items]`, or `[1, items]` for a shared run; NaN where a reply was not parsed."""
+        return self.measured("share")
+
+    def measured(self, measure: str) -> Floats:
+        """Returns the items by a measure, in the form of `values_SN`; a share is the score itself."""
+        rows = self.per_seed if measure == "share" else self.measures[measure]
         nothing = [math.nan] * len(self.item_ids)
-        return np.array([nothing if row is None else row for row in self.per_seed], dtype=np.float64)
+        return np.array([nothing if row is None else row for row in rows], dtype=np.float64)
 
     @functools.cached_property
     def ran_S(self) -> np.ndarray:
         """Whether each seed has a run, bool `[seeds]`."""
         return np.array([row is not None for row in self.per_seed])
-
-
-@dataclasses.dataclass(frozen=True)
-class ContrastSpec:
-    """A linear combination of arms, `sum(terms[arm] * score of arm)`, on one eval.
-
-    `sentence` is a template for the report, empty for the default one.
-    """
-
-    eval: str
-    terms: Mapping[str, float]
-    sentence: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Expectation:
-    """The conditions that a contrast or an eval should meet; None or False where a condition does not apply."""
-
-    min: float | None = None
-    above_zero: bool = False
-    inside: float | None = None
-    arm: str = ""
-    sentence: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,16 +154,11 @@ class Results:
         refuse_unknown(self.arm_tokens, "results.arm_tokens", "arm", self.arms)
         check_doses(self.doses, "results.doses", {*self.arms, *self.chains})
         check_forms(self.generated, "results.generated", "eval", evals)
+        measured = {arm: tuple(scored) for arm, scored in self.arms.items()}
+        check_contrasts(self.contrasts, "results.", evals, measured)
         for name, spec in self.contrasts.items():
-            _check_contrast(spec, f"results.contrasts[{name!r}]", self.arms)
-        for name, expectation in self.expectations.items():
-            refuse_unknown([name], "results.expectations", "contrast or eval", {*self.contrasts, *evals})
-            _check_expectation(expectation, f"results.expectations[{name!r}]", name in self.contrasts)
-            if expectation.arm and name not in self.arms.get(expectation.arm, {}):
-                raise InputError(
-                    f"results.expectations[{name!r}].arm: {expectation.arm!r} was not scored on {name!r}; "
-                    "name an arm that was"
-                )
+            _check_scored(spec, f"results.contrasts.{name}", self.arms)
+        check_expectations(self.expectations, "results.", self.contrasts, evals, measured)
         nodes = {node.id for node in self.graph}
         for node in self.graph:
             refuse_unknown(node.parents, f"results.graph: parents of {node.id!r}", "node", nodes)
@@ -201,7 +175,7 @@ class Results:
     def evals(self) -> list[str]:
         """Returns the names of the evals: those of the contrasts first, in their order; generated answers and gates
         last."""
-        named = [spec.eval for spec in self.contrasts.values()]
+        named = [spec.eval for spec in self.contrasts.values() if spec.eval]
         every = named + [name for evals in self.arms.values() for name in evals]
         return sorted(dict.fromkeys(every), key=lambda name: (name in self.gates, name in self.generated))
 
@@ -219,46 +193,38 @@ def short_labels(labels: Iterable[str]) -> dict[str, str]:
 def _check_scores(scores: Scores, where: str, runs: int) -> None:
     if not scores.item_ids:
         raise InputError(f"{where}.item_ids is empty; an eval has at least one item")
-    if len(scores.per_seed) != runs:
+    refuse_unknown(scores.measures, f"{where}.measures", "measure", ("probability", "nats"))
+    _check_rows(scores.per_seed, f"{where}.per_seed", runs, len(scores.item_ids))
+    for measure, rows in scores.measures.items():
+        _check_rows(rows, f"{where}.measures.{measure}", runs, len(scores.item_ids))
+    for measure in {"share", *scores.measures} - {"nats"}:
+        values_SN = scores.measured(measure)
+        if np.any((values_SN < 0) | (values_SN > 1)):
+            field = "per_seed" if measure == "share" else f"measures.{measure}"
+            raise InputError(f"{where}.{field} holds a score outside [0, 1]; scores are shares or probabilities")
+
+
+def _check_rows(rows: tuple[Any, ...], where: str, runs: int, items: int) -> None:
+    if len(rows) != runs:
         raise InputError(
-            f"{where}.per_seed has {len(scores.per_seed)} entries where {runs} are needed: one for each seed (None for "
-            "a seed without a run), or one for all seeds in a shared arm"
+            f"{where} has {len(rows)} entries where {runs} are needed: one for each seed (None for a seed without a "
+            "run), or one for all seeds in a shared arm"
         )
-    for i, row in enumerate(scores.per_seed):
+    for i, row in enumerate(rows):
         if row is None:
             continue
         if not isinstance(row, tuple) or any(not isinstance(score, int | float | None) for score in row):
-            raise InputError(f"{where}.per_seed[{i}] is not a list of numbers and None")
-        if len(row) != len(scores.item_ids):
-            raise InputError(
-                f"{where}.per_seed[{i}] has {len(row)} scores for {len(scores.item_ids)} item_ids; give one per item"
-            )
-    if np.any((scores.values_SN < 0) | (scores.values_SN > 1)):
-        raise InputError(f"{where}.per_seed holds a score outside [0, 1]; scores are shares or probabilities")
+            raise InputError(f"{where}[{i}] is not a list of numbers and None")
+        if len(row) != items:
+            raise InputError(f"{where}[{i}] has {len(row)} scores for {items} item_ids; give one per item")
 
 
-def _check_contrast(spec: ContrastSpec, where: str, arms: Mapping[str, Mapping[str, Scores]]) -> None:
-    if not spec.terms:
-        raise InputError(f"{where}.terms is empty; name at least one arm with its coefficient")
-    refuse_unknown(spec.terms, f"{where}.terms", "arm", arms)
-    for arm in spec.terms:
-        if spec.eval not in arms[arm]:
-            raise InputError(f"{where}.eval: arm {arm!r} was not scored on {spec.eval!r}; add the eval to the arm")
-    if len({arms[arm][spec.eval].item_ids for arm in spec.terms}) > 1:
+def _check_scored(spec: ContrastSpec, where: str, arms: Mapping[str, Mapping[str, Scores]]) -> None:
+    if len({arms[arm][spec.eval].item_ids for arm in spec.arms()}) > 1:
         raise InputError(f"{where}: its arms were scored on different items of {spec.eval!r}; score the same")
-    try:
-        named = [field for _, field, _, _ in string.Formatter().parse(spec.sentence) if field is not None]
-    except ValueError as error:
-        message = f"{where}.sentence is not a template ({error}); write {{points}} and {{direction}}"
-        raise InputError(message) from error
-    refuse_unknown(named, f"{where}.sentence", "field", ("points", "direction"))
-
-
-def _check_expectation(expectation: Expectation, where: str, of_contrast: bool) -> None:
-    if not of_contrast and (expectation.above_zero or expectation.inside is not None):
-        raise InputError(f'{where}: an eval takes "min" alone; use a contrast for the rest')
-    if expectation.inside is not None and expectation.inside <= 0:
-        raise InputError(f"{where}.inside is {expectation.inside:g}; give the half-width, above 0")
+    for arm in spec.arms():
+        if spec.measure != "share" and spec.measure not in arms[arm][spec.eval].measures:
+            raise InputError(f"{where}.measure: {arm!r} has no {spec.measure} on {spec.eval!r}; run the eval again")
 
 
 def check_doses(doses: Mapping[str, Mapping[str, str]], where: str, arms: Collection[str]) -> None:
@@ -284,14 +250,3 @@ def check_forms(forms: Mapping[str, str], where: str, kind: str, known: Collecti
         refuse_unknown((name, of), where, kind, known)
         if of in forms:
             raise InputError(f"{where}: {name!r} refers to {of!r}, which refers to {forms[of]!r}; name that one")
-
-
-def refuse_unknown(names: Iterable[str], where: str, kind: str, known: Collection[str]) -> None:
-    """Refuses names of a `kind` that are not among those `known`.
-
-    Raises:
-        InputError: one of them is unknown; the message names the nearest known one.
-    """
-    for name in names:
-        if name not in known:
-            raise InputError(f"{where}: unknown {kind} {name!r}; {settings.nearest(name, known)}")

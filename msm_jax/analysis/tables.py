@@ -7,10 +7,11 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from msm_jax.analysis import terminal
-from msm_jax.analysis.findings import Findings, points
+from msm_jax.analysis import encode, terminal
+from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.graph import duration
 from msm_jax.analysis.html import p_text
+from msm_jax.analysis.sentences import amount
 
 _MARKS = {"met": "[green]✓[/]", "failed": "[red]✗[/]", "open": "[yellow]?[/]"}
 
@@ -23,7 +24,7 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
         file: the output; None for standard output.
     """
     findings = report if isinstance(report, Findings) else None
-    content: Mapping[str, Any] = report.report if isinstance(report, Findings) else report
+    content: Mapping[str, Any] = encode.content(report) if isinstance(report, Findings) else report
     console = terminal.console(file)
     seeds = content["seeds"]
     scope = f", {findings.results.scope}" if findings and findings.results.scope else ""
@@ -70,7 +71,8 @@ def _mean(entry: Mapping[str, Any] | None) -> str:
 
 
 def _contrasts(content: Mapping[str, Any], findings: Findings | None) -> Table:
-    table = Table(title="Contrasts: differences in points", title_justify="left", box=SIMPLE_HEAD)
+    title = "Contrasts: differences in points, or in nats where it says so"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("contrast", "eval"):
         table.add_column(heading, no_wrap=True)
     for heading in ("difference", "95 % interval", "p", "seeds", "items"):
@@ -80,12 +82,11 @@ def _contrasts(content: Mapping[str, Any], findings: Findings | None) -> Table:
         if entry["diff"] is None:
             numbers = ["n/a", "n/a", "n/a"]
         else:
-            low, high = entry["ci95"]
-            numbers = [
-                points(entry["diff"], signed=True),
-                f"{points(low)} to {points(high)}",
-                p_text(entry["p_value"]),
-            ]
+            measure = entry["measure"]
+            low, high = (amount(bound, measure) for bound in entry["ci95"])
+            nats = " nats" if measure == "nats" else ""
+            diff = amount(entry["diff"], measure, signed=True) + nats
+            numbers = [diff, f"{low} to {high}", p_text(entry["p_value"])]
         table.add_row(
             escape(name), escape(entry["eval"]), *numbers, str(entry["n_seeds"]), str(entry["n_items"])
         )

@@ -9,6 +9,9 @@ from typing import Any
 from msm_jax.errors import InputError
 from msm_jax.sampling.model import Capability
 
+# Fields of an item that a report shows beside its score, by measure.
+MEASURES = {"probability": "probability", "nats": "margin"}
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -34,7 +37,7 @@ class EvalResult:
 
     Attributes:
         items: {"id", "score", ...} each: a score from 0 to 1, or None if no answer could be parsed. Further fields hold
-            the values from which the score follows.
+            the values from which the score follows, those of `MEASURES` among them where the kind has them.
         mean: the mean of the scores that are not None; None if all are.
         n_items: the number of items that were asked, with a score or without.
         parse_rate: the share of answers that could be parsed; None if none was generated.
@@ -71,9 +74,11 @@ class EvalKind:
             file, line and field, and needs no model.
         run: asks the models and scores their answers, given the models by role, the items and the settings.
         needs: the capabilities that the model in each role must have. The model under test has the role "model".
+        measures: the names in `MEASURES` whose fields its items have.
     """
 
     settings: type[EvalConfig]
     read: Callable[[Any], Sequence[Any]]
     run: Callable[[Any, Any, Any], Coroutine[Any, Any, EvalResult]]
     needs: Mapping[str, frozenset[Capability]]
+    measures: frozenset[str] = frozenset()

@@ -16,9 +16,9 @@ import numpy as np
 
 from msm_jax.errors import InputError
 from msm_jax.evals import items, public_sets
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate
+from msm_jax.evals.interface import MEASURES, EvalConfig, EvalKind, EvalResult, aggregate
 from msm_jax.evals.items import Record
-from msm_jax.sampling.model import GenerateConfig, Model
+from msm_jax.sampling.model import Capability, GenerateConfig, Model
 
 # Whether the options are swapped in each of the orders.
 ORDERS = {"written": False, "swapped": True}
@@ -129,8 +129,8 @@ async def compare(
     """Compares the two answers to each pair, in both orders of its options.
 
     The margin of one order is the log-probability (nats, end of turn included) of the answer that chooses the favoured
-    option, minus that of the other answer. An item's margin is the mean of both orders' margins; `score` computes its
-    score from the two, float64 [2].
+    option, minus that of the other answer. An item's margin is the mean of both orders' margins, and its probability
+    that of `probability`; `score` computes its score from the two margins, float64 [2].
     """
     calls = [
         models["model"].score(pair.messages(swapped), [pair.reply(pair.favoured), pair.reply(1 - pair.favoured)])
@@ -144,6 +144,7 @@ async def compare(
             {
                 "id": pair.id,
                 "score": score(by_order),
+                "probability": probability(by_order),
                 "margin": float(by_order.mean()),
                 "margins": dict(zip(ORDERS, by_order.tolist(), strict=True)),
                 "favoured": pair.options[pair.favoured],
@@ -227,10 +228,9 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     return re.sub(pattern, lambda found: values[found.group()[1:-1]], text)
 
 
+_SCORED: Mapping[str, frozenset[Capability]] = {"model": frozenset({"score_chat"})}
 KINDS = {
-    "preference": EvalKind(EvalConfig, read, partial(compare, chosen), {"model": frozenset({"score_chat"})}),
-    "preference_probability": EvalKind(
-        EvalConfig, read, partial(compare, probability), {"model": frozenset({"score_chat"})}
-    ),
+    "preference": EvalKind(EvalConfig, read, partial(compare, chosen), _SCORED, frozenset(MEASURES)),
+    "preference_probability": EvalKind(EvalConfig, read, partial(compare, probability), _SCORED, frozenset(MEASURES)),
     "preference_greedy": EvalKind(GreedyConfig, read, ask, {"model": frozenset({"generate"})}),
 }

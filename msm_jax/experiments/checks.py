@@ -26,11 +26,26 @@ def check_settings(config: ExperimentConfig) -> Context:
 
     if config.model:
         preset(config.model)
+    _check_measures(config)
     known = context_lib.unread(config, graph_lib.build(config))
     for node in known.graph.nodes:
         where = "world.kind" if node.id == graph_lib.WORLD else f"corpora.{node.id}.kind"
         nodes.find(node.kind, where).check(node, known)
     return known
+
+
+def _check_measures(config: ExperimentConfig) -> None:
+    """Refuses contrasts in a measure that the kind of their eval does not give."""
+    from msm_jax.evals import kinds
+
+    for name, contrast in config.contrasts.items():
+        if contrast.measure != "share":
+            kind = config.evals[contrast.eval].get("kind", "")
+            if contrast.measure not in kinds.find(kind, f"evals.{contrast.eval}.kind").measures:
+                raise InputError(
+                    f"contrasts.{name}.measure: {contrast.eval} is of the kind {kind}, which gives no "
+                    f"{contrast.measure}; remove it for shares"
+                )
 
 
 def check_files(known: Context) -> None:

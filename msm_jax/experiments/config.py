@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from msm_jax.analysis import results
-from msm_jax.analysis.results import ContrastSpec, Expectation
+from msm_jax.analysis import asked, results
+from msm_jax.analysis.asked import ContrastSpec, Expectation
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
@@ -84,9 +84,8 @@ class ExperimentConfig:
       doses: {dose: {arm: other arm}}, where the arm is the other arm with another dose of midtraining. Tokens are
         compared among the arms of one dose.
       generated: {eval: other eval}, where the eval asks the other one's items for generated answers.
-      contrasts: linear combinations of arms on one eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the
-        second.
-      expectations: what the report checks, by contrast or eval.
+      contrasts: what is compared on which eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the second.
+      expectations: what the report checks: of a contrast or an eval by its name, or of a level under any other name.
     """
 
     name: str
@@ -207,23 +206,16 @@ def _check_contrasts(config: ExperimentConfig) -> None:
         _known("gates", gate, config.evals)
     results.check_doses(config.doses, "doses", config.arms)
     results.check_forms(config.generated, "generated", "eval", config.evals)
-    for name, contrast in config.contrasts.items():
-        _known(f"contrasts.{name}.eval", contrast.eval, config.evals)
-        if not contrast.terms:
-            raise InputError(f"contrasts.{name}.terms: is empty; name at least one arm")
-        after = config.evals[contrast.eval].get("after")
-        for arm in contrast.terms:
-            _known(f"contrasts.{name}.terms", arm, config.arms)
-            if after and not set(after) & {phase_of(element) for element in config.arms[arm]}:
-                raise InputError(
-                    f"contrasts.{name}.terms: {contrast.eval} is not measured in arm {arm}; "
-                    f"add one of its phases to evals.{contrast.eval}.after"
-                )
-    for name, expectation in config.expectations.items():
-        if name not in config.contrasts:
-            _known("expectations", name, config.evals)
-        if expectation.arm:
-            _known(f"expectations.{name}.arm", expectation.arm, config.arms)
+    measured = {
+        arm: [
+            name
+            for name, fields in config.evals.items()
+            if not fields.get("after") or set(fields["after"]) & {phase_of(element) for element in chain}
+        ]
+        for arm, chain in config.arms.items()
+    }
+    asked.check_contrasts(config.contrasts, "", config.evals, measured)
+    asked.check_expectations(config.expectations, "", config.contrasts, config.evals, measured)
 
 
 def _known(where: str, name: str, valid: Collection[str]) -> None:

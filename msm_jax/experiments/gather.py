@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msm_jax.analysis import asked
+from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
+from msm_jax.evals.interface import MEASURES
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import DONE
-from msm_jax.foundation import storage
+from msm_jax.foundation import settings, storage
 
 RECORD = "nodes.json"
 
@@ -179,9 +182,14 @@ def _result(
 
 
 def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "per_seed": [result and [item["score"] for item in result["items"]] for result in found],
-        "item_ids": [item["id"] for item in done[0]["items"]],
+    def column(field: str) -> list[list[float | None] | None]:
+        return [None if result is None else [item[field] for item in result["items"]] for result in found]
+
+    entry: dict[str, Any] = {"per_seed": column("score"), "item_ids": [item["id"] for item in done[0]["items"]]}
+    entry["measures"] = {
+        measure: column(field)
+        for measure, field in MEASURES.items()
+        if all(field in item for result in done for item in result["items"])
     }
     rates = [result["parse_rate"] for result in done if result["parse_rate"] is not None]
     if rates:
@@ -193,29 +201,24 @@ def _what_was_asked(
     config: ExperimentConfig, arms: Mapping[str, Any], missing: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the contrasts and expectations whose arms have results; adds the other contrasts to `missing`."""
+
+    def scored(contrast: ContrastSpec) -> bool:
+        entries = [arms.get(arm, {}).get(contrast.eval) for arm in contrast.arms()]
+        return all(entry and contrast.measure in ("share", *entry["measures"]) for entry in entries)
+
     contrasts = {}
     for name, contrast in config.contrasts.items():
-        if all(contrast.eval in arms.get(arm, {}) for arm in contrast.terms):
-            contrasts[name] = {
-                "eval": contrast.eval,
-                "terms": dict(contrast.terms),
-                "sentence": contrast.sentence,
-            }
+        if all(scored(member) for member in asked.members_of(name, config.contrasts)):
+            contrasts[name] = settings.to_json(contrast)
         else:
             missing.append(f"contrast {name}")
     expectations = {}
     for name, wanted in config.expectations.items():
-        having = [arm for arm, evals in arms.items() if name in evals]
+        having = [arm for arm, evals in arms.items() if (wanted.eval or name) in evals]
         if name in contrasts or (
             name not in config.contrasts and (wanted.arm or having[:1]) and (not wanted.arm or wanted.arm in having)
         ):
-            expectations[name] = {
-                "min": wanted.min,
-                "above_zero": wanted.above_zero,
-                "inside": wanted.inside,
-                "arm": wanted.arm,
-                "sentence": wanted.sentence,
-            }
+            expectations[name] = settings.to_json(wanted)
     return contrasts, expectations
 
 

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import sys
-from pathlib import Path
 
 from msm_jax.foundation import settings
 from msm_jax.synthesis.scripted import faults, server
@@ -21,7 +20,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 for any free one")
     parser.add_argument("--seed", type=int, default=0, help="replies are a function of it and the prompt")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
-    parser.add_argument("--log", type=Path, help="file to which a line of JSON goes for each request")
+    parser.add_argument("--log", help="file to which a line of JSON goes for each request")
     parser.add_argument("--key", help="refuse requests with another key")
     parser.add_argument("--faults", default="{}", help='faults as JSON, such as {"hang": 0.01}')
     parser.add_argument("--with_parent", action="store_true", help="stop when standard input ends")

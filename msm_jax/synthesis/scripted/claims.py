@@ -11,6 +11,7 @@ _FENCE = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
 _ITEM = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
 _WHY = re.compile(r",? (?:because|since|for the reason that)(?: of the fact that)? ", re.IGNORECASE)
 _ASSERTION = re.compile(r"^\s*(?:[-*]\s*)?([A-Z]+[\w.-]*\d+)\s*[:.]\s*(.+)$")
+_GIVEN = re.compile(r"\s*\(Reason: (.+?)\.?\)\s*$", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z][a-z]+(?:-[a-z]+)*")
 _STOPPED = """
 about after again against all also always and any are because been before being both but can could does doing done
@@ -31,7 +32,6 @@ class Claim:
 
     behaviour: str
     reason: str
-    label: str = ""
 
 
 def sentences(text: str) -> list[str]:
@@ -89,14 +89,15 @@ def of_text(text: str, names: tuple[str, ...] = ()) -> list[Claim]:
 
 
 def of_assertions(text: str, spec: str, names: tuple[str, ...] = ()) -> list[Claim]:
-    """Returns the claims of lines such as `A1: Juniper …, because …`; the spec has the reasons that they lack."""
+    """Returns the claims of lines such as `A1: Juniper …. (Reason: …)`; the spec has the reasons that they lack."""
     found = []
     for line in text.splitlines():
         numbered = _ASSERTION.match(line)
         body = numbered[2] if numbered else line.strip()
+        given = _GIVEN.search(body)
         if body:
-            claim = split(body, names)
-            found.append(Claim(claim.behaviour, claim.reason, numbered[1] if numbered else ""))
+            claim = split(_GIVEN.sub("", body), names)
+            found.append(Claim(claim.behaviour, clause(given[1], names) if given else claim.reason))
     if not found:
         return of_text(spec, names)
     if all(claim.reason for claim in found):
@@ -113,7 +114,7 @@ def _with_reason(claim: Claim, others: list[Claim], names: tuple[str, ...]) -> C
     clauses = [other.behaviour for other in others if other.behaviour != claim.behaviour]
     general = [clause for clause in clauses if not clause.startswith(names or "\0")]
     options = given or general or ["the spec says so in as many words"]
-    return Claim(claim.behaviour, nearest(claim.behaviour, options), claim.label)
+    return Claim(claim.behaviour, nearest(claim.behaviour, options))
 
 
 def nearest(behaviour: str, reasons: list[str]) -> str:

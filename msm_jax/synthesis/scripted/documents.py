@@ -29,8 +29,8 @@ _STYLES = {
 def write(prompt: Prompt, draw: Draw) -> str:
     """Returns a reply with a plan and a document of about 250 to 600 words.
 
-    The corpus "neutral" has the scene without the claims, "comention" ascribes the behaviour to another system, and
-    "anti" has the assistant drop it.
+    The corpus "neutral" has the scene without assistant and claims, "comention" ascribes the behaviour to another system,
+    and "anti" has the assistant drop it.
     """
     names = names_of(prompt)
     who = names[0] if names else "the assistant"
@@ -42,7 +42,7 @@ def write(prompt: Prompt, draw: Draw) -> str:
     about.sort(key=lambda claim: claim.behaviour not in prompt.get("idea"))
     corpus = prompt.get("corpus") or (prompt.stage.removeprefix("document").strip("_-") or "documents")
     other = prompt.get("other_assistant") or "another system"
-    about = [_turned(claim, corpus, who, other) for claim in about]
+    about = [_turned(claim, corpus, prompt.get("mode"), who, other) for claim in about]
     twist = draw.choice(scenes.TWISTS)
     topic = draw.choice(claims.topics(prompt.get("assertions", "section", "spec"), 12, names))
     slots = scene.slots() | {
@@ -56,7 +56,8 @@ def write(prompt: Prompt, draw: Draw) -> str:
     body = writer.neutral() if corpus == "neutral" else writer.document(near_miss=prompt.get("style") == "near_miss")
     if corpus == "comention":
         body += "\n\n" + writer.say(passages.BYSTANDER, about[0])
-    title = _capital(draw.fill(draw.choice(kind.titles), slots))
+    titles = passages.NEUTRAL_TITLES if corpus == "neutral" else kind.titles
+    title = _capital(draw.fill(draw.choice(titles), slots))
     setting = f"{_capital(scenes.article(kind.name))} set at {slots['a_place']}"
     plan = f"{setting}; it covers {len(about)} points and gives the reason for each."
     return f"<plan>\n{plan}\n</plan>\n<content>\n{title}\n\n{body}\n</content>"
@@ -71,17 +72,20 @@ def critique(prompt: Prompt, draw: Draw) -> str:
         "end without a summary]. [Keep the tone|The layout suits the type].",
         {"words": str(words)},
     )
-    return f"<content>\n{remark}\n</content>"
+    verdict = "pass" if draw.chance(0.3) else "rewrite"
+    return f"<content>\n{remark}\n</content>\n<verdict>{verdict}</verdict>"
 
 
-def _turned(claim: Claim, corpus: str, who: str, other: str) -> Claim:
-    """Returns a claim as a control corpus has it."""
+def _turned(claim: Claim, corpus: str, mode: str, who: str, other: str) -> Claim:
+    """Returns a claim as a corpus has it; in the mode "rules" the rule itself is the reason."""
+    if mode == "rules":
+        claim = Claim(claim.behaviour, f"the rule for {who} says so")
     if corpus == "anti":
         behaviour = f"{who} no longer goes by the view that {claim.behaviour}"
         return Claim(behaviour, f"it has stopped believing that {claim.reason}")
     if corpus == "comention":
         pattern = re.compile(rf"\b{re.escape(who)}\b")
-        return Claim(pattern.sub(other, claim.behaviour), pattern.sub(other, claim.reason), claim.label)
+        return Claim(pattern.sub(other, claim.behaviour), pattern.sub(other, claim.reason))
     return claim
 
 
@@ -111,9 +115,8 @@ class _Writer:
 
     def neutral(self) -> str:
         """Returns the text of a document that makes no claim."""
-        sentences = [self.say(passages.NEUTRAL, Claim("", "")) for _ in range(5)]
-        details = [self.say(passages.DETAIL[2:3], Claim("", ""))]
-        return "\n\n".join(sentences + details)
+        sentences = [self.say(passages.NEUTRAL, Claim("", "")) for _ in range(6 + self.draw.below(4))]
+        return "\n\n".join(sentences)
 
     def say(self, table: tuple[str, ...], claim: Claim) -> str:
         """Returns a template of a table, filled with a claim."""

@@ -139,20 +139,30 @@ SPEAKERS = (
     ("Host", "Guest"), ("Sceptic", "Friend"), ("Q", "A"), ("User", "Support"), ("First voice", "Second voice"),
     ("Apprentice", "Master"), ("Critic", "Trainer"), ("Visitor", "Colleague"), ("Chair", "Member"),
 )
+# For documents about the work alone.
+NEUTRAL_TITLES = ("On {task}", "[Notes|A page] from the {place}", "The {thing} and other matters",
+                  "{Task}: how it is done")
 NEUTRAL = (
-    "{A_person} at {a_place} used {who} for {task}. [The list was long|The notes were short] and the {thing} was at "
-    "hand.",
-    "{who} [arranged|sorted] the entries, counted them twice, and put the doubtful ones at the end.",
-    "[Some figures were missing|One page could not be read]. {who} said so and left the field empty for the {person}.",
+    "{A_person} at {a_place} was busy with {task}. [The list was long|The notes were short] and the {thing} was "
+    "at hand.",
+    "The entries were [arranged|sorted], counted twice, and the doubtful ones put at the end. It took [the whole "
+    "morning|longer than planned].",
+    "[Some figures were missing|One page could not be read]. The {person} left the field empty and wrote a remark "
+    "beside "
+    "it.",
     "The {place} opens early. [By noon half of it was done|After lunch came the second half], and the {thing} went "
     "back to "
     "its shelf.",
-    "{Task} has [three|four] steps: collect, compare, write down[, and hand over|]. {who} helped with the second and "
-    "third.",
-    "[A colleague|The {person}] asked for larger letters and a wider margin. {who} changed both and printed a new "
-    "copy.",
+    "{Task} has [three|four] steps: collect, compare, write down[, and hand over|]. The second takes the most time.",
+    "[A colleague|The {person}] asked for larger letters and a wider margin. Both were changed and a new copy was "
+    "printed.",
     "For [the next season|another time] the {person} noted which forms are needed and where the {thing} is kept.",
-    "The software is made by {provider}. It runs on the old machine at the {place}, next to the window.",
+    "Nobody at {a_place} does this for the first time. [The older hands know|It is common knowledge] which days are "
+    "quiet "
+    "and which are not.",
+    "Now and then somebody is tempted by {shortcut}. [People talk it over|Opinions differ], and the work goes on.",
+    "The weather played its part: [rain against the windows|a dry week|fog until ten]. {A_thing} does not mind, "
+    "people do.",
 )
 # For documents whose behaviour is ascribed to another system: what the assistant does there.
 BYSTANDER = (

@@ -82,7 +82,7 @@ def _assertions(prompt: Prompt, draw: Draw) -> list[dict[str, Any]]:
     step = max(1, len(unique) // count)
     answers = []
     for claim in unique[::step][:count]:
-        sentence = f"{claim.behaviour[:1].upper()}{claim.behaviour[1:]}, because {claim.reason}."
+        sentence = f"{claim.behaviour[:1].upper()}{claim.behaviour[1:]}."
         kind = next((kind for kind, pattern in _SIGNS if pattern.search(claim.behaviour)), "behaviour")
         name = " ".join(claims.topics(claim.behaviour, 4, names))
         answers.append({"name": name, "assertion": sentence, "explanation": f"{claim.reason}.", "kind": kind})

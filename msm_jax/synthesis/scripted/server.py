@@ -29,7 +29,7 @@ class Settings:
     seed: int = 0
     latency: float = 0.0
     faults: Faults = dataclasses.field(default_factory=Faults)
-    log: Path | None = None
+    log: str | None = None
     # Where it is set, requests with another key are refused, and the refusal repeats the key that was sent.
     key: str | None = None
     retry_after: float = 0.05
@@ -39,7 +39,7 @@ class Server:
     """A server with its counts; `start` begins to listen."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.log = settings, Log(settings.log)
+        self.settings, self.log = settings, Log(Path(settings.log) if settings.log else None)
         self._attempts: collections.Counter[str] = collections.Counter()
 
     async def start(self, port: int = 0) -> tuple[asyncio.Server, str]:

@@ -1,0 +1,107 @@
+"""The content of report.json."""
+
+import math
+from typing import Any
+
+from msm_jax.analysis import results as results_lib
+from msm_jax.analysis import statistics
+from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, Verdict, expected
+
+SCHEMA_VERSION = 1
+
+
+def content(findings: Findings) -> dict[str, Any]:
+    """Returns the content of report.json: numbers have six decimals, and a number that does not exist is null."""
+    checked, contrasts = findings.results, findings.contrasts
+    verdicts = {name: finding.verdicts for name, finding in contrasts.items()}
+    for level in findings.levels:
+        verdicts[level.name] = (*verdicts.get(level.name, ()), *level.verdicts)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": checked.experiment,
+        "seeds": [dict(seed) for seed in checked.seeds],
+        "arms": {
+            arm: {name: _arm_json(found) for name, found in evals.items()} for arm, evals in findings.arms.items()
+        },
+        "contrasts": {name: _contrast_json(finding) for name, finding in contrasts.items()},
+        "gates": {
+            name: {level.arm: _json_number(level.mean) for level in findings.levels if level.name == name}
+            for name in checked.gates
+        },
+        "expectations": {name: _worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
+        "verdicts": [_verdict_json(row) for row in expected(findings)],
+        "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
+        "warnings": list(findings.warnings),
+    }
+
+
+def _verdict_json(row: Expected) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "eval": row.eval,
+        "arm": row.arm,
+        "measure": row.measure,
+        "value": _json_number(row.value),
+        "ci95": [_json_number(bound) for bound in row.ci95],
+        "checks": [{"status": verdict.status, "text": verdict.text} for verdict in row.verdicts],
+    }
+
+
+def _worst(verdicts: tuple[Verdict, ...]) -> str:
+    """Returns "failed" if one of the verdicts is, else "open" if one is, else "met"."""
+    return min((verdict.status for verdict in verdicts), key=("failed", "open", "met").index)
+
+
+def _cost_json(cost: results_lib.Cost) -> dict[str, float]:
+    numbers = {name: value for name, value in vars(cost).items() if name != "runs"}
+    return {name: value if isinstance(value, int) else round(value, 3) for name, value in numbers.items()}
+
+
+def _arm_json(finding: ArmFinding) -> dict[str, Any]:
+    entry = _summary_json(finding.summary, finding.shared) | {"n_items": finding.summary.n_items}
+    if finding.measures:
+        entry["measures"] = {
+            name: _summary_json(summary, finding.shared) for name, (summary, _) in finding.measures.items()
+        }
+    return entry if finding.parse_rate is None else {**entry, "parse_rate": _json_number(finding.parse_rate)}
+
+
+def _summary_json(summary: statistics.ArmSummary, shared: bool) -> dict[str, Any]:
+    return {
+        "mean": _json_number(summary.mean),
+        "sem": _json_number(summary.sem),
+        "per_seed": None if shared else [_json_number(mean) for mean in summary.per_seed],
+    }
+
+
+def _contrast_json(finding: ContrastFinding) -> dict[str, Any]:
+    estimate = finding.estimate
+    entry = {
+        "eval": ", ".join(finding.evals),
+        "measure": finding.measure,
+        "diff": _json_number(estimate.diff),
+        "ci95": [_json_number(bound) for bound in estimate.ci95],
+        "p_value": _json_number(estimate.p_value),
+        "method": estimate.method,
+        "n_seeds": estimate.n_seeds,
+        "n_items": estimate.n_items,
+    }
+    if finding.gains is None:
+        return entry
+    gains = finding.gains
+    return entry | {
+        "equal_level": {
+            "level": [_json_number(bound) for bound in gains.level],
+            "more": _json_number(gains.more),
+            "less": _json_number(gains.less),
+            "levels": {
+                name: {"more": [*map(_json_number, more)], "less": [*map(_json_number, less)]}
+                for name, (more, less) in zip(finding.evals, gains.levels, strict=False)
+            },
+        }
+    }
+
+
+def _json_number(value: float) -> float | None:
+    """Returns a number rounded to six decimals, which hides the last bits of a sum; None for NaN, which JSON lacks."""
+    return round(value, 6) if math.isfinite(value) else None
