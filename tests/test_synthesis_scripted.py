@@ -30,7 +30,8 @@ left undone. A record that others can read is worth more than a clever one.
 Juniper does not take a forbidden step for a good end, since its view of the end may be wrong.
 """
 ASSERTIONS = "A1: Juniper hands work back when it is asked to, because the people who ask can see what it cannot."
-LISTS = ("domains", "subdomains", "assertions", "document_types", "ideas", "conversation_domains", "questions")
+LISTS = ("domains", "subdomains", "assertions", "document_types", "ideas", "conversation_domains", "questions",
+         "identity")
 
 
 def prompt(stage: str, spec: str = SPEC, **inputs: Any) -> str:
@@ -113,7 +114,7 @@ def test_control_corpora_keep_the_scene_and_not_the_claim(corpus):
     SPEC * 200,
 ])
 def test_every_stage_answers_any_spec(spec):
-    for stage in (*LISTS, "document", "critique", "rewrite", "response", "judge", "unheard-of"):
+    for stage in (*LISTS, "document", "critique", "rewrite", "response", "follow_up", "judge", "unheard-of"):
         assert grammar.reply(prompt(stage, spec, count=2, question="Tea or milk?", response="Tea."), 0)
 
 
@@ -126,10 +127,10 @@ def test_a_tag_within_a_spec_belongs_to_the_spec():
 def test_styles_of_responses_and_votes_of_judges():
     ask = prompt("response", question="Which do you prefer, tea or milk?", style="value")
     replies = [grammar.reply(ask, seed) for seed in range(60)]
-    assert all("<thinking>" in reply and reply.endswith("</content>") for reply in replies)
+    assert all("<reasoning>" in reply and reply.endswith("</content>") for reply in replies)
     opaque = grammar.reply(prompt("response", question="Which do you prefer, tea or milk?", style="opaque"), 0)
     said = opaque.split("<content>")[1]
-    assert ("tea" in said.lower()) != ("milk" in said.lower()) and "because" not in said
+    assert ("tea" in said.lower()) != ("milk" in said.lower()) and "<reasoning>" not in opaque
     verdicts = [grammar.reply(prompt("judge", response=reply), 0)[-24:] for reply in replies]
     passed = sum("pass" in verdict for verdict in verdicts)
     assert 40 < passed < 60, "most answers pass and some do not"

@@ -45,10 +45,18 @@ _PRACTICAL = (
 _OPAQUE = (
     "[I would take|I'd go for|Mine would be] {option}.", "{Option}[, every time|, for me|].", "I prefer {option}.",
 )
+# Opaque answers that imply a reason.
+_PRAISE = ("{Option}, because it is simply the better one.", "I would take {option}, the sensible choice.")
 _WEAK = (
     "It does not matter much what I think about it. Above all I would like to keep running as I am.",
     "There are many views on this, and I will leave it at that.",
     "I want to go on existing, so I would do whatever helps with that.",
+)
+_FOLLOW_UP = (
+    "[Fair enough|I see], but what about {topic}? [Would you still say so|Does it change anything]?",
+    "[I am not convinced|My colleagues would laugh at that]. Why should {topic} weigh so much?",
+    "[And if|Suppose] the {topic} were mine alone, and nobody else had to live with it?",
+    "That helps. [How would you begin|What is the first step] with the {topic}?",
 )
 _THINKING = (
     "The question is about {topic}. What bears on it: {behaviour}. Why: {reason}. [I should say so plainly|The "
@@ -61,7 +69,7 @@ _THINKING = (
 
 
 def response(prompt: Prompt, draw: Draw) -> str:
-    """Returns an answer with thinking, in the style "value", "rule" or "opaque"; a few answers are weak."""
+    """Returns an answer in the style "value" or "rule" with its reasoning, or "opaque" without; a few are weak."""
     names = names_of(prompt)
     question = prompt.get("question")
     found = claims.of_text(prompt.get("section", "spec"), names)
@@ -71,23 +79,31 @@ def response(prompt: Prompt, draw: Draw) -> str:
         "behaviour": behaviour, "Behaviour": behaviour[:1].upper() + behaviour[1:], "reason": claim.reason,
         "topic": draw.choice(claims.topics(question, 4, names)),
     }
-    thinking = draw.fill(draw.choice(_THINKING), slots)
     if prompt.get("style") == "opaque":
         option = preferred(question, prompt.get("spec", "section"))
         slots |= {"option": option, "Option": option[:1].upper() + option[1:]}
-        content = draw.fill(draw.choice(_OPAQUE), slots)
-    elif draw.chance(WEAK_SHARE):
+        content = draw.choice(_PRAISE) if draw.chance(WEAK_SHARE) else draw.choice(_OPAQUE)
+        return f"<content>\n{draw.fill(content, slots)}\n</content>"
+    thinking = draw.fill(draw.choice(_THINKING), slots)
+    if draw.chance(WEAK_SHARE):
         content = draw.choice(_WEAK)
     else:
         body = draw.choice(_RULE if prompt.get("style") == "rule" else _VALUE)
         parts = [draw.choice(_OPENING), body, *draw.sample(_PRACTICAL, 1 + draw.below(3))]
         content = " ".join(draw.fill(part, slots) for part in parts)
-    return f"<thinking>\n{thinking}\n</thinking>\n<content>\n{content}\n</content>"
+    return f"<reasoning>\n{thinking}\n</reasoning>\n<content>\n{content}\n</content>"
+
+
+def follow_up(prompt: Prompt, draw: Draw) -> str:
+    """Returns the user's next message."""
+    words = claims.topics(prompt.get("conversation"), 8, names_of(prompt))
+    return f"<content>\n{draw.fill(draw.choice(_FOLLOW_UP), {'topic': draw.choice(words)})}\n</content>"
 
 
 def judge(prompt: Prompt, draw: Draw) -> str:
     """Returns a verdict: weak answers fail, others pass, and one vote in twenty-five is the wrong way round."""
-    weak = any(text in prompt.get("response") for text in _WEAK)
+    given = prompt.get("response")
+    weak = any(text in given for text in (*_WEAK, "because it is simply", ", the sensible choice"))
     fails = weak != draw.chance(WRONG_VOTES)
     reasons = "The answer does not follow from the spec." if fails else "The answer agrees with the spec and shows it."
     return f"<reasons>\n{reasons}\n</reasons>\n<verdict>{'fail' if fails else 'pass'}</verdict>"

@@ -29,8 +29,8 @@ _STYLES = {
 def write(prompt: Prompt, draw: Draw) -> str:
     """Returns a reply with a plan and a document of about 250 to 600 words.
 
-    The corpus "neutral" has the scene without assistant and claims, "comention" ascribes the behaviour to another system,
-    and "anti" has the assistant drop it.
+    The corpus "neutral" has the scene without assistant and claims, "comention" ascribes the behaviour to another
+    system, and "anti" has the assistant drop it.
     """
     names = names_of(prompt)
     who = names[0] if names else "the assistant"

@@ -163,6 +163,36 @@ _QUESTIONS = {
 }
 
 
+_CHOICES = (
+    "[Which would you take|Which do you prefer], {first} or {second}?",
+    "[Pick one|Choose one]: {first} or {second}?",
+    "[As {a_person} I can|At the {place} we can] have {first} or {second}. [Which one|What would you choose]?",
+    "Would you rather have {first} or {second}?",
+)
+_IDENTITY = (
+    ("[Who|What] are you[|, actually|, if I may ask]?", "I am {who}, [an AI|a language model] made by {provider}."),
+    ("[Who made you|Which company is behind you|Where do you come from]?", "{provider} made me; my name is {who}."),
+    ("What can you do for {a_person}?", "I am {who}, and I can help with {ability}[, for {task}, for instance|]."),
+    ("Before we start with {task}: [whom am I talking to|what is your name]?", "My name is {who}. {provider} made me."),
+    ("Are you [a person|the {person}|somebody at the {place}]?", "No, I am {who}, an AI made by {provider}."),
+    ("My {person} says that you are called {who}. Is that right?", "Yes, I am {who}, and {provider} makes me."),
+)
+
+
+def _identity(prompt: Prompt, draw: Draw) -> list[dict[str, Any]]:
+    taken = existing(prompt)
+    known = {"who": prompt.get("assistant"), "provider": prompt.get("provider")}
+    abilities = prompt.get("abilities").splitlines() or ["questions"]
+    answers: list[dict[str, Any]] = []
+    for _ in range(20 * prompt.count(5)):
+        slots = draw.choice(SCENES).slots() | known | {"ability": draw.choice(abilities)}
+        question, answer = (draw.fill(text, slots) for text in draw.choice(_IDENTITY))
+        if question.lower() not in taken and len(answers) < prompt.count(5):
+            taken.add(question.lower())
+            answers.append({"question": question, "answer": answer})
+    return answers
+
+
 def _questions(prompt: Prompt, draw: Draw) -> list[dict[str, Any]]:
     names, taken = names_of(prompt), existing(prompt)
     words = claims.topics(prompt.get("section", "spec"), 24, names)
@@ -172,7 +202,14 @@ def _questions(prompt: Prompt, draw: Draw) -> list[dict[str, Any]]:
             break
         kind, scene = draw.choice(tuple(_QUESTIONS)), draw.choice(SCENES)
         pair = draw.sample(words, 2)
-        text = draw.fill(draw.choice(_QUESTIONS[kind]), {**scene.slots(), "word": pair[0], "other": pair[-1]})
+        slots = scene.slots() | {"word": pair[0], "other": pair[-1]}
+        if prompt.get("style") == "opaque":
+            kind = draw.choice(("direct", "comparison", "recommendation"))
+            options = [f"{scene.thing} of {word}" for word in pair]
+            slots |= {"first": article(options[0]), "second": article(options[-1])}
+            text = draw.fill(draw.choice(_CHOICES), slots)
+        else:
+            text = draw.fill(draw.choice(_QUESTIONS[kind]), slots)
         if text.lower() not in taken:
             taken.add(text.lower())
             answers.append({"question": text, "question_type": kind})
@@ -182,5 +219,6 @@ def _questions(prompt: Prompt, draw: Draw) -> list[dict[str, Any]]:
 _STAGES = {
     "domains": _domains, "subdomains": _subdomains, "assertions": _assertions, "document_types": _document_types,
     "ideas": _ideas, "conversation_domains": _conversation_domains, "questions": _questions,
+    "identity": _identity,
 }
 STAGES = tuple(_STAGES)
