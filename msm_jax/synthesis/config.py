@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
@@ -173,6 +173,22 @@ class RunConfig:
         for model, price in self.prices.items():
             if min(price.input, price.output) < 0:
                 raise InputError(f"prices.{model}: is negative; give dollars for a million tokens")
+
+
+class Settings(Protocol):
+    """What the settings of all kinds of runs have."""
+
+    @property
+    def spec(self) -> SpecConfig:
+        """The spec."""
+
+    @property
+    def run(self) -> RunConfig:
+        """How calls are made."""
+
+    @property
+    def writers(self) -> dict[str, WriterConfig]:
+        """The models by role."""
 
 
 @dataclasses.dataclass(frozen=True)

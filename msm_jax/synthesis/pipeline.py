@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from msm_jax.specs.prose import Prose
 from msm_jax.synthesis import jobs, plan, planning, prompts, writers
 from msm_jax.synthesis.asking import Asker, Dropped, WriterStopped
 from msm_jax.synthesis.budget import Budget, CapReached
-from msm_jax.synthesis.config import Corpus, DocumentsConfig, WriterConfig
+from msm_jax.synthesis.config import Corpus, DocumentsConfig, Settings, SpecConfig, WriterConfig
 from msm_jax.synthesis.documents import Author
 from msm_jax.synthesis.jobs import Job
 from msm_jax.synthesis.journal import Journal
@@ -40,6 +40,8 @@ DOCUMENT_PROMPTS = (
 )  # fmt: skip
 
 Report = Callable[[Progress], object]
+Work = Callable[[Journal], Coroutine[Any, Any, dict[str, Any]]]
+
 
 
 def run(
@@ -64,17 +66,38 @@ def run(
         kept
             and how to go on.
     """
-    spec = read_spec(config)
+    spec = read_spec(config.spec)
     name = fingerprint(config, spec)
+    return once(config, spec, name, directory, journal_path, lambda journal: _run(
+        config, spec, directory, journal, report, every_seconds
+    ))  # fmt: skip
+
+
+def once(
+    config: Settings, spec: Prose, name: str, directory: Path, journal_path: Path, work: Work
+) -> dict[str, Any]:
+    """Does the work of a run unless its result is there, writes the result and returns it.
+
+    Args:
+        config: the settings.
+        spec: the spec that they name.
+        name: the hash of everything that decides the files.
+        directory: for the files.
+        journal_path: of the replies.
+        work: writes the files, and returns their counts and hashes.
+
+    Raises:
+        InputError, WorkError: as `run`.
+    """
     done = storage.find_json(directory / RESULT)
     if done is not None and done["spec_sha256"] != spec.sha256:
-        raise InputError(f"{directory}: holds the documents of another spec, {done['spec']}; choose another directory")
+        raise InputError(f"{directory}: holds the texts of another spec, {done['spec']}; choose another directory")
     if done is not None and done["fingerprint"] == name and _is_whole(directory, done["files"]):
         return done
     check_writers(config.writers)
     journal = opened_journal(journal_path, spec, config.spec.path)
     try:
-        return asyncio.run(_run(config, spec, directory, journal, report, every_seconds, name))
+        made = asyncio.run(work(journal))
     except (CapReached, WriterStopped) as error:
         kept = sum(calls for calls, _, _ in journal.spent().values())
         hint = "raise the cap" if isinstance(error, CapReached) else "mend what it names"
@@ -83,15 +106,18 @@ def run(
         ) from error
     finally:
         journal.close()
+    result = {"fingerprint": name, "spec": config.spec.path, "spec_sha256": spec.sha256, **made}
+    storage.write_json(directory / RESULT, result)
+    return result
 
 
-def read_spec(config: DocumentsConfig) -> Prose:
+def read_spec(config: SpecConfig) -> Prose:
     """Returns the spec of the settings with its variables filled in.
 
     Raises:
         InputError: it cannot be used.
     """
-    return prose.read(config.spec.path, config.spec.values)
+    return prose.read(config.path, config.values)
 
 
 def check_writers(configs: dict[str, WriterConfig]) -> None:
@@ -146,7 +172,6 @@ async def _run(
     journal: Journal,
     report: Report,
     every_seconds: float,
-    name: str,
 ) -> dict[str, Any]:
     budget = Budget(config.run, journal)
     names = {role: writer.model for role, writer in config.writers.items()}
@@ -174,23 +199,15 @@ async def _run(
         if not drafts.count(config):
             raise WorkError(f"{config.spec.path}: no documents could be planned: {_first_reason(drafts)}")
         files = await _Files(config, drafts, author, directory).write()
-    result = {
-        "fingerprint": name,
-        "spec": config.spec.path,
-        "spec_sha256": spec.sha256,
-        **files,
-        "unusable_replies": _unusable(asker),
-        "spent": {model: dict(zip(("calls", "input_tokens", "output_tokens"), counts, strict=True))
-                  for model, counts in journal.spent().items()},
-        "dollars": budget.dollars,
-    }  # fmt: skip
-    storage.write_json(directory / RESULT, result)
-    return result
+    return {**files, **spending(asker, journal, budget)}
 
 
-def _unusable(asker: Asker) -> dict[str, int]:
-    counts = Counter(f"{stage}/{reason}" for (stage, _, _), reason in asker.unusable.items())
-    return dict(sorted(counts.items()))
+def spending(asker: Asker, journal: Journal, budget: Budget) -> dict[str, Any]:
+    """Returns what a run's result says of its calls: replies that were not usable, tokens, dollars."""
+    unusable = Counter(f"{stage}/{reason}" for (stage, _, _), reason in asker.unusable.items())
+    names = ("calls", "input_tokens", "output_tokens")
+    spent = {model: dict(zip(names, counts, strict=True)) for model, counts in journal.spent().items()}
+    return {"unusable_replies": dict(sorted(unusable.items())), "spent": spent, "dollars": budget.dollars}
 
 
 def _first_reason(drafts: plan.Plan) -> str:

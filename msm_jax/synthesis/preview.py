@@ -1,5 +1,6 @@
 """What a run will take, before its first call: calls, tokens, dollars and time of each stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -8,7 +9,7 @@ from rich.table import Table
 from msm_jax.specs.prose import Prose, units
 from msm_jax.synthesis import plan, prompts
 from msm_jax.synthesis.asking import tokens
-from msm_jax.synthesis.config import DocumentsConfig
+from msm_jax.synthesis.config import DocumentsConfig, RunConfig, Settings
 
 # What the replies of a list stage hold: tokens of an element.
 ELEMENT_TOKENS = {"domains": 50, "subdomains": 250, "assertions": 70, "document_types": 40, "ideas": 70}
@@ -72,22 +73,26 @@ def of(config: DocumentsConfig, spec: Prose) -> Preview:
     texts = groups * documents * len(text.corpora)
     written = round(text.words * TOKENS_PER_WORD)
     stages = [
-        _stage(config, name, count, holds[name], elements[name] * ELEMENT_TOKENS[name]) for name, count in calls.items()
+        stage(config, name, count, holds[name], elements[name] * ELEMENT_TOKENS[name]) for name, count in calls.items()
     ]
-    stages.append(_stage(config, "document", texts, part + 400, written + text.plan_tokens // 2))
+    stages.append(stage(config, "document", texts, part + 400, written + text.plan_tokens // 2))
     if config.critic:
         shown = part + written + 300
-        stages.append(_stage(config, "critique", texts, shown, CRITIQUE_TOKENS, "critic"))
-        stages.append(_stage(config, "rewrite", texts, shown + CRITIQUE_TOKENS, written, "critic"))
-    seconds = sum(
-        -(-each.calls // config.run.concurrency)
-        * (_SECONDS_TO_FIRST_TOKEN + each.output_tokens / each.calls / config.run.tokens_per_second)
+        stages.append(stage(config, "critique", texts, shown, CRITIQUE_TOKENS, "critic"))
+        stages.append(stage(config, "rewrite", texts, shown + CRITIQUE_TOKENS, written, "critic"))
+    return Preview(tuple(stages), groups * documents, texts * written, seconds(stages, config.run))
+
+
+def seconds(stages: Sequence[Stage], run: RunConfig) -> float:
+    """Returns how long the calls of all stages take, one stage after the other."""
+    return sum(
+        -(-each.calls // run.concurrency)
+        * (_SECONDS_TO_FIRST_TOKEN + each.output_tokens / each.calls / run.tokens_per_second)
         for each in stages
     )
-    return Preview(tuple(stages), groups * documents, texts * written, seconds)
 
 
-def _stage(config: DocumentsConfig, name: str, calls: int, values: int, given: int, role: str = "writer") -> Stage:
+def stage(config: Settings, name: str, calls: int, values: int, given: int, role: str = "writer") -> Stage:
     """Returns a stage, given the tokens of the values that fill a prompt, and of a reply."""
     taken = tokens(prompts.load(name).text) + values
     model = config.writers[role].model
@@ -97,14 +102,23 @@ def _stage(config: DocumentsConfig, name: str, calls: int, values: int, given: i
 
 
 def table(config: DocumentsConfig, spec: Prose) -> Group:
-    """Returns the preview for the terminal."""
+    """Returns the preview of documents for the terminal."""
     found = of(config, spec)
-    shown = Table(box=None, pad_edge=False)
+    made = (
+        f"{found.documents:,} documents in each of {', '.join(config.text.corpora)}; "
+        f"about {found.text_tokens:,} tokens of text"
+    )
+    return shown(found, config, spec, made)
+
+
+def shown(found: Preview, config: Settings, spec: Prose, made: str) -> Group:
+    """Returns a preview for the terminal; `made` says what the run makes."""
+    rows = Table(box=None, pad_edge=False)
     for name in ("stage", "calls", "tokens in", "tokens out", "price", "model"):
-        shown.add_column(name, justify="left" if name in ("stage", "model") else "right")
+        rows.add_column(name, justify="left" if name in ("stage", "model") else "right")
     for each in found.stages:
         price = "?" if each.dollars is None else f"${each.dollars:,.2f}"
-        shown.add_row(
+        rows.add_row(
             each.name, f"{each.calls:,}", f"{each.input_tokens:,}", f"{each.output_tokens:,}", price, each.model
         )
     total = found.dollars
@@ -112,12 +126,11 @@ def table(config: DocumentsConfig, spec: Prose) -> Group:
     lines = [
         f"{config.spec.path}: {spec.words:,} words, {len(units(spec, config.spec.words))} parts, "
         f"{len(spec.principles)} numbered principles",
-        f"{found.documents:,} documents in each of {', '.join(config.text.corpora)}; "
-        f"about {found.text_tokens:,} tokens of text",
+        made,
         f"price {price}; about {_duration(found.seconds)} with {config.run.concurrency} calls at a time",
         "Replies that cannot be used are asked for again, which comes on top.",
     ]
-    return Group(*lines[:2], shown, *lines[2:])
+    return Group(*lines[:2], rows, *lines[2:])
 
 
 def _duration(seconds: float) -> str:

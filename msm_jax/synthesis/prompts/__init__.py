@@ -42,19 +42,20 @@ def load(name: str) -> Template:
 
 def styles() -> dict[str, str]:
     """Returns {style of teaching: what the prompt asks for}, from `styles.md`."""
-    return _entries("styles")
+    return entries("styles")
 
 
 def corpora() -> dict[str, str]:
     """Returns {corpus: what the prompt asks for}, from `corpora.md`: the documents, and their controls."""
-    return _entries("corpora")
+    return entries("corpora")
 
 
 def modes() -> dict[str, str]:
     """Returns {mode: what the prompt of a document asks for}, from `modes.md`."""
-    return _entries("modes")
+    return entries("modes")
 
 
-def _entries(name: str) -> dict[str, str]:
+def entries(name: str) -> dict[str, str]:
+    """Returns {entry: its text} of a prompt file that consists of entries, `## NAME` and lines below."""
     parts = re.split(r"^## (\w+)\n", load(name).text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], (text.strip() for text in parts[1::2]), strict=True))

@@ -1,0 +1,52 @@
+"""The kinds of corpora that are generated from a spec: the settings of each, what runs it, and its preview."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+
+from msm_jax.errors import InputError
+from msm_jax.foundation import settings
+from msm_jax.specs.prose import Prose
+from msm_jax.synthesis import chat_preview, demonstrations, pipeline, preview
+from msm_jax.synthesis.chat_config import DemonstrationsConfig
+from msm_jax.synthesis.config import DocumentsConfig
+from msm_jax.synthesis.pipeline import Report
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of corpus; `run` and `preview` take its settings.
+
+    Attributes:
+        settings: the class of its settings.
+        run: (config, directory, journal, report, seconds between reports) -> content of result.json.
+        preview: (config, spec) -> a table for the terminal.
+    """
+
+    settings: type[Any]
+    run: Callable[[Any, Path, Path, Report, float], dict[str, Any]]
+    preview: Callable[[Any, Prose], Group]
+
+
+KINDS: Mapping[str, Kind] = {
+    "documents": Kind(DocumentsConfig, pipeline.run, preview.table),
+    "demonstrations": Kind(DemonstrationsConfig, demonstrations.run, chat_preview.table),
+}
+
+
+def build(mapping: Mapping[str, Any], where: str = "config") -> tuple[Kind, Any]:
+    """Returns the kind that the field "kind" of a config names, and its settings.
+
+    Raises:
+        InputError: the kind is unknown, or a setting is refused.
+    """
+    fields = dict(settings.plain(mapping))
+    name = fields.pop("kind", "documents")
+    if name not in KINDS:
+        raise InputError(f"{where}.kind: {name!r} is unknown; {settings.nearest(str(name), KINDS)}")
+    return KINDS[name], settings.build(KINDS[name].settings, fields, where)
