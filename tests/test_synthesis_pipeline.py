@@ -178,7 +178,7 @@ def test_a_workdir_of_another_spec_is_refused_before_any_call(spec: Path, tmp_pa
     other = tmp_path / "other.md"
     other.write_text("Iris likes long walks, and says so whenever somebody asks about it.")
     made = len(synthesis_writer.MADE)
-    with pytest.raises(InputError, match="holds the documents of another spec"):
+    with pytest.raises(InputError, match="holds the texts of another spec"):
         small.generate(small.settings_of(other), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     with pytest.raises(InputError, match="holds replies about another spec"):
