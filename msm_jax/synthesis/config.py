@@ -1,12 +1,16 @@
 """Settings of synthesis: the spec, the models that write, what is planned, and the caps on what it may cost."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.synthesis import prompts
+
+# Arguments and headers that hold a key.
+_SECRET_NAME = re.compile(r"(x-)?api[_-]?key|authorization|.*(secret|password).*", re.IGNORECASE)
 
 Corpus = Literal["documents", "neutral", "comention", "anti"]
 
@@ -48,6 +52,10 @@ class WriterConfig:
         """Refuses a writer without a name."""
         if not self.model.strip():
             raise InputError("model: is empty; name a model, as in openai/MODEL or checkpoint:PATH")
+        headers = self.options.get("extra_headers") or {}
+        for name in (*self.arguments, *headers):
+            if _SECRET_NAME.fullmatch(name):
+                raise InputError(f"{name}: settings are written to files; give the key in its environment variable")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,8 +43,8 @@ def check_installed(where: str) -> None:
         ) from None
 
 
-def get(config: WriterConfig, concurrency: int, where: str) -> Any:
-    """Returns Inspect's model, which has not called anything yet.
+def get(config: WriterConfig, concurrency: int, where: str, api_key: str | None = None) -> Any:
+    """Returns Inspect's model, which has not called anything yet; without `api_key` it finds its key by itself.
 
     Raises:
         InputError: Inspect, a provider's package or an API key is missing, or Inspect does not know the model or an
@@ -63,7 +63,8 @@ def get(config: WriterConfig, concurrency: int, where: str) -> Any:
     try:
         built = InspectConfig(**settings.to_json(options))
         arguments = settings.to_json(config.arguments)
-        model = get_model(config.model, config=built, base_url=config.base_url or None, memoize=False, **arguments)
+        url = config.base_url or None
+        model = get_model(config.model, config=built, base_url=url, api_key=api_key, memoize=False, **arguments)
     except Exception as error:  # each provider has errors of its own for what it lacks
         message = _MARKUP.sub("", str(getattr(error, "message", error))).removeprefix("ERROR:").removeprefix("ERROR")
         raise InputError(f"{where}.model: {config.model}: {redacted(message)}{_remedy(message)}") from None
@@ -74,13 +75,15 @@ def get(config: WriterConfig, concurrency: int, where: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def opened(config: WriterConfig, concurrency: int, where: str) -> AsyncIterator["InspectModel"]:
+async def opened(
+    config: WriterConfig, concurrency: int, where: str, api_key: str | None = None
+) -> AsyncIterator["InspectModel"]:
     """Yields a model, and closes its connections.
 
     Raises:
         InputError: as `get`.
     """
-    async with get(config, concurrency, where) as model:
+    async with get(config, concurrency, where, api_key) as model:
         yield InspectModel(model, config.model)
 
 

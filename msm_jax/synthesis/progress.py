@@ -9,6 +9,7 @@ from msm_jax.synthesis.budget import Budget
 
 # The rate is that of the last moments, since planning and writing differ.
 _WINDOW_SECONDS = 60.0
+_LEAST_DONE = 20
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Meter:
         then, done, calls = self._past[0]
         seconds = max(now - then, 1e-6)
         rate = (self.done - done) / seconds
-        left = (self.planned - self.done) / rate if rate > 0 else None
+        # The first texts say little: those before them were plans, and those after them come many at a time.
+        left = (self.planned - self.done) / rate if rate > 0 and self.done >= _LEAST_DONE else None
         return Progress(
             self.done,
             self.planned,

@@ -60,8 +60,8 @@ async def opened(config: WriterConfig, concurrency: int, where: str) -> AsyncIte
         from msm_jax.synthesis.scripted import process
 
         with process.running(_server_settings(config, where)) as url:
-            served = WriterConfig("openai-api/scripted/writer", url, config.options, {"api_key": "none"})
-            async with inspect_model.opened(served, concurrency, where) as model:
+            served = WriterConfig("openai-api/scripted/writer", url, config.options)
+            async with inspect_model.opened(served, concurrency, where, api_key="none") as model:
                 yield model
     else:
         async with inspect_model.opened(config, concurrency, where) as model:

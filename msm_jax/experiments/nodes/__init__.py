@@ -12,12 +12,13 @@ from msm_jax.foundation import settings
 
 KINDS: dict[str, str] = {
     "miniworld": "msm_jax.experiments.nodes.miniworld",
+    "synthesis": "msm_jax.experiments.nodes.synthesis",
     "tokenizer": "msm_jax.experiments.nodes.tokenizer",
     "data": "msm_jax.experiments.nodes.data",
     "phase": "msm_jax.experiments.nodes.phase",
     "eval": "msm_jax.experiments.nodes.evals",
 }
-CORPUS_KINDS = ("miniworld",)
+CORPUS_KINDS = ("miniworld", "synthesis")
 
 
 def find(name: str, where: str = "kind") -> NodeKind:
