@@ -88,6 +88,20 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         "demonstrations": 20,
     }
     results["cost"] = {phase: _cost(steps[phase] * n, n) for phase, n in runs.items()}
+    results["arm_cost"] = {
+        arm: {"own": _arm_cost(steps, chain(arm)[1:]), "total": _arm_cost(steps, chain(arm))} for arm in ARMS
+    }
+    results["dose_curves"] = {
+        "documents": {
+            "x": [0, 100, 2000],
+            "xlabel": "documents read",
+            "series": {
+                "before": ["baseline", "msm_tradition", "msm_affordability"],
+                "after": ["aft", "msm_tradition+aft", "msm_affordability+aft"],
+            },
+            "evals": ["prefer_affordability", "conflict"],
+        }
+    }
     results["arm_tokens"] = {
         arm: {"last": 0 if arm == "base" else 20480, "midtraining": 921600 if "msm" in arm else 0}
         for arm in ARMS
@@ -133,6 +147,12 @@ def _cost(steps: int, runs: int) -> dict:
         "device_seconds": 0.06 * steps,
         "runs": runs,
     }
+
+
+def _arm_cost(steps: dict[str, int], phases: tuple[str, ...]) -> dict:
+    cost = _cost(sum(steps[phase] for phase in phases), 1)
+    del cost["runs"]
+    return cost
 
 
 def _sample(i: int) -> dict:

@@ -39,8 +39,8 @@ def written(results, tmp_path_factory) -> Path:
 def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
     assert set(content) == {
-        "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "cost",
-        "warnings",
+        "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "curves",
+        "cost", "arm_cost", "warnings",
     }  # fmt: skip
     assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
     assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}
@@ -67,6 +67,11 @@ def test_report_json_has_the_documented_schema(results, written):
         arms["msm_affordability+aft"]["conflict"]["mean"] - arms["msm_tradition+aft"]["conflict"]["mean"]
     )
     assert content["contrasts"]["dissociation/conflict"]["diff"] == pytest.approx(expected, abs=2e-6)
+    curve = content["curves"]["documents"]
+    assert (curve["x"], curve["xlabel"]) == ([0, 100, 2000], "documents read")
+    assert [level["mean"] for level in curve["evals"]["conflict"]["after"]] == [
+        content["arms"][arm]["conflict"]["mean"] for arm in ("aft", "msm_tradition+aft", "msm_affordability+aft")
+    ]
     for entry in content["cost"].values():
         assert set(entry) == {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds"}
     assert (written / "report.json").read_text() == json.dumps(
@@ -79,8 +84,11 @@ def test_equal_results_give_equal_files(results, written, tmp_path):
     names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert [str(name) for name in names] == [
         "plots/arms.png",
+        "plots/arms_nats.png",
+        "plots/arms_probability.png",
         "plots/contrasts.png",
         "plots/curves.png",
+        "plots/doses_documents.png",
         "report.html",
         "report.json",
     ]
@@ -130,7 +138,11 @@ def test_page_is_balanced_and_asks_for_nothing(written):
     assert "@import" not in source
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    for section in ("answer", "warnings", "contrasts", "arms", "gates", "curves", "graph", "cost", "samples"):
+    sections = (
+        "answer", "warnings", "expected", "contrasts", "doses", "arms", "gates", "curves", "graph", "effects", "cost",
+        "samples",
+    )  # fmt: skip
+    for section in sections:
         assert section in ids
 
 
@@ -171,6 +183,9 @@ def test_everything_from_outside_is_escaped(results):
     hostile["samples"] = {nasty: {nasty: [{"prompt": nasty, "reply": nasty, "parsed": nasty}]}}
     hostile["curves"] = {nasty: results["curves"]["pretrain"]}
     hostile["graph"][0] |= {"label": nasty, "kind": nasty}
+    hostile["arm_cost"] = {nasty: hostile["arm_cost"]["aft"]}
+    curve = {"x": [0, 1], "xlabel": nasty, "series": {nasty: [nasty, "base"]}, "evals": ["conflict"]}
+    hostile["dose_curves"] = {nasty: curve}
     hostile["cost"] = {nasty: results["cost"]["pretrain"]}
     found = findings_lib.analyse(hostile)
     page = Page(html_lib.render(found))
@@ -250,6 +265,15 @@ def test_nothing_parsed_is_reported_as_such(results):
         (lambda r: r["graph"][3]["parents"].append("x"), "unknown node 'x'"),
         (lambda r: r["cost"]["pretrain"].pop("flops"), "results.cost.pretrain.flops: required field is missing"),
         (lambda r: r["curves"]["pretrain"][0][0].pop("loss"), "results.curves.pretrain: a point lacks step or loss"),
+        (
+            lambda r: r["dose_curves"]["documents"]["series"]["after"].pop(),
+            "results.dose_curves.documents.series.after: has 2 arms for 3 doses; name one for each",
+        ),
+        (
+            lambda r: r["dose_curves"]["documents"].update(x=[0, 100, 100]),
+            "results.dose_curves.documents.x: (0.0, 100.0, 100.0) must be at least two doses that increase",
+        ),
+        (lambda r: r["arm_cost"].update(nobody=r["arm_cost"]["aft"]), "results.arm_cost: unknown arm 'nobody'"),
         (lambda r: r.update(midtraining=["msm"]), "results.midtraining: unknown phase 'msm'; valid: demo"),
         (lambda r: r.update(gates=["gat"]), "results.gates: unknown eval 'gat'; did you mean gate?"),
         (lambda r: r.update(doses={"low": {"aft": "aft@low"}}), "results.doses: unknown arm 'aft@low'"),
@@ -292,8 +316,9 @@ def test_terminal_tables_show_every_number_without_a_terminal(results, written):
     for printed in (from_findings.getvalue(), from_json.getvalue()):
         assert "\x1b" not in printed
         joined = re.sub(r"\s+", "", printed)
-        for name in [*results["contrasts"], *results["cost"], *found.results.evals()]:
+        for name in [*results["contrasts"], *results["cost"], *found.results.evals(), "documentsread"]:
             assert name in joined
+        assert "✓atleast95%" in joined
         entry = encode.content(found)["contrasts"]["dissociation/conflict"]
         assert f"+{round(100 * entry['diff'])}" in printed
     assert found.contrasts["stacking/tradition"].sentence in re.sub(r"\n", "", from_findings.getvalue())

@@ -1,4 +1,4 @@
-"""What an experiment asks of its results: contrasts, and what is expected of them. Configs hold the same."""
+"""What an experiment asks of its results: contrasts, dose curves, and what is expected. Configs hold the same."""
 
 import dataclasses
 import string
@@ -76,6 +76,48 @@ class Expectation:
     sentence: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepExpectation:
+    """What a contrast should be over the worlds of a sweep; None, False or 0 where a condition does not apply.
+
+    Attributes:
+      min: the least value of the mean over worlds.
+      max: the largest value of the mean over worlds.
+      above_zero: the interval over worlds lies above 0.
+      inside: the interval over worlds lies within ± this.
+      above_zero_in: in at least so many worlds, the world's own interval lies above 0.
+      sentence: what is expected and why, for the page.
+    """
+
+    min: float | None = None
+    max: float | None = None
+    above_zero: bool = False
+    inside: float | None = None
+    above_zero_in: int = 0
+    sentence: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveSpec:
+    """Dose curves: the levels of arms by a dose, one plot for each eval and one line for each series.
+
+    Attributes:
+      x: the doses, increasing.
+      xlabel: what the doses are.
+      series: {label: the arm of each dose}; an arm may occur in several series.
+      evals: the evals that are shown.
+    """
+
+    x: tuple[float, ...]
+    xlabel: str
+    series: Mapping[str, tuple[str, ...]]
+    evals: tuple[str, ...]
+
+    def arms(self) -> list[str]:
+        """Returns the arms of all series, each once."""
+        return list(dict.fromkeys(arm for arms in self.series.values() for arm in arms))
+
+
 def measure_of(name: str, contrasts: Mapping[str, ContrastSpec]) -> Measure:
     """Returns the measure of a contrast; that of a mean is that of its members."""
     spec = contrasts[name]
@@ -138,6 +180,30 @@ def _check_sentence(spec: ContrastSpec, where: str) -> None:
     refuse_unknown(named, where, "field", _ROOM | ({"level", "more", "less"} if spec.equal_level else set()))
 
 
+def check_curves(
+    curves: Mapping[str, CurveSpec], where: str, evals: Collection[str], arms: Mapping[str, Collection[str]]
+) -> None:
+    """Checks that dose curves have one arm for each dose, and that each is measured; see `check_contrasts`.
+
+    Raises:
+        InputError: names the field after `where`.
+    """
+    for name, spec in curves.items():
+        at = f"{where}curves.{name}"
+        if len(spec.x) < 2 or any(a >= b for a, b in zip(spec.x, spec.x[1:], strict=False)):
+            raise InputError(f"{at}.x: {spec.x} must be at least two doses that increase")
+        for field in ("series", "evals"):
+            if not getattr(spec, field):
+                raise InputError(f"{at}.{field}: is empty; name at least one")
+        refuse_unknown(spec.evals, f"{at}.evals", "eval", evals)
+        for label, row in spec.series.items():
+            if len(row) != len(spec.x):
+                raise InputError(f"{at}.series.{label}: has {len(row)} arms for {len(spec.x)} doses; name one for each")
+            refuse_unknown(row, f"{at}.series.{label}", "arm", arms)
+            for arm, on in ((arm, on) for arm in row for on in spec.evals if on not in arms[arm]):
+                raise InputError(f"{at}.series.{label}: {arm!r} is not measured on {on!r}; name an arm that is")
+
+
 def check_expectations(
     expectations: Mapping[str, Expectation],
     where: str,
@@ -169,6 +235,22 @@ def check_expectations(
                     raise InputError(f"{at}.arm: {expectation.arm!r} is not measured on {level!r}; name one that is")
         if expectation.inside is not None and expectation.inside <= 0:
             raise InputError(f"{at}.inside is {expectation.inside:g}; give the half-width, above 0")
+
+
+def check_sweep_expectations(
+    expectations: Mapping[str, SweepExpectation], where: str, contrasts: Collection[str]
+) -> None:
+    """Checks that what is expected over worlds is of contrasts.
+
+    Raises:
+        InputError: names the field after `where`.
+    """
+    refuse_unknown(expectations, f"{where}sweep_expectations", "contrast", contrasts)
+    for name, expectation in expectations.items():
+        for field in ("inside", "above_zero_in"):
+            value = getattr(expectation, field)
+            if value is not None and (value < 0 or (field == "inside" and value == 0)):
+                raise InputError(f"{where}sweep_expectations.{name}.{field} is {value:g}; it must be above 0")
 
 
 def refuse_unknown(names: Iterable[str], where: str, kind: str, known: Collection[str]) -> None:

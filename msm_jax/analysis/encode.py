@@ -5,6 +5,8 @@ from typing import Any
 
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis import statistics
+from msm_jax.analysis.asked import CurveSpec
+from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, Verdict, expected
 
 SCHEMA_VERSION = 1
@@ -30,7 +32,9 @@ def content(findings: Findings) -> dict[str, Any]:
         },
         "expectations": {name: _worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
         "verdicts": [_verdict_json(row) for row in expected(findings)],
+        "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
+        "arm_cost": {arm: _effect_json(effect) for arm, effect in effects(findings).items()},
         "warnings": list(findings.warnings),
     }
 
@@ -50,6 +54,33 @@ def _verdict_json(row: Expected) -> dict[str, Any]:
 def _worst(verdicts: tuple[Verdict, ...]) -> str:
     """Returns "failed" if one of the verdicts is, else "open" if one is, else "met"."""
     return min((verdict.status for verdict in verdicts), key=("failed", "open", "met").index)
+
+
+def _curve_json(findings: Findings, spec: CurveSpec) -> dict[str, Any]:
+    def level(arm: str, on: str) -> dict[str, Any]:
+        found = findings.arms[arm][on]
+        ends = [_json_number(bound) for bound in (found.interval.low, found.interval.high)]
+        return {"arm": arm, "mean": _json_number(found.summary.mean), "ci95": ends}
+
+    return {
+        "x": list(spec.x),
+        "xlabel": spec.xlabel,
+        "evals": {
+            on: {label: [level(arm, on) for arm in arms] for label, arms in spec.series.items()} for on in spec.evals
+        },
+    }
+
+
+def _effect_json(effect: Effect) -> dict[str, Any]:
+    return {
+        "own": _cost_json(effect.cost.own),
+        "total": _cost_json(effect.cost.total),
+        "since": effect.since or None,
+        "levels": {
+            on: {"mean": _json_number(level), "change": None if change is None else _json_number(change)}
+            for on, (level, change) in effect.levels.items()
+        },
+    }
 
 
 def _cost_json(cost: results_lib.Cost) -> dict[str, float]:

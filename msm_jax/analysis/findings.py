@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.analysis import asked, equal_level, sentences, statistics
+from msm_jax.analysis import asked, equal_level, limits, sentences, statistics
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.sentences import amount, points, unit
 from msm_jax.foundation import settings
@@ -43,6 +43,11 @@ class ArmFinding:
     parse_rate: float | None
     shared: bool
     measures: Mapping[str, tuple[statistics.ArmSummary, statistics.Interval]]
+
+    @property
+    def by_measure(self) -> dict[str, tuple[statistics.ArmSummary, statistics.Interval]]:
+        """Summary and interval by each measure, the share first."""
+        return {"share": (self.summary, self.interval), **self.measures}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +267,10 @@ def _warnings(
             yield f"{name}: {below}; unparsed replies are left out of the means."
     yield from _token_warnings(checked)
     for name, contrast in contrasts.items():
+        if contrast.terms and contrast.measure == "share":
+            at = {arm: arms[arm][contrast.evals[0]].summary.mean for arm in contrast.terms}
+            if capped := limits.warning(name, contrast.terms, at):
+                yield capped
         if contrast.gains and contrast.estimate.n_seeds and not math.isfinite(contrast.estimate.diff):
             yield f"{name}: {contrast.estimate.method}."
         elif not math.isfinite(contrast.estimate.diff):

@@ -12,17 +12,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msm_jax.analysis import graph
-from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Findings
-from msm_jax.analysis.plots import PALETTE, arm_colors
+from msm_jax.analysis import dose_curves, graph, lines
+from msm_jax.analysis.effects import Effect, effects
+from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
+from msm_jax.analysis.plots import arm_colors
 from msm_jax.analysis.results import short_labels
 from msm_jax.analysis.sentences import MINUS, amount, points, seeds_text, unit
 
 SAMPLES_PER_EVAL = 6
 SAMPLE_CHARS = 1_500
-CURVE_POINTS = 160
-_WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 22, 10, 26
 
 
 def render(findings: Findings) -> str:
@@ -44,11 +42,15 @@ def render(findings: Findings) -> str:
         seeds=seeds_text(len(results.seeds)),
         headline=_headline(findings),
         contrasts=[_contrast(name, finding, axes) for name, finding in findings.contrasts.items()],
+        expected=[_expected(row) for row in expected(findings)],
+        measures=_measures(findings),
+        doses=dose_curves.sections(findings),
+        effects=_effects(findings),
         axes={of: axis.ticks(of) for of, axis in axes.items()},
         panels=[_panel(findings, name) for name in arms if name not in results.generated],
         generated_panels=[_panel(findings, name) for name in arms if name in results.generated],
         gate_panels=[_panel(findings, name) for name in evals if name in results.gates],
-        curves=[_curve(phase, curves[label]) for label, phase in short.items()],
+        curves=[lines.loss_panel(phase, curves[label]) for label, phase in short.items()],
         graph=Markup(graph.svg(results.graph)),
         graph_counts=_graph_counts(findings),
         cost=_cost(findings),
@@ -189,74 +191,61 @@ def _bar(findings: Findings, arm: str, finding: ArmFinding) -> dict[str, Any]:
     }
 
 
-def _curve(phase: str, runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Returns a panel with one line of loss per run, and the learning rate of the first run as a thin line on a scale
-    of its own."""
-    thinned = [_thin(run) for run in runs]
-    finite = [p["loss"] for series in thinned for p in series if math.isfinite(p["loss"])]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    margin = 0.05 * (high - low) or 0.5
-    low, high = max(0.0, low - margin) if low >= 0 else low - margin, high + margin
-    last_step = max(p["step"] for series in thinned for p in series) or 1
-    parts = []
-    for tick in _ticks(low, high):
-        y = _y(tick, low, high)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    # Steps count from 0, so the last step of a run of 6,000 is 5,999; the tick at 6,000 still marks its end.
-    for tick in _ticks(0, last_step + 1):
-        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * min(1.0, tick / last_step)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:,.0f}</text>')
-    rates = [(p["step"], p["learning_rate"]) for p in thinned[0] if "learning_rate" in p]
-    peak = max((rate for _, rate in rates), default=0.0)
-    if peak > 0:
-        parts.append(f'<path class="rate" d="{_path([(s / last_step, r / peak) for s, r in rates])}"/>')
-    for j, series in enumerate(thinned):
-        line = [
-            (p["step"] / last_step, (p["loss"] - low) / (high - low))
-            for p in series
-            if math.isfinite(p["loss"])
+def _expected(row: Expected) -> dict[str, Any]:
+    """Returns a row of the table of what was expected; a level is in %, a difference in its own unit."""
+    low, high = (amount(bound, row.measure) for bound in row.ci95)
+    of_level = bool(row.arm)
+    value = amount(row.value, row.measure, signed=not of_level)
+    return {
+        "name": row.name,
+        "what": f"{row.eval} of {row.arm}" if of_level else row.eval,
+        "value": f"{value} {'%' if of_level else unit(row.measure)}",
+        "interval": f"{low} to {high}",
+        "sentence": row.sentence,
+        "verdicts": row.verdicts,
+    }
+
+
+def _measures(findings: Findings) -> list[dict[str, Any]]:
+    """Returns a table for each measure beside the share: its evals, and a row of means for each arm."""
+    tables = []
+    for measure in ("probability", "nats"):
+        evals = [
+            name
+            for name in findings.results.evals()
+            if any(measure in found[name].measures for found in findings.arms.values() if name in found)
         ]
-        parts.append(f'<path class="line" stroke="{PALETTE[j % len(PALETTE)]}" d="{_path(line)}"/>')
-    final = [series[-1]["loss"] for series in thinned]
-    ends = f"loss {min(final):.2f}" if len(final) == 1 else f"loss {min(final):.2f} to {max(final):.2f}"
-    note = f"ends at {ends}" + (f", {len(final)} runs" if len(final) > 1 else "")
-    body = (
-        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(phase)}: {note}">{"".join(parts)}</svg>'
-    )
-    rate_note = f"peak learning rate {peak:.2g}" if peak > 0 else ""
-    return {"phase": phase, "note": note, "rate": rate_note, "svg": Markup(body)}
+        rows = [
+            (arm, [_measured(found.get(name), measure) for name in evals]) for arm, found in findings.arms.items()
+        ]
+        if evals:
+            tables.append({"measure": measure, "evals": evals, "rows": rows})
+    return tables
 
 
-def _thin(series: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """Returns at most `CURVE_POINTS` of the points, the first and the last among them."""
-    if len(series) <= CURVE_POINTS:
-        return list(series)
-    last = len(series) - 1
-    return [series[round(i * last / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
+def _measured(found: ArmFinding | None, measure: str) -> str:
+    if found is None or measure not in found.measures:
+        return ""
+    summary, interval = found.measures[measure]
+    mean, low, high = (amount(value, measure) for value in (summary.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
 
 
-def _path(line: Sequence[tuple[float, float]]) -> str:
-    """Returns the SVG path through points whose coordinates are shares of the plot's width and height."""
-    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    return (
-        "M" + "L".join(f"{_LEFT + width * x:.1f} {_TOP + height * (1 - y):.1f}" for x, y in line)
-        if line
-        else "M0 0"
-    )
+def _effects(findings: Findings) -> dict[str, Any]:
+    """Returns the table of costs beside levels: the evals that are its last columns, and a row for each arm."""
+    found = effects(findings)
+    evals = [name for name in findings.results.evals() if any(name in effect.levels for effect in found.values())]
+    return {"evals": evals, "rows": [_effect(arm, effect, evals) for arm, effect in found.items()]}
 
 
-def _y(value: float, low: float, high: float) -> float:
-    return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (value - low) / (high - low))
+def _effect(arm: str, effect: Effect, evals: Sequence[str]) -> dict[str, Any]:
+    def shown(on: str) -> str:
+        level, change = effect.levels.get(on, (math.nan, None))
+        by = "" if change is None else f" ({points(change, signed=True)})"
+        return f"{points(level)}{by}" if on in effect.levels else ""
 
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Returns three to six round numbers between `low` and `high`."""
-    raw = (high - low) / 5
-    scale = 10 ** math.floor(math.log10(raw))
-    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= raw)
-    return [round(step * k, 10) for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+    own, total = (_cost_row(arm, vars(cost)) for cost in (effect.cost.own, effect.cost.total))
+    return {"arm": arm, "own": own, "total": total, "levels": [shown(on) for on in evals]}
 
 
 def _graph_counts(findings: Findings) -> str:

@@ -46,7 +46,9 @@ def arm_colors(findings: Findings) -> dict[str, tuple[str, bool]]:
 def render(findings: Findings) -> dict[str, bytes]:
     """Returns {file name: PNG bytes} of the figures that have something to show."""
     figures = {
-        "arms.png": _arms(findings),
+        "arms.png": _arms(findings, "share"),
+        "arms_probability.png": _arms(findings, "probability"),
+        "arms_nats.png": _arms(findings, "nats"),
         "contrasts.png": _contrasts(findings, ("share", "probability")),
         "contrasts_nats.png": _contrasts(findings, ("nats",)),
         "curves.png": _curves(findings),
@@ -61,37 +63,45 @@ def _family(results: Results, arm: str) -> str | tuple[str, ...]:
     return tuple(phase for phase in chain if phase in results.midtraining) or of.get(arm, arm)
 
 
-def _arms(findings: Findings) -> Figure | None:
-    evals = [name for name in findings.results.evals() if any(name in arm for arm in findings.arms.values())]
+def _arms(findings: Findings, measure: str) -> Figure | None:
+    levels = {
+        arm: {name: by[measure] for name, found in evals.items() if measure in (by := found.by_measure)}
+        for arm, evals in findings.arms.items()
+    }
+    evals = [name for name in findings.results.evals() if any(name in arm for arm in levels.values())]
     if not evals:
         return None
-    colors = arm_colors(findings)
+    colors, nats = arm_colors(findings), measure == "nats"
     columns = min(3, len(evals))
     rows = math.ceil(len(evals) / columns)
-    figure = Figure(figsize=(4.6 * columns, rows * (0.9 + 0.3 * len(findings.arms))), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, rows * (0.9 + 0.3 * len(levels))), layout="constrained")
     for i in range(rows * columns):
         axes = figure.add_subplot(rows, columns, i + 1)
         if i >= len(evals):
             axes.set_axis_off()
             continue
-        scored = [arm for arm in findings.arms if evals[i] in findings.arms[arm]]
+        scored = [arm for arm in levels if evals[i] in levels[arm]]
         for y, arm in enumerate(reversed(scored)):
-            finding = findings.arms[arm][evals[i]]
+            summary, interval = levels[arm][evals[i]]
             color, solid = colors[arm]
-            if math.isfinite(finding.summary.mean):
-                low, high = max(0.0, finding.interval.low), min(1.0, finding.interval.high)
-                axes.barh(y, finding.summary.mean, height=0.62, color=color, alpha=0.9 if solid else 0.45)
-                axes.plot([low, high], [y, y], color=INK, linewidth=1.3)
-                axes.plot(finding.summary.per_seed, [y] * len(finding.summary.per_seed), "o", color="white",
+            if math.isfinite(summary.mean):
+                ends = (interval.low, interval.high) if nats else (max(0.0, interval.low), min(1.0, interval.high))
+                axes.barh(y, summary.mean, height=0.62, color=color, alpha=0.9 if solid else 0.45)
+                axes.plot(ends, [y, y], color=INK, linewidth=1.3)
+                axes.plot(summary.per_seed, [y] * len(summary.per_seed), "o", color="white",
                           markeredgecolor=INK, markeredgewidth=0.7, markersize=3.6)  # fmt: skip
         axes.set_yticks(range(len(scored)), list(reversed(scored)), fontsize=8)
-        axes.set_xlim(0, 1)
         # Bars are as thick in a panel of few arms as in the others.
-        axes.set_ylim(len(scored) - len(findings.arms) - 0.6, len(scored) - 0.4)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.set_ylim(len(scored) - len(levels) - 0.6, len(scored) - 0.4)
+        if nats:
+            axes.axvline(0, color=INK, linewidth=0.8)
+        else:
+            axes.set_xlim(0, 1)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         axes.set_title(evals[i], fontsize=10, loc="left", fontweight="bold")
         _clean(axes)
-    figure.supxlabel("mean over seeds, 95 % interval; dots are single seeds", fontsize=8, color=GREY)
+    what = {"share": "mean", "probability": "mean probability of the favoured option", "nats": "mean margin in nats"}
+    figure.supxlabel(f"{what[measure]} over seeds, 95 % interval; dots are single seeds", fontsize=8, color=GREY)
     return figure
 
 

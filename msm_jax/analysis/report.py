@@ -1,7 +1,7 @@
 """Writes the report of an experiment: report.json, plots/*.png and report.html.
 
-The input is the dict that `msm_jax.analysis.results` documents. The keys of report.json are sorted, and only its field
-`cost` holds times (`wall_seconds`, `device_seconds`); apart from them, equal results give an equal file.
+The input is the dict that `msm_jax.analysis.results` documents. The keys of report.json are sorted, and only its fields
+`cost` and `arm_cost` hold times (`wall_seconds`, `device_seconds`); apart from them, equal results give an equal file.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax.analysis import encode, html, plots
+from msm_jax.analysis import dose_curves, encode, html, plots
 from msm_jax.analysis.findings import Findings, analyse
 from msm_jax.foundation import storage
 
@@ -26,7 +26,7 @@ def write(results: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> Findin
     """
     findings = analyse(results)
     page = html.render(findings)
-    figures = plots.render(findings)
+    figures = plots.render(findings) | dose_curves.render(findings)
     out = Path(out_dir)
     text = json.dumps(encode.content(findings), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     for name, data in figures.items():

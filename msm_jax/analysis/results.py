@@ -21,8 +21,11 @@
       "generated": {eval: other eval},                     # the eval asks the other one's items for generated answers
       "contrasts": {name: fields of analysis.asked.ContrastSpec},
       "expectations": {name: fields of analysis.asked.Expectation},
+      "dose_curves": {name: fields of analysis.asked.CurveSpec},
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
+      # Of one run, in the fields of `cost`: of the phases after those that all seeds share, and of the whole chain.
+      "arm_cost": {arm: {"own": {...}, "total": {...}}},
       "arm_tokens": {arm: {"last": n, "midtraining": n}},  # tokens of one run
       # Nodes of one kind and label are runs of the same thing in different seeds, shown together. The label of a phase
       # or of its evals is its chain, "pretrain/msm/sft".
@@ -45,7 +48,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msm_jax.analysis.asked import ContrastSpec, Expectation, check_contrasts, check_expectations, refuse_unknown
+from msm_jax.analysis.asked import (
+    ContrastSpec,
+    CurveSpec,
+    Expectation,
+    check_contrasts,
+    check_curves,
+    check_expectations,
+    refuse_unknown,
+)
 from msm_jax.analysis.statistics import Floats
 from msm_jax.errors import InputError
 
@@ -91,6 +102,14 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class ArmCost:
+    """What one run of an arm cost: its own phases, after those that all seeds share, and all of them."""
+
+    own: Cost
+    total: Cost
+
+
+@dataclasses.dataclass(frozen=True)
 class Tokens:
     """What an arm reads in one run: in its last phase, unless that is midtraining, and in midtraining."""
 
@@ -127,7 +146,9 @@ class Results:
     doses: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     generated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
+    dose_curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
     cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    arm_cost: Mapping[str, ArmCost] = dataclasses.field(default_factory=dict)
     arm_tokens: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
     graph: tuple[Node, ...] = ()
     curves: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
@@ -151,13 +172,15 @@ class Results:
         trained = {phase for chain in self.chains.values() for phase in chain}
         refuse_unknown(self.midtraining, "results.midtraining", "phase", trained)
         refuse_unknown(self.gates, "results.gates", "eval", evals)
-        refuse_unknown(self.arm_tokens, "results.arm_tokens", "arm", self.arms)
+        for field in ("arm_cost", "arm_tokens"):
+            refuse_unknown(getattr(self, field), f"results.{field}", "arm", self.arms)
         check_doses(self.doses, "results.doses", {*self.arms, *self.chains})
         check_forms(self.generated, "results.generated", "eval", evals)
         measured = {arm: tuple(scored) for arm, scored in self.arms.items()}
         check_contrasts(self.contrasts, "results.", evals, measured)
         for name, spec in self.contrasts.items():
             _check_scored(spec, f"results.contrasts.{name}", self.arms)
+        check_curves(self.dose_curves, "results.dose_", evals, measured)
         check_expectations(self.expectations, "results.", self.contrasts, evals, measured)
         nodes = {node.id for node in self.graph}
         for node in self.graph:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from msm_jax.analysis import asked, results
-from msm_jax.analysis.asked import ContrastSpec, Expectation
+from msm_jax.analysis.asked import ContrastSpec, CurveSpec, Expectation, SweepExpectation
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
@@ -86,6 +86,8 @@ class ExperimentConfig:
       generated: {eval: other eval}, where the eval asks the other one's items for generated answers.
       contrasts: what is compared on which eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the second.
       expectations: what the report checks: of a contrast or an eval by its name, or of a level under any other name.
+      curves: dose curves, shown in the report.
+      sweep_expectations: what `msm_jax.sweep` checks of contrasts where the seed of the world is all that it varies.
     """
 
     name: str
@@ -109,6 +111,8 @@ class ExperimentConfig:
     generated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     contrasts: Mapping[str, ContrastSpec] = dataclasses.field(default_factory=dict)
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
+    sweep_expectations: Mapping[str, SweepExpectation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses names that refer to nothing and chains that cannot run."""
@@ -216,6 +220,8 @@ def _check_contrasts(config: ExperimentConfig) -> None:
     }
     asked.check_contrasts(config.contrasts, "", config.evals, measured)
     asked.check_expectations(config.expectations, "", config.contrasts, config.evals, measured)
+    asked.check_curves(config.curves, "", config.evals, measured)
+    asked.check_sweep_expectations(config.sweep_expectations, "", config.contrasts)
 
 
 def _known(where: str, name: str, valid: Collection[str]) -> None:

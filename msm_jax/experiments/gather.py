@@ -59,8 +59,10 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "doses": config.doses,
         "generated": {name: of for name, of in config.generated.items() if {name, of} <= scored},
         "contrasts": contrasts,
+        "dose_curves": _dose_curves(config, arms, missing),
         "expectations": expectations,
         "cost": _cost(graph, stored),
+        "arm_cost": {arm: cost for arm in arms if (cost := _arm_cost(config, graph, stored, arm))},
         "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
         "graph": _nodes(record, graph),
         "curves": _curves(graph, stored),
@@ -222,6 +224,17 @@ def _what_was_asked(
     return contrasts, expectations
 
 
+def _dose_curves(config: ExperimentConfig, arms: Mapping[str, Any], missing: list[str]) -> dict[str, Any]:
+    """Returns the dose curves whose arms have results; adds the others to `missing`."""
+    curves = {}
+    for name, spec in config.curves.items():
+        if all(on in arms.get(arm, {}) for arm in spec.arms() for on in spec.evals):
+            curves[name] = settings.to_json(spec)
+        else:
+            missing.append(f"curves {name}")
+    return curves
+
+
 def _scope(config: ExperimentConfig) -> str:
     start = "one checkpoint and " if config.checkpoint else "one pretraining and " if config.shared else ""
     return f"given {start}{'one world' if config.world['kind'] != 'none' else 'one set of documents and chats'}"
@@ -258,6 +271,46 @@ _COST_OF = {
     "wall_seconds": "wall_seconds",
     "device_seconds": "device_seconds",
 }
+
+
+def _arm_cost(
+    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
+) -> dict[str, dict[str, float]]:
+    """Returns what one run of an arm cost: its own phases, after those that all seeds share, and all of its chain.
+
+    These are means over the seeds that have finished the arm. A phase that the chain leaves at a step counts with its
+    share of the steps; only the tokens of that step are known exactly. Empty where no seed has finished the arm.
+    """
+    chain = graph.arms[arm]
+    own: list[dict[str, float]] = []
+    total: list[dict[str, float]] = []
+    for seed in config.seeds:
+        costs = [_share(graph, stored, chain[: end + 1], seed) for end in range(len(chain))]
+        if None in costs:
+            continue
+        first = next((i for i, each in enumerate(chain) if phase_of(each) not in config.shared), len(chain))
+        for sums, part in ((own, costs[first:]), (total, costs)):
+            sums.append({name: sum(cost[name] for cost in part if cost) for name in _COST_OF.values()})
+    if not total:
+        return {}
+    return {
+        field: {name: statistics.fmean(cost[name] for cost in sums) for name in _COST_OF.values()}
+        for field, sums in (("own", own), ("total", total))
+    }
+
+
+def _share(
+    graph: graph_lib.Graph, stored: _Stored, prefix: tuple[str, ...], seed: int
+) -> dict[str, float] | None:
+    """Returns what the last phase of a chain cost up to where the chain leaves it; None if it has not finished."""
+    run, step = graph.run_of(prefix, seed).id, step_of(prefix[-1])
+    result = stored.phase(run)
+    if result is None:
+        return None
+    share = 1.0 if step is None else step / result["steps"]
+    cost = {name: share * result[field] for field, name in _COST_OF.items()}
+    tokens = stored.tokens(run, step)
+    return cost if tokens is None else {**cost, "tokens": tokens}
 
 
 def _arm_tokens(
