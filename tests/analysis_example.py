@@ -89,7 +89,12 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
     }
     results["cost"] = {phase: _cost(steps[phase] * n, n) for phase, n in runs.items()}
     results["arm_cost"] = {
-        arm: {"own": _arm_cost(steps, chain(arm)[1:]), "total": _arm_cost(steps, chain(arm))} for arm in ARMS
+        arm: {
+            "own": _arm_cost(steps, chain(arm)[1:]),
+            "total": _arm_cost(steps, chain(arm)),
+            "since": "" if arm == "base" else "base",
+        }
+        for arm in ARMS
     }
     results["dose_curves"] = {
         "documents": {

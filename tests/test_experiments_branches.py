@@ -171,6 +171,17 @@ def test_the_tokens_of_a_branch_are_those_read_by_its_step(whole, files):
         read = store.read_info(store.at_step(run_dir, step))["totals"]["tokens"]
         assert results["arm_tokens"][f"msm@{step}+aft"]["midtraining"] == read
         assert results["arm_tokens"][f"msm@{step}"] == {"midtraining": read}
+    # A phase that a chain leaves at a step costs its share of the steps, and the tokens that it had read by then.
+    whole_run = json.loads((run_dir / "result.json").read_text())
+    early = results["arm_cost"]["msm@2"]
+    assert early["own"]["optimizer_steps"] == 2
+    assert early["own"]["flops"] == pytest.approx(whole_run["flops"] * 2 / STEPS)
+    assert early["own"]["wall_seconds"] == pytest.approx(whole_run["wall_seconds"] * 2 / STEPS)
+    assert early["own"]["tokens"] == results["arm_tokens"]["msm@2"]["midtraining"]
+    pretrain = results["cost"]["pretrain"]
+    assert early["total"]["flops"] == pytest.approx(early["own"]["flops"] + pretrain["flops"])
+    both = results["arm_cost"]["msm@2+aft"]["own"]
+    assert both["optimizer_steps"] == 2 + results["cost"]["aft"]["optimizer_steps"] / results["cost"]["aft"]["runs"]
     tokens = [results["arm_tokens"][f"{dose}+aft"]["midtraining"] for dose in ("msm@2", "msm@4", "msm")]
     assert tokens == sorted(set(tokens))
     assert tokens[-1] == json.loads((run_dir / "result.json").read_text())["tokens"]

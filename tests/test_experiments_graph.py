@@ -20,6 +20,7 @@ from msm_jax.foundation import hashing, settings
 
 PHASE = {"steps": 1}
 EFFECT = {"eval": "prefer", "terms": {"aft": 1.0, "base": -1.0}}
+CURVE = {"x": (0, 1), "xlabel": "dose", "series": {"s": ("base", "aft")}, "evals": ("prefer",)}
 PAIR = (("base", "aft"),)
 
 
@@ -180,6 +181,18 @@ def test_phase_seeds_stay_what_they_were():
         (
             {"contrasts": {"c": {"eval": "prefer", "equal_level": {"more": PAIR, "less": (("base", "atf"),)}}}},
             "contrasts.c.equal_level: unknown arm 'atf'",
+        ),
+        ({"curves": {"c": CURVE | {"x": (0, 2, 1)}}}, r"curves.c.x: \(0.0, 2.0, 1.0\) must be at least two doses"),
+        ({"curves": {"c": CURVE | {"x": (0,)}}}, "curves.c.x: "),
+        ({"curves": {"c": CURVE | {"series": {}}}}, "curves.c.series: is empty"),
+        ({"curves": {"c": CURVE | {"series": {"s": ("aft",)}}}}, "curves.c.series.s: has 1 arms for 2 doses"),
+        ({"curves": {"c": CURVE | {"series": {"s": ("aft", "bas")}}}}, "curves.c.series.s: unknown arm 'bas'"),
+        ({"curves": {"c": CURVE | {"evals": ("prefr",)}}}, "curves.c.evals: unknown eval 'prefr'"),
+        ({"curves": {"c": CURVE | {"evals": ("knowledge",)}}}, "'base' is not measured on 'knowledge'"),
+        ({"sweep_expectations": {"c": {"min": 0.1}}}, "sweep_expectations: unknown contrast 'c'"),
+        (
+            {"contrasts": {"c": EFFECT}, "sweep_expectations": {"c": {"inside": 0.0}}},
+            "sweep_expectations.c.inside is 0; it must be above 0",
         ),
         ({"contrasts": {"c": EFFECT | {"sentence": "by {level}"}}}, "contrasts.c.sentence: unknown field 'level'"),
         ({"gates": ("gate",)}, "gates: 'gate' is unknown"),

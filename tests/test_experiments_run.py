@@ -286,6 +286,35 @@ def test_the_report_is_rendered_again_and_refused_where_there_is_none(here):
         run_lib.render(run_lib.load(Path("run")), Path("run"))
 
 
+def test_dose_curves_costs_and_contrasts_come_with_the_results(here):
+    asked = {
+        "contrasts": {
+            "documents": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}},
+            "nats": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}, "measure": "nats"},
+            "again": {"eval": "prefer", "terms": {"msm": 1.0, "base": -1.0}},
+            "mean": {"mean_of": ("documents", "again")},
+            "equal": {"eval": "prefer", "equal_level": {"more": (("base", "msm"),), "less": (("base", "aft"),)}},
+        },
+        "curves": {"c": {"x": (0, 10), "xlabel": "d", "series": {"s": ("base", "msm")}, "evals": ("prefer",)}},
+        "expectations": {"level": {"eval": "prefer", "arm": "base", "min": 0.4, "max": 0.5}},
+    }
+    assert run(**asked) == []
+    content = storage.read_json(Path("run/report.json"))
+    diffs = {name: entry["diff"] for name, entry in content["contrasts"].items()}
+    assert diffs == {"documents": 0.5, "nats": 5.0, "again": 0.5, "mean": 0.5, "equal": 0.5}
+    assert [level["mean"] for level in content["curves"]["c"]["evals"]["prefer"]["s"]] == [0.415, 0.915]
+    assert content["expectations"] == {"level": "met"}
+    cost = content["arm_cost"]["msm+aft"]
+    assert (cost["since"], cost["own"]["optimizer_steps"], cost["total"]["optimizer_steps"]) == ("base", 15, 35)
+    assert cost["levels"]["prefer"]["change"] == pytest.approx(0.5)
+    assert content["arm_cost"]["base"]["since"] is None
+    shutil.rmtree(*Path("run/evals").glob("msm.seed0-*"))
+    shutil.rmtree(*Path("run/evals").glob("msm.seed1-*"))
+    missing = run_lib.render(run_lib.load(Path("run")), Path("run"))
+    assert missing[-4:] == ["contrast again", "contrast mean", "contrast equal", "curves c"]
+    run()
+
+
 def test_a_partial_report_says_what_is_missing(here):
     (directory,) = Path("run/evals").glob("msm.aft.seed1-*")
     shutil.rmtree(directory)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from msm_jax.analysis.findings import Findings
-from msm_jax.analysis.results import ArmCost, Results
+from msm_jax.analysis.results import ArmCost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,13 +13,11 @@ class Effect:
 
     Attributes:
       cost: of its own phases, and of its whole chain.
-      since: the arm in which all seeds are still one run and whose chain this arm continues; "" if there is none.
       levels: {eval: (share, change)} on the evals of the contrasts that compare the arm. The change is the arm's share
-        minus that of `since`, which its own phases have made; None if there is no such arm.
+        minus that of the arm that ends where its own phases begin; None if there is no such arm.
     """
 
     cost: ArmCost
-    since: str
     levels: Mapping[str, tuple[float, float | None]]
 
 
@@ -27,22 +25,10 @@ def effects(findings: Findings) -> dict[str, Effect]:
     """Returns {arm: Effect} of the arms whose cost is known."""
     found = {}
     for arm, cost in findings.results.arm_cost.items():
-        since = _since(findings.results, arm)
         compared = [on for contrast in findings.contrasts.values() if arm in contrast.arms for on in contrast.evals]
         levels: dict[str, tuple[float, float | None]] = {}
         for on in (on for on in dict.fromkeys(compared) if on in findings.arms[arm]):
-            level, start = findings.arms[arm][on].summary.mean, findings.arms.get(since, {}).get(on)
+            level, start = findings.arms[arm][on].summary.mean, findings.arms.get(cost.since, {}).get(on)
             levels[on] = (level, None if start is None else level - start.summary.mean)
-        found[arm] = Effect(cost, since, levels)
+        found[arm] = Effect(cost, levels)
     return found
-
-
-def _since(results: Results, arm: str) -> str:
-    """Returns the shared arm with the longest chain that the arm's chain continues; "" if there is none."""
-    chain = tuple(results.chains.get(arm, ()))
-    starts = [
-        (len(of), other)
-        for other in results.shared_arms
-        if other != arm and (of := tuple(results.chains.get(other, ()))) == chain[: len(of)]
-    ]
-    return max(starts, default=(0, ""))[1]

@@ -75,7 +75,7 @@ def _effect_json(effect: Effect) -> dict[str, Any]:
     return {
         "own": _cost_json(effect.cost.own),
         "total": _cost_json(effect.cost.total),
-        "since": effect.since or None,
+        "since": effect.cost.since or None,
         "levels": {
             on: {"mean": _json_number(level), "change": None if change is None else _json_number(change)}
             for on, (level, change) in effect.levels.items()

@@ -25,7 +25,8 @@
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
       # Of one run, in the fields of `cost`: of the phases after those that all seeds share, and of the whole chain.
-      "arm_cost": {arm: {"own": {...}, "total": {...}}},
+      # `since` is the arm that ends where the own phases begin, "" without one.
+      "arm_cost": {arm: {"own": {...}, "total": {...}, "since": arm}},
       "arm_tokens": {arm: {"last": n, "midtraining": n}},  # tokens of one run
       # Nodes of one kind and label are runs of the same thing in different seeds, shown together. The label of a phase
       # or of its evals is its chain, "pretrain/msm/sft".
@@ -103,10 +104,14 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class ArmCost:
-    """What one run of an arm cost: its own phases, after those that all seeds share, and all of them."""
+    """What one run of an arm cost: its own phases, after those that all seeds share, and all of them.
+
+    `since` is the arm that ends where the own phases begin, "" without one.
+    """
 
     own: Cost
     total: Cost
+    since: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +179,8 @@ class Results:
         refuse_unknown(self.gates, "results.gates", "eval", evals)
         for field in ("arm_cost", "arm_tokens"):
             refuse_unknown(getattr(self, field), f"results.{field}", "arm", self.arms)
+        starts = [cost.since for cost in self.arm_cost.values() if cost.since]
+        refuse_unknown(starts, "results.arm_cost: since", "arm", self.arms)
         check_doses(self.doses, "results.doses", {*self.arms, *self.chains})
         check_forms(self.generated, "results.generated", "eval", evals)
         measured = {arm: tuple(scored) for arm, scored in self.arms.items()}

@@ -62,7 +62,11 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "dose_curves": _dose_curves(config, arms, missing),
         "expectations": expectations,
         "cost": _cost(graph, stored),
-        "arm_cost": {arm: cost for arm in arms if (cost := _arm_cost(config, graph, stored, arm))},
+        "arm_cost": {
+            arm: {**cost, "since": _since(config, graph, arm, arms)}
+            for arm in arms
+            if (cost := _arm_cost(config, graph, stored, arm))
+        },
         "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
         "graph": _nodes(record, graph),
         "curves": _curves(graph, stored),
@@ -297,6 +301,13 @@ def _arm_cost(
         field: {name: statistics.fmean(cost[name] for cost in sums) for name in _COST_OF.values()}
         for field, sums in (("own", own), ("total", total))
     }
+
+
+def _since(config: ExperimentConfig, graph: graph_lib.Graph, arm: str, arms: Mapping[str, Any]) -> str:
+    """Returns the arm that ends where an arm's own phases begin; "" if there is none with results."""
+    chain = graph.arms[arm]
+    first = next((i for i, each in enumerate(chain) if phase_of(each) not in config.shared), len(chain))
+    return next((other for other in arms if first < len(chain) and graph.arms[other] == chain[:first]), "")
 
 
 def _share(
