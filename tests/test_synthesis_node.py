@@ -1,4 +1,4 @@
-"""An experiment whose corpus names a spec and a writer: it generates, trains and measures, and pays for nothing twice."""
+"""An experiment whose corpus names a spec and a writer generates, trains and measures, and pays for nothing twice."""
 
 from collections import Counter
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_a_writer_that_fails_keeps_what_was_paid_for(here: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.pop("documents"), "corpora.calm.documents: required field is missing"),
+        (lambda fields: fields.pop("documents"), "corpora.calm: needs exactly one of documents and demonstrations"),
         (lambda fields: fields.update(docs={}), "corpora.calm.docs: unknown field; did you mean documents?"),
         (lambda fields: fields["documents"].update(mode="x"), "corpora.calm.documents.mode: 'x'"),
         (lambda fields: fields["documents"]["spec"].update(path="none.md"), "none.md: no such file"),

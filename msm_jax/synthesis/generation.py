@@ -1,4 +1,4 @@
-"""The kinds of corpora that are generated from a spec: the settings of each, what runs it, and its preview."""
+"""The kinds of corpora that are generated from a spec: the settings of each, what runs it, and what it takes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ from msm_jax.synthesis import chat_preview, demonstrations, pipeline, preview
 from msm_jax.synthesis.chat_config import DemonstrationsConfig
 from msm_jax.synthesis.config import DocumentsConfig
 from msm_jax.synthesis.pipeline import Report
+from msm_jax.synthesis.preview import Preview
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of corpus; `run` and `preview` take its settings.
+    """A kind of corpus; its functions take its settings.
 
     Attributes:
         settings: the class of its settings.
         run: (config, directory, journal, report, seconds between reports) -> content of result.json.
         preview: (config, spec) -> a table for the terminal.
+        estimate: (config, spec) -> the figures of that table.
+        fingerprint: (config, spec) -> the hash of everything that decides the files.
     """
 
     settings: type[Any]
     run: Callable[[Any, Path, Path, Report, float], dict[str, Any]]
     preview: Callable[[Any, Prose], Group]
+    estimate: Callable[[Any, Prose], Preview]
+    fingerprint: Callable[[Any, Prose], str]
 
 
 KINDS: Mapping[str, Kind] = {
-    "documents": Kind(DocumentsConfig, pipeline.run, preview.table),
-    "demonstrations": Kind(DemonstrationsConfig, demonstrations.run, chat_preview.table),
+    "documents": Kind(DocumentsConfig, pipeline.run, preview.table, preview.of, pipeline.fingerprint),
+    "demonstrations": Kind(
+        DemonstrationsConfig, demonstrations.run, chat_preview.table, chat_preview.of, demonstrations.fingerprint
+    ),
 }
 
 

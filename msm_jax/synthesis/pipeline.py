@@ -42,16 +42,14 @@ DOCUMENT_PROMPTS = (
 Report = Callable[[Progress], object]
 Work = Callable[[Journal], Coroutine[Any, Any, dict[str, Any]]]
 
-
-
 def run(
     config: DocumentsConfig, directory: Path, journal_path: Path, report: Report, every_seconds: float = 10.0
 ) -> dict[str, Any]:
     """Writes the files of a corpus into a directory, and returns the content of its `result.json`.
 
     The files are `CORPUS.jsonl` for each corpus of the settings, `dropped.jsonl` (each item of the plan that has no
-    text,
-    with its reason), `coverage.json`, `config.json` and `result.json`. Where all of them are there, nothing is called.
+    text, with its reason), `coverage.json`, `config.json` and `result.json`. Where all of them are there, nothing is
+    called.
 
     Args:
         config: the settings.
@@ -63,8 +61,7 @@ def run(
     Raises:
         InputError: the spec or a writer is refused, or the journal or the directory belongs to another spec.
         WorkError: a cap is reached, a writer fails for good, or nothing could be planned; the message says what was
-        kept
-            and how to go on.
+            kept and how to go on.
     """
     spec = read_spec(config.spec)
     name = fingerprint(config, spec)

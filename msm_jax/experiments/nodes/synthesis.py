@@ -1,8 +1,8 @@
 """Corpora that writers make from a spec: `corpora.NAME = {"kind": "synthesis", "documents": {...}}`.
 
-The fields of `documents` are those of `synthesis.config.DocumentsConfig`. Replies are kept in STORE/replies, one
-journal for each spec: what one experiment has paid for, no other one with this store pays for again, whatever its
-plan and its gates.
+The fields, and "demonstrations" beside "documents", are those of `synthesis.generation`. Replies are kept in
+STORE/replies, one journal for each spec: what one experiment has paid for, no other one with this store pays for again,
+whatever its plan and its gates.
 """
 
 from collections.abc import Mapping
@@ -17,27 +17,39 @@ from msm_jax.experiments.worker import Report
 from msm_jax.foundation import settings
 
 if TYPE_CHECKING:
-    from msm_jax.synthesis.config import DocumentsConfig
+    from msm_jax.specs.prose import Prose
+    from msm_jax.synthesis.generation import Kind
 
-DOCUMENTS = "documents"
 REPLIES = "replies"
 
 
-def config_of(node: Node) -> "DocumentsConfig":
-    """Returns the settings of a corpus.
+def built(node: Node) -> "tuple[Kind, Any]":
+    """Returns the kind of a corpus, and its settings.
 
     Raises:
         InputError: they are refused.
     """
-    from msm_jax.synthesis.config import DocumentsConfig
+    from msm_jax.synthesis import generation
 
-    where = f"corpora.{node.id}"
-    for name in node.spec:
-        if name != DOCUMENTS:
-            raise InputError(f"{where}.{name}: unknown field; {settings.nearest(name, [DOCUMENTS])}")
-    if DOCUMENTS not in node.spec:
-        raise InputError(f"{where}.{DOCUMENTS}: required field is missing; set it")
-    return settings.build(DocumentsConfig, node.spec[DOCUMENTS], f"{where}.{DOCUMENTS}")
+    where, names = f"corpora.{node.id}", list(node.spec)
+    for name in names:
+        if name not in generation.KINDS:
+            raise InputError(f"{where}.{name}: unknown field; {settings.nearest(name, generation.KINDS)}")
+    if len(names) != 1:
+        raise InputError(f"{where}: needs exactly one of {' and '.join(generation.KINDS)}; set it")
+    kind = generation.KINDS[names[0]]
+    return kind, settings.build(kind.settings, node.spec[names[0]], f"{where}.{names[0]}")
+
+
+def spec_of(config: Any) -> "Prose":
+    """Returns the spec that settings name.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    from msm_jax.synthesis import pipeline
+
+    return pipeline.read_spec(config.spec)
 
 
 def results(node: Node, context: Context) -> dict[str, Address]:
@@ -46,28 +58,20 @@ def results(node: Node, context: Context) -> dict[str, Address]:
     Raises:
         InputError: the spec cannot be used.
     """
-    from msm_jax.synthesis import pipeline
-
-    config = config_of(node)
+    kind, config = built(node)
     payload = {
-        "documents": pipeline.fingerprint(config, pipeline.read_spec(config)),
-        "sources": context.sources("msm_jax.synthesis.pipeline"),
+        "corpus": kind.fingerprint(config, spec_of(config)),
+        "sources": context.sources("msm_jax.synthesis.generation"),
     }
     return {"": directories.place(context.store, "corpora", node.id, node.id, payload)}
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
     """Returns the settings, and where the replies are kept."""
-    from msm_jax.synthesis import pipeline
-
-    config = config_of(node)
-    spec = pipeline.read_spec(config)
-    name = f"{Path(config.spec.path).stem}-{spec.sha256[:12]}.sqlite"
-    return {
-        "where": f"corpora.{node.id}.{DOCUMENTS}",
-        "documents": settings.to_json(config),
-        "journal": str(context.store / REPLIES / name),
-    }
+    _, config = built(node)
+    journal = f"{Path(config.spec.path).stem}-{spec_of(config).sha256[:12]}.sqlite"
+    spec = {name: settings.to_json(settings.plain(fields)) for name, fields in node.spec.items()}
+    return {"id": node.id, "spec": spec, "journal": str(context.store / REPLIES / journal)}
 
 
 def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report) -> None:
@@ -77,36 +81,24 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
         InputError: a writer cannot be asked; the message names what is missing.
         WorkError: a cap is reached, or a writer fails for good; another run continues.
     """
-    from msm_jax.synthesis import pipeline
-    from msm_jax.synthesis.config import DocumentsConfig
     from msm_jax.synthesis.progress import Progress
 
-    config = settings.build(DocumentsConfig, args["documents"], args["where"])
+    kind, config = built(Node(args["id"], "synthesis", args["spec"]))
 
     def progressed(progress: Progress) -> None:
         spent = {} if progress.dollars is None else {"note": f"${progress.dollars:,.2f}"}
         report({"step": progress.done, "steps": progress.planned, "eta_seconds": progress.seconds_left, **spent})
 
-    directories.build(
-        results[""], lambda directory: pipeline.run(config, directory, Path(args["journal"]), progressed, 2.0)
-    )
+    journal = Path(args["journal"])
+    directories.build(results[""], lambda directory: kind.run(config, directory, journal, progressed, 2.0))
 
 
 def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
     """Returns what a run from nothing takes; replies that are in the journal make it cheaper."""
-    from msm_jax.synthesis import pipeline, preview
-
-    config = config_of(node)
-    found = preview.of(config, pipeline.read_spec(config))
+    kind, config = built(node)
+    found = kind.estimate(config, spec_of(config))
     count = sum(stage.input_tokens + stage.output_tokens for stage in found.stages)
     return Cost(found.seconds, tokens=count, dollars=found.dollars or 0.0)
-
-
-def check_files(node: Node, context: Context) -> None:
-    """Reads the spec."""
-    from msm_jax.synthesis import pipeline
-
-    pipeline.read_spec(config_of(node))
 
 
 KIND = NodeKind(
@@ -115,6 +107,6 @@ KIND = NodeKind(
     run=run,
     is_done=directories.is_done,
     cost=cost,
-    check=lambda node, context: config_of(node),
-    check_files=check_files,
+    check=lambda node, context: built(node),
+    check_files=lambda node, context: spec_of(built(node)[1]),
 )
