@@ -13,7 +13,6 @@ import pytest
 from experiments_small import ROOT
 
 from msm_jax import cli
-from msm_jax.analysis import sweep as sweep_report
 from msm_jax.errors import InputError
 from msm_jax.experiments import sweep as sweep_lib
 
@@ -200,33 +199,15 @@ def test_other_points_go_on_after_one_that_fails(here, monkeypatch):
     assert error.startswith("refused: seeds=(1,): exit status 2: refused: pairs.jsonl: no such file")
 
 
-def report(gate: float | None, diff: float | None, status: str) -> dict:
-    ci95 = [None, None] if diff is None else [diff - 0.2, diff + 0.2]
-    return {
-        "experiment": "x",
-        "arms": {"base": {"gate": {"mean": gate}}},
-        "contrasts": {"effect/all": {"diff": diff, "ci95": ci95}},
-        "gates": {"gate": {"base": gate, "other": 0.99}},
-        "expectations": {"effect/all": status, "gate": "met"},
-    }
+def test_expectations_over_worlds_are_checked_where_only_the_world_varies(here):
+    Path("worlds.py").write_text(
+        CONFIG.replace("fields()", "fields(world={'kind': 'miniworld', 'seed': 0}, sweep_expectations=EXPECTED)")
+        + "\nEXPECTED = {'documents': {'min': 0.3, 'above_zero_in': 2}}\n"
+    )
 
+    def of(*vary: str) -> list[sweep_lib.Point]:
+        return sweep_lib.points(vary, lambda varied: cli.load_config({"config": "worlds.py", **varied}))
 
-def test_table_has_a_row_per_point_and_one_of_means_and_counts(tmp_path):
-    reports = [report(0.96, 0.5, "met"), report(0.9, 0.7, "open"), report(None, None, "failed")]
-    points = [{"name": f"p{i}", "values": {"f": str(i), "g": "a|b"}, "report": r} for i, r in enumerate(reports)]
-    markdown = sweep_report.write(points, tmp_path, "abc")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
-    assert rows[0] == ["f", "g", "effect/all", "gate", "all expectations hold"]
-    assert rows[2:] == [
-        ["0", "a&#124;b", "+0.50 [+0.30, +0.70]", "0.960", "yes"],
-        ["1", "a&#124;b", "+0.70 [+0.50, +0.90]", "0.900", "no: effect/all"],
-        ["2", "a&#124;b", "n/a", "0.990", "no: effect/all"],
-        ["mean", "", "+0.60", "0.950", "1 of 3"],
-    ]
-    assert json.loads((tmp_path / "sweep.json").read_text())["commit"] == "abc"
-    assert (tmp_path / "plots/effect_all.png").exists()
-
-
-def test_points_without_expectations_hold_none(tmp_path):
-    points = [{"name": "p", "values": {"f": "1"}, "report": report(0.9, 0.5, "met") | {"expectations": {}}}]
-    assert "| none stated |" in sweep_report.write(points, tmp_path, "")
+    assert sweep_lib.expected_of(of("world.seed=1..3"))["documents"].above_zero_in == 2
+    assert sweep_lib.expected_of(of("world.seed=1..3", "seeds=(0,),(1,)")) == {}
+    assert sweep_lib.expected_of(of("phases.aft.steps=5,6")) == {}

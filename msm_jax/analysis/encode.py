@@ -7,7 +7,8 @@ from msm_jax.analysis import results as results_lib
 from msm_jax.analysis import statistics
 from msm_jax.analysis.asked import CurveSpec
 from msm_jax.analysis.effects import Effect, effects
-from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, Verdict, expected
+from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
+from msm_jax.analysis.verdicts import worst
 
 SCHEMA_VERSION = 1
 
@@ -30,7 +31,7 @@ def content(findings: Findings) -> dict[str, Any]:
             name: {level.arm: _json_number(level.mean) for level in findings.levels if level.name == name}
             for name in checked.gates
         },
-        "expectations": {name: _worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
+        "expectations": {name: worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
         "verdicts": [_verdict_json(row) for row in expected(findings)],
         "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
@@ -49,11 +50,6 @@ def _verdict_json(row: Expected) -> dict[str, Any]:
         "ci95": [_json_number(bound) for bound in row.ci95],
         "checks": [{"status": verdict.status, "text": verdict.text} for verdict in row.verdicts],
     }
-
-
-def _worst(verdicts: tuple[Verdict, ...]) -> str:
-    """Returns "failed" if one of the verdicts is, else "open" if one is, else "met"."""
-    return min((verdict.status for verdict in verdicts), key=("failed", "open", "met").index)
 
 
 def _curve_json(findings: Findings, spec: CurveSpec) -> dict[str, Any]:

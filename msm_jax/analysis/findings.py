@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.analysis import asked, equal_level, limits, sentences, statistics
+from msm_jax.analysis import asked, equal_level, limits, sentences, statistics, verdicts
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.sentences import amount, points, unit
+from msm_jax.analysis.verdicts import Verdict
 from msm_jax.foundation import settings
 
 MIN_MIDTRAINING_STEPS = 200
@@ -21,14 +22,6 @@ MIN_PARSE_RATE = 0.95
 ARM_DRAWS = 2_000
 # The most arms that a warning lists by name.
 _LISTED = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Whether something expected holds: `status` is "met", "failed" or "open" (not resolved), and `text` says why."""
-
-    status: str
-    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,35 +146,10 @@ def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
 
 
 def _verdicts(estimate: statistics.Contrast, expected: asked.Expectation, measure: str) -> Iterator[Verdict]:
-    low = estimate.ci95[0]
-    if not math.isfinite(estimate.diff):
-        if expected != asked.Expectation(sentence=expected.sentence):
-            nothing = "not measurable" if estimate.n_seeds else "nothing was scored"
-            yield Verdict("open", nothing)
-        return
-    yield from _bounds(estimate.diff, expected, measure, unit(measure))
-    if expected.above_zero:
-        yield Verdict("met", "interval above 0") if low > 0 else Verdict("failed", "interval not above 0")
-    if expected.inside is not None:
-        yield _inside(estimate, expected.inside, measure)
-
-
-def _inside(estimate: statistics.Contrast, limit: float, measure: str) -> Verdict:
-    low, high = estimate.ci95
-    bound = f"±{amount(limit, measure)} {unit(measure)}"
-    if -limit < low and high < limit:
-        return Verdict("met", f"inside {bound}")
-    if not low <= 0 <= high:
-        return Verdict("failed", f"outside {bound}")
-    # An estimate within the limit resolves when its interval fits inside, any other when it leaves 0.
-    distance = abs(estimate.diff)
-    wanted = limit - distance if distance < limit else distance
-    seeds = statistics.seeds_to_resolve(*estimate.differences, half_width=wanted)
-    if seeds is not None:
-        return Verdict("open", f"not resolved within {bound}: {seeds} seeds would")
-    if estimate.n_seeds < 2:
-        return Verdict("open", f"not resolved within {bound}: one seed does not show how many would")
-    return Verdict("open", f"not resolved within {bound}: more seeds alone would not, more items are needed")
+    if math.isfinite(estimate.diff):
+        yield from verdicts.of_estimate(estimate.diff, estimate.ci95, expected, measure, estimate.differences)
+    elif expected != asked.Expectation(sentence=expected.sentence):
+        yield Verdict("open", "not measurable" if estimate.n_seeds else "nothing was scored")
 
 
 def _levels(checked: results_lib.Results, arms: Mapping[str, Mapping[str, ArmFinding]]) -> Iterator[LevelFinding]:
@@ -195,18 +163,8 @@ def _levels(checked: results_lib.Results, arms: Mapping[str, Mapping[str, ArmFin
         )
         for arm in chosen:
             found = arms[arm][on]
-            verdicts = tuple(_bounds(found.summary.mean, expectation, "share", "%"))
-            yield LevelFinding(name, on, arm, found.summary.mean, found.interval, expectation.sentence, verdicts)
-
-
-def _bounds(value: float, expected: asked.Expectation, measure: str, unit_of: str) -> Iterator[Verdict]:
-    """Yields whether a value is at least `min` and at most `max`; NaN is neither."""
-    if expected.min is not None:
-        least = f"{amount(expected.min, measure)} {unit_of}"
-        yield Verdict("met", f"at least {least}") if value >= expected.min else Verdict("failed", f"below {least}")
-    if expected.max is not None:
-        most = f"{amount(expected.max, measure)} {unit_of}"
-        yield Verdict("met", f"at most {most}") if value <= expected.max else Verdict("failed", f"above {most}")
+            held = tuple(verdicts.bounds(found.summary.mean, expectation, "share", "%"))
+            yield LevelFinding(name, on, arm, found.summary.mean, found.interval, expectation.sentence, held)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.analysis import sweep as sweep_report
+from msm_jax.analysis.asked import SweepExpectation
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.experiments import checks
 from msm_jax.experiments.config import ExperimentConfig, slots
@@ -131,7 +132,8 @@ def run(points: Sequence[Point], workdir: Path, store: Path, jobs: int, program:
             for point in points
             if point in done
         ]
-        print(sweep_report.write(reports, workdir, commit.strip()), f"page: {workdir / 'sweep.html'}", sep="\n")
+        markdown = sweep_report.write(reports, workdir, commit.strip(), expected_of(points))
+        print(markdown, f"page: {workdir / 'sweep.html'}", sep="\n")
     if signals:
         finished = f"{len(done)} of {len(points)} points are done"
         raise Preempted(f"stopped by a signal; {finished}; run the same command again to continue")
@@ -140,6 +142,11 @@ def run(points: Sequence[Point], workdir: Path, store: Path, jobs: int, program:
         last = _log(workdir, point).read_text(errors="replace").strip().rpartition("\n")[2]
         kind = {2: InputError, 75: Preempted}.get(status, WorkError)
         raise kind(f"{point.name}: exit status {status}: {last} (log: {_log(workdir, point)})")
+
+
+def expected_of(points: Sequence[Point]) -> Mapping[str, SweepExpectation]:
+    """Returns what is expected over the points: nothing, unless they are worlds that differ in their seed alone."""
+    return points[0].config.sweep_expectations if set(points[0].values) == {"world.seed"} else {}
 
 
 def _start(point: Point, workdir: Path, store: Path, workers: int, program: str) -> subprocess.Popen[bytes]:
