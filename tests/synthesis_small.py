@@ -46,6 +46,11 @@ def settings_of(path: Path, writer: Mapping[str, Any] | None = None, **fields: A
     return settings.build(DocumentsConfig, given)
 
 
+def with_writer(config: DocumentsConfig, writer: Mapping[str, Any]) -> DocumentsConfig:
+    """Returns the settings with another writer."""
+    return settings.build(DocumentsConfig, {**settings.to_json(config), "writer": writer})
+
+
 def generate(config: DocumentsConfig, directory: Path) -> tuple[dict[str, Any], synthesis_writer.Writer | None]:
     """Runs the pipeline; returns its result, and the writer, None where none was opened."""
     before = len(synthesis_writer.MADE)

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 # Pinned for what they do without being imported: runtimes, storage, tools, the notebook and its build.
 WITHOUT_IMPORT = {"jaxlib", "pytest-xdist", "ipython", "ruff", "mypy", "setuptools"}
 
+# Pinned there because a library imports it on our behalf.
+EXTRAS_WITHOUT_IMPORT = {"openai"}
 # The requirements of an extra: a name in setup.py's extras_require -> the file that pins it.
 EXTRAS = {"inspect": "requirements-inspect.txt"}
 
@@ -118,3 +120,9 @@ def test_an_extra_of_the_package_names_what_its_file_pins(extra: str, file: str)
     assert declared, f"setup.py has no extra {extra}"
     names = {normal(name) for name in re.findall(r'"([\w-]+)>=', declared[1])}
     assert names == {normal(name) for name, _, _ in pins(file)}
+
+
+def test_every_pin_of_an_extra_is_used():
+    """Beside what a library of the extra imports itself."""
+    unused = extras() - set(imported()) - EXTRAS_WITHOUT_IMPORT
+    assert not unused, f"pins of extras that nothing imports: {unused}"

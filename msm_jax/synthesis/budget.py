@@ -56,6 +56,10 @@ class Budget:
 
 def dollars(tokens: Mapping[str, list[int]], config: RunConfig) -> float | None:
     """Returns what tokens {model: [input, output]} cost; None where a model has no price."""
-    if tokens.keys() - config.prices.keys():
-        return None
-    return sum(config.prices[model].dollars(*counts) for model, counts in tokens.items())
+    total = 0.0
+    for model, counts in tokens.items():
+        price = config.price(model)
+        if price is None:
+            return None
+        total += price.dollars(*counts)
+    return total

@@ -9,6 +9,11 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.synthesis import prompts
 
+# Names of models that are not Inspect's.
+SCRIPTED = "scripted"
+CHECKPOINT = "checkpoint:"
+PYTHON = "python:"
+
 # Arguments and headers that hold a key.
 _SECRET_NAME = re.compile(r"(x-)?api[_-]?key|authorization|.*(secret|password).*", re.IGNORECASE)
 
@@ -175,6 +180,11 @@ class RunConfig:
     prices: Mapping[str, Price] = dataclasses.field(default_factory=dict)
     tokens_per_second: float = 50.0
 
+    def price(self, model: str) -> Price | None:
+        """Returns the price of a model, None where it has none; the scripted server and our checkpoints are free."""
+        is_free = model == SCRIPTED or model.startswith(CHECKPOINT)
+        return self.prices.get(model) or (Price(0.0, 0.0) if is_free else None)
+
     def __post_init__(self) -> None:
         """Refuses counts below 1 and negative caps."""
         _at_least(self, seed=0, concurrency=1, attempts=1, max_dollars=0, max_tokens=0, tokens_per_second=1)
@@ -240,7 +250,7 @@ def check_prices(run: RunConfig, writers: Mapping[str, WriterConfig]) -> None:
         InputError: names the model.
     """
     for role, writer in writers.items():
-        if run.max_dollars and writer.model not in run.prices:
+        if run.max_dollars and run.price(writer.model) is None:
             raise InputError(
                 f"run.prices: has no price of {writer.model} ({role}), which run.max_dollars needs; "
                 "add {input, output} in dollars for a million tokens"

@@ -17,7 +17,7 @@ from typing import Any
 from msm_jax.errors import WorkError
 from msm_jax.foundation import hashing, settings, storage
 from msm_jax.specs.prose import Prose, units
-from msm_jax.synthesis import distinct, identity, jobs, pipeline, prompts
+from msm_jax.synthesis import distinct, identity, jobs, pipeline, prompts, writers
 from msm_jax.synthesis.asking import Asker, Dropped
 from msm_jax.synthesis.budget import Budget
 from msm_jax.synthesis.chat_config import DemonstrationsConfig
@@ -66,7 +66,7 @@ def run(
 
     async def work(journal: Journal) -> dict[str, Any]:
         budget = Budget(config.run, journal)
-        names = {role: writer.model for role, writer in config.writers.items()}
+        names = {role: writers.identity(writer) for role, writer in config.writers.items()}
         async with pipeline.opened_writers(config.writers, config.run.concurrency) as models:
             asker = Asker(journal, models, names, budget, config.run)
             meter = Meter(budget, report, every_seconds)

@@ -171,7 +171,7 @@ async def _run(
     every_seconds: float,
 ) -> dict[str, Any]:
     budget = Budget(config.run, journal)
-    names = {role: writer.model for role, writer in config.writers.items()}
+    names = {role: writers.identity(writer) for role, writer in config.writers.items()}
     async with opened_writers(config.writers, config.run.concurrency) as models:
         asker = Asker(journal, models, names, budget, config.run)
         drafts = planning.start(spec, config)

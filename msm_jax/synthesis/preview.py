@@ -96,7 +96,7 @@ def stage(config: Settings, name: str, calls: int, values: int, given: int, role
     """Returns a stage, given the tokens of the values that fill a prompt, and of a reply."""
     taken = tokens(prompts.load(name).text) + values
     model = config.writers[role].model
-    price = config.run.prices.get(model)
+    price = config.run.price(model)
     dollars = price.dollars(calls * taken, calls * given) if price else None
     return Stage(name, calls, calls * taken, calls * given, model, dollars)
 

@@ -10,11 +10,9 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.sampling.model import GenerateConfig, Message, Model, ModelOutput
 from msm_jax.synthesis import inspect_model
-from msm_jax.synthesis.config import WriterConfig
+from msm_jax.synthesis.config import CHECKPOINT, PYTHON, SCRIPTED, WriterConfig
 
-SCRIPTED = "scripted"
-CHECKPOINT = "checkpoint:"
-PYTHON = "python:"
+_SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 
 
 def check(config: WriterConfig, where: str) -> None:
@@ -42,7 +40,18 @@ def check(config: WriterConfig, where: str) -> None:
         inspect_model.get(config, 1, where)
 
 
-_SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
+def identity(config: WriterConfig) -> str:
+    """Returns the name under which a writer's replies are kept: its model, and for a run directory its newest
+    checkpoint.
+
+    Raises:
+        InputError: the checkpoint does not exist.
+    """
+    if not config.model.startswith(CHECKPOINT):
+        return config.model
+    from msm_jax.checkpoints import store
+
+    return f"{CHECKPOINT}{store.resolve(config.model.removeprefix(CHECKPOINT))}"
 
 
 @contextlib.asynccontextmanager

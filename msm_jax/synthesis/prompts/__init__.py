@@ -25,6 +25,11 @@ class Template:
         """SHA-256 of the file, 64 hex digits."""
         return hashing.sha256(self.text.encode())
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that `fill` replaces."""
+        return frozenset(_NAME.findall(self.text))
+
     def fill(self, **values: str | int) -> str:
         """Returns the prompt with every name replaced by its value.
 
