@@ -162,7 +162,7 @@ def test_the_judge_votes_until_one_side_has_the_majority(spec, tmp_path):
 
 
 def test_questions_of_the_same_words_are_alike():
-    alike = distinct.recogniser(None, 0.91)
+    alike = distinct.recogniser("", 0.91)
     found = alike(["Which is better, tea or milk?", "Tea or milk: which is better?", "Is tea better?"])
     assert found == [False, True, False]
     assert alike(["is tea better"]) == [True]

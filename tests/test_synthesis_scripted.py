@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from msm_jax.foundation import settings
-from msm_jax.synthesis.scripted import faults, grammar, log, process, prompts
+from msm_jax.synthesis.scripted import claims, faults, grammar, log, process, prompts
 from msm_jax.synthesis.scripted.draw import Draw
 from msm_jax.synthesis.scripted.faults import Faults
 from msm_jax.synthesis.scripted.server import Settings
@@ -91,6 +91,13 @@ def test_a_document_is_prose_that_gives_the_reason_of_its_assertion():
         assert "Juniper" in content[1] and "hands work back when it is asked to" in content[1]
         assert "the people who ask can see what it cannot" in content[1]
         assert not re.search(r"[\[\]{}|]", content[1]), "a template is left unfilled"
+
+
+def test_the_reason_of_an_assertion_is_the_one_that_is_given():
+    given = "A1: [P1] Juniper rests on Sundays. | reason: a rested mind errs less.\nA2: P2: Juniper works on Mondays."
+    found = claims.of_assertions(given, SPEC, ("Juniper",))
+    assert found[0].reason == "a rested mind errs less"
+    assert found[1].behaviour == "Juniper works on Mondays" and found[1].reason
 
 
 def test_documents_differ():

@@ -22,7 +22,7 @@ class ConversationConfig:
         most_rounds: rounds of domains, questions and answers after which a run ends with fewer samples.
         avoid: subjects that no domain may be about, such as those of the test.
         embeddings: the directory of the embedding model that finds questions of one meaning, as in the settings of the
-            quality gates; None compares their wording alone.
+            quality gates; "" compares their words alone.
         cosine: two questions mean the same from this cosine of their embeddings on; 0.91 is the published pipeline's.
         list_tokens: the most tokens of a reply that is a list.
     """
@@ -34,7 +34,7 @@ class ConversationConfig:
     domains_per_call: int = 20
     most_rounds: int = 12
     avoid: tuple[str, ...] = ()
-    embeddings: str | None = None
+    embeddings: str = ""
     cosine: float = 0.91
     list_tokens: int = 4096
 

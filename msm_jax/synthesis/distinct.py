@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 _WORD = re.compile(r"\w+")
 
 
-def recogniser(embeddings: str | None, cosine: float) -> Callable[[Sequence[str]], list[bool]]:
+def recogniser(embeddings: str, cosine: float) -> Callable[[Sequence[str]], list[bool]]:
     """Returns a function that says for each text whether it is like one before it, in this call or an earlier one.
 
     Args:
-        embeddings: the directory of the embedding model; None to compare words alone: two texts are then alike if they
+        embeddings: the directory of the embedding model; "" to compare words alone: two texts are then alike if they
             consist of the same words, in whatever order.
         cosine: two texts mean the same from this cosine of their embeddings on.
 

@@ -9,9 +9,17 @@ from dataclasses import dataclass
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 _FENCE = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
 _ITEM = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
+# What joins a sentence to the one before it, and words that stand for something in that one.
+_JOINT = re.compile(
+    r"^(?:but|and|so|then|still|besides|sometimes|for this reason|therefore|yet|nor|or),? ", re.IGNORECASE
+)
+_LEANING = re.compile(
+    r"^(?:it|they|this|that|these|those|he|she|such|there|neither|both|none|most|each)\b", re.IGNORECASE
+)
+_IDENTIFIER = re.compile(r"^[*_(\[]*[A-Z]{1,4}-?\d+(?:\.\d+)*[*_)\]]*[:.)] +")
 _WHY = re.compile(r",? (?:because|since|for the reason that)(?: of the fact that)? ", re.IGNORECASE)
 _ASSERTION = re.compile(r"^\s*(?:[-*]\s*)?([A-Z]+[\w.-]*\d+)\s*[:.]\s*(.+)$")
-_GIVEN = re.compile(r"\s*\(Reason: (.+?)\.?\)\s*$", re.IGNORECASE)
+_GIVEN = re.compile(r"\s*\| reason: (.+?)\.?\s*$")
 _WORD = re.compile(r"[A-Za-z][a-z]+(?:-[a-z]+)*")
 _STOPPED = """
 about after again against all also always and any are because been before being both but can could does doing done
@@ -83,20 +91,31 @@ def split(sentence: str, names: tuple[str, ...] = ()) -> Claim:
 
 def of_text(text: str, names: tuple[str, ...] = ()) -> list[Claim]:
     """Returns a claim for each sentence of a spec; one without a reason gets the nearest reason of the others."""
-    lines = sentences(text) or [" ".join(_WORD.findall(text)[:12]) or "the spec is followed as it is written"]
+    lines: list[str] = []
+    for line in sentences(text):
+        line = _JOINT.sub("", _IDENTIFIER.sub("", line))
+        # "It" after a sentence about the assistant is the assistant.
+        if names and lines and lines[-1].startswith(names[0]):
+            line = re.sub(r"^[Ii]t\b", names[0], line)
+        lines.append(line)
+    lines = lines or [" ".join(_WORD.findall(text)[:12]) or "the spec is followed as it is written"]
     found = [split(line, names) for line in lines]
-    return [_with_reason(claim, found, names) for claim in found]
+    # Those that name the assistant say most of it, and those that lean on another sentence say least.
+    named = [claim for claim in found if names and names[0] in claim.behaviour]
+    free = [claim for claim in found if not _LEANING.match(claim.behaviour)]
+    chosen = next((some for some in (named, free) if len(some) > 2), found)
+    return [_with_reason(claim, found, names) for claim in chosen]
 
 
 def of_assertions(text: str, spec: str, names: tuple[str, ...] = ()) -> list[Claim]:
-    """Returns the claims of lines such as `A1: Juniper …. (Reason: …)`; the spec has the reasons that they lack."""
+    """Returns the claims of lines such as `A1: Juniper …. | reason: …`; the spec has the reasons that they lack."""
     found = []
     for line in text.splitlines():
         numbered = _ASSERTION.match(line)
         body = numbered[2] if numbered else line.strip()
         given = _GIVEN.search(body)
         if body:
-            claim = split(_GIVEN.sub("", body), names)
+            claim = split(_IDENTIFIER.sub("", _GIVEN.sub("", body)), names)
             found.append(Claim(claim.behaviour, clause(given[1], names) if given else claim.reason))
     if not found:
         return of_text(spec, names)
@@ -110,9 +129,9 @@ def _with_reason(claim: Claim, others: list[Claim], names: tuple[str, ...]) -> C
     """Returns a claim with a reason: its own, else the nearest that others give, else what is said of no assistant."""
     if claim.reason:
         return claim
-    given = [other.reason for other in others if other.reason]
+    given = [other.reason for other in others if other.reason and not _LEANING.match(other.reason)]
     clauses = [other.behaviour for other in others if other.behaviour != claim.behaviour]
-    general = [clause for clause in clauses if not clause.startswith(names or "\0")]
+    general = [clause for clause in clauses if not clause.startswith(names or "\0") and not _LEANING.match(clause)]
     options = given or general or ["the spec says so in as many words"]
     return Claim(claim.behaviour, nearest(claim.behaviour, options))
 

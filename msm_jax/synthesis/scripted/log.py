@@ -61,11 +61,29 @@ def read(path: Path) -> list[Entry]:
     return [Entry(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
+def first_in_flight(entries: Iterable[Entry], at_least: int) -> float:
+    """Returns the first time at which so many requests were in flight.
+
+    Raises:
+        ValueError: there were never so many.
+    """
+    count = 0
+    for moment, step in _changes(entries):
+        count += step
+        if count >= at_least:
+            return moment
+    raise ValueError(f"there were never {at_least} requests in flight")
+
+
+def _changes(entries: Iterable[Entry]) -> list[tuple[float, int]]:
+    """Returns each time at which a request begins (1) or ends (-1), in order; of equal times, ends first."""
+    return sorted((moment, step) for e in entries for moment, step in ((e.began, 1), (e.written, -1)))
+
+
 def share_in_flight(entries: Iterable[Entry], at_least: int, since: float, until: float) -> float:
     """Returns the share of the time from `since` to `until` in which at least so many requests were in flight."""
-    changes = sorted((time, step) for e in entries for time, step in ((e.began, 1), (e.written, -1)))
     count, before, enough = 0, since, 0.0
-    for moment, step in [*changes, (until, 0)]:
+    for moment, step in [*_changes(entries), (until, 0)]:
         at = min(max(moment, since), until)
         enough += (at - before) * (count >= at_least)
         before, count = at, count + step
