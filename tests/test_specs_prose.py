@@ -60,6 +60,7 @@ def test_sections_have_their_headings_and_a_title_is_optional():
     text = "Before all headings stands this.\n\n# Top\n\ntext one\n\n### Deep\n\ntext two\n\n## Next\n\nlast"
     found = prose.parse(text, {})
     assert [section.headings for section in found.sections] == [(), ("Top",), ("Top", "Deep"), ("Top", "Next")]
+    assert [section.name for section in found.sections] == ["Before all headings stands this.", "Top", "Deep", "Next"]
     assert found.title == "Top"
     assert prose.parse("One sentence about a calm assistant.", {}, "dir/calm.txt").title == "calm"
 

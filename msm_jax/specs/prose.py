@@ -45,8 +45,8 @@ class Section:
 
     @property
     def name(self) -> str:
-        """The headings in one line, or the first words of a text without a heading."""
-        return " > ".join(self.headings) or " ".join(self.text.split()[:8])
+        """The headings in one line, without the title of the whole; the first words of a text without a heading."""
+        return " > ".join(self.headings[1:] or self.headings) or " ".join(self.text.split()[:8])
 
     @property
     def words(self) -> int:
