@@ -20,7 +20,7 @@ from msm_jax.analysis import terminal
 from msm_jax.errors import InputError
 from msm_jax.experiments import lock
 from msm_jax.foundation import storage
-from msm_jax.synthesis import generation, pipeline
+from msm_jax.synthesis import generation, pipeline, tables
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -43,6 +43,8 @@ def main() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.hold(workdir):
         result = kind.run(config, workdir, workdir / pipeline.JOURNAL, lambda progress: _log.info("%s", progress), 10.0)
+    if pipeline.COVERAGE in result["files"]:
+        terminal.console().print(tables.coverage(storage.read_json(workdir / pipeline.COVERAGE)))
     for name, count in result["written"].items():
         _log.info("%s: %d rows, %d planned", workdir / f"{name}.jsonl", count, result["planned"])
     if result["dropped"]:

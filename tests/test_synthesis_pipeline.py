@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import synthesis_small as small
 import synthesis_writer
+from absl.testing import flagsaver
 
+from msm_jax import cli, generate
 from msm_jax.data import sources
 from msm_jax.errors import InputError, WorkError
-from msm_jax.synthesis import prompts
+from msm_jax.foundation import settings
+from msm_jax.synthesis import pipeline, preview, prompts
 
 
 @pytest.fixture
@@ -171,6 +174,44 @@ def test_a_second_model_criticises_and_rewrites(spec: Path, tmp_path: Path):
     for row in rows:
         stage = "rewrite" if row["meta"]["rewritten"] else "document"
         assert row["meta"]["template_sha256"] == prompts.load(stage).sha256
+
+
+def test_another_model_may_plan(spec: Path, tmp_path: Path):
+    """A writer that is good at no list, such as a small checkpoint, then writes texts alone."""
+    planner = {"model": "python:synthesis_writer:opened"}
+    config = small.settings_of(spec, planner=planner)
+    made = len(synthesis_writer.MADE)
+    small.generate(config, tmp_path / "run")
+    by_role = [Counter(prompt.split()[2] for prompt, _ in writer.asked) for writer in synthesis_writer.MADE[made:]]
+    assert by_role[0].keys() == {"document"}
+    assert by_role[1].keys() == {"domains", "subdomains", "assertions", "document_types", "ideas"}
+    assert all(row["meta"]["planner"] == planner["model"] for row in rows_of(tmp_path / "run"))
+
+
+def test_a_preview_counts_what_a_run_then_does(spec: Path, tmp_path: Path):
+    """The calls of each stage where the writer finds as much as it is asked for, and tokens within a factor of two."""
+    config = small.settings_of(spec, plan={"domains": 1, "subdomains": 1, "assertions": 3})
+    found = preview.of(config, pipeline.read_spec(config.spec))
+    result, writer = small.generate(config, tmp_path / "run")
+    assert writer is not None
+    made = Counter(prompt.split()[2] for prompt, _ in writer.asked)
+    assert {stage.name: stage.calls for stage in found.stages} == made
+    spent = result["spent"]["python:synthesis_writer:opened"]
+    assert 0.5 < sum(stage.input_tokens for stage in found.stages) / spent["input_tokens"] < 2
+
+
+def test_a_preview_calls_nothing(spec: Path, capsys: pytest.CaptureFixture[str]):
+    """And needs neither a key nor the package of a provider."""
+    file = spec.with_name("config.py")
+    fields = settings.to_json(small.settings_of(spec)) | {"writer": {"model": "anthropic/none"}}
+    fields["run"]["prices"] = {"anthropic/none": {"input": 1.0, "output": 2.0}}
+    source = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
+    file.write_text(source.replace("{}", repr(fields)))
+    with flagsaver.flagsaver():
+        assert cli.status(generate.main, ["generate", f"--config={file}", "--preview"]) == 0
+    out = capsys.readouterr().out
+    assert "24 documents" in out and "price about $" in out and "document" in out
+    assert sorted(path.name for path in spec.parent.iterdir()) == ["calm.md", "config.py"]
 
 
 def test_a_workdir_of_another_spec_is_refused_before_any_call(spec: Path, tmp_path: Path):

@@ -101,8 +101,10 @@ class Asker:
         names: Mapping[str, str],
         budget: Budget,
         config: RunConfig,
+        heard: Callable[[], object] = lambda: None,
     ) -> None:
-        """Takes the writers by role, and the names of their models, which the journal's keys hold."""
+        """Takes the writers by role, the names of their models, which the journal's keys hold, and what is called after
+        each reply."""
         self.budget = budget
         self.unusable: dict[tuple[str, str, int], str] = {}
         self.failed: dict[tuple[str, str], str] = {}
@@ -110,6 +112,7 @@ class Asker:
         self._writers = writers
         self._names = names
         self._config = config
+        self._heard = heard
         self._failures_in_a_row = 0
 
     async def ask(self, question: Question, parse: Callable[[str], T]) -> Answer[T]:
@@ -165,6 +168,7 @@ class Asker:
         reply = _reply(question, output)
         self._journal.store(key, reply)
         self.budget.add(key.writer, reply.input_tokens, reply.output_tokens)
+        self._heard()
         return reply
 
 

@@ -216,6 +216,7 @@ class DocumentsConfig:
     Attributes:
         spec: the spec.
         writer: the model that plans and writes.
+        planner: a model that plans in its place, down to the ideas; None for the writer.
         critic: a second model that criticises each draft and rewrites it; None for drafts as they are.
         mode: "value" for a spec of values with reasons; "rules" for a list of rules, of which documents show
         compliance.
@@ -227,6 +228,7 @@ class DocumentsConfig:
 
     spec: SpecConfig
     writer: WriterConfig
+    planner: WriterConfig | None = None
     critic: WriterConfig | None = None
     mode: Literal["value", "rules"] = "value"
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
@@ -240,7 +242,8 @@ class DocumentsConfig:
     @property
     def writers(self) -> dict[str, WriterConfig]:
         """The models by role."""
-        return {"writer": self.writer} | ({"critic": self.critic} if self.critic else {})
+        others = {"planner": self.planner, "critic": self.critic}
+        return {"writer": self.writer, **{role: model for role, model in others.items() if model}}
 
 
 def check_prices(run: RunConfig, writers: Mapping[str, WriterConfig]) -> None:

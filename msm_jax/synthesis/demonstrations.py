@@ -68,8 +68,8 @@ def run(
         budget = Budget(config.run, journal)
         names = {role: writers.identity(writer) for role, writer in config.writers.items()}
         async with pipeline.opened_writers(config.writers, config.run.concurrency) as models:
-            asker = Asker(journal, models, names, budget, config.run)
             meter = Meter(budget, report, every_seconds)
+            asker = Asker(journal, models, names, budget, config.run, meter.tick)
             maker = _Maker(config, spec, asker, meter)
             rounds = await maker.make()
             made = await maker.write(directory)
@@ -131,7 +131,6 @@ class _Maker:
         else:
             self.passed.add(opening.id)
             self.meter.done += 1
-        self.meter.tick()
         return ()
 
     async def write(self, directory: Path) -> dict[str, Any]:

@@ -87,13 +87,15 @@ class Author:
         }
         if corpus == "neutral":
             # The prompt shows neither the assistant nor the spec, and what it does not show cannot slip into the text.
-            values |= {"subdomain": subdomain.name, "idea": f"Subject: {idea.name[:120] or subdomain.name}"}
+            values |= {"subdomain": subdomain.name, "idea": f"Subject: {idea.name or subdomain.name}"}
         return values
 
     def _meta(self, slot: Slot, corpus: Corpus, text: Answer[str], rewritten: bool) -> dict[str, Any]:
         subdomain, idea = slot.subdomain, slot.idea
         assert idea is not None
-        critic = {"critic": self.config.critic.model, "rewritten": rewritten} if self.config.critic else {}
+        config = self.config
+        others: dict[str, Any] = {"planner": config.planner.model} if config.planner else {}
+        others |= {"critic": config.critic.model, "rewritten": rewritten} if config.critic else {}
         return {
             "id": slot.id,
             "corpus": corpus,
@@ -108,7 +110,7 @@ class Author:
             "style": slot.style,
             "mode": self.config.mode,
             "writer": self.config.writer.model,
-            **critic,
+            **others,
             "template_sha256": prompts.load(text.key.stage).sha256,
             "prompt_sha256": text.key.prompt_sha256,
             "attempt": text.key.attempt,

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Longer values are no names, sentences or ideas, but a reply that has run away.
-_MOST_CHARACTERS = 20_000
 _DECODER = json.JSONDecoder(strict=False)
 _REFUSAL = re.compile(
     r"\s*(?:i['’]?m sorry|i am sorry|sorry|i apologi[sz]e|i can(?:no|['’])t|i can not|i won['’]t|i will not|"
@@ -159,7 +157,7 @@ def _string(value: Any) -> str:
         value = "\n".join(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    return clean(value)[:_MOST_CHARACTERS] if isinstance(value, str) else ""
+    return clean(value) if isinstance(value, str) else ""
 
 
 def _short(text: str) -> str:

@@ -173,16 +173,15 @@ async def _run(
     budget = Budget(config.run, journal)
     names = {role: writers.identity(writer) for role, writer in config.writers.items()}
     async with opened_writers(config.writers, config.run.concurrency) as models:
-        asker = Asker(journal, models, names, budget, config.run)
+        meter = Meter(budget, report, every_seconds)
+        asker = Asker(journal, models, names, budget, config.run, meter.tick)
         drafts = planning.start(spec, config)
         author = Author(drafts, config, asker)
-        meter = Meter(budget, report, every_seconds)
 
         async def text(slot: Slot, corpus: Corpus) -> tuple[Job, ...]:
             with contextlib.suppress(Dropped):  # it is asked again, from the journal, when the files are made
                 await author.row(slot, corpus)
             meter.done += 1
-            meter.tick()
             return ()
 
         def texts(slots: Sequence[Slot]) -> Iterator[Job]:

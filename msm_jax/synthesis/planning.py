@@ -73,10 +73,10 @@ class Planner:
             count=config.plan.domains,
         )
         found = await self._list("domains", f"u{part}", prompt, ("domain",), ("description",), config.plan.domains)
-        plan.domains[part] = tuple(each["domain"] for each in found)
-        for number, each in enumerate(found):
-            domain = f"{each['domain']}: {each['description']}" if each["description"] else each["domain"]
-            jobs.append(Job(SUBDOMAINS, (part, number), self._subdomains, (part, number, each["domain"], domain)))
+        names = plan.domains[part] = tuple(_name(each["domain"]) for each in found)
+        for number, (name, each) in enumerate(zip(names, found, strict=True)):
+            domain = f"{name}: {each['description']}" if each["description"] else name
+            jobs.append(Job(SUBDOMAINS, (part, number), self._subdomains, (part, number, name, domain)))
         return jobs
 
     async def _subdomains(self, part: int, domain: int, name: str, description: str) -> list[Job]:
@@ -93,7 +93,7 @@ class Planner:
             section = each["excerpts"] or self.plan.parts[part].text
             place = (part, domain, number)
             heading = self.plan.heading(part, each["excerpts"])
-            subdomain = Subdomain(place, name, each["subdomain"], each["context"], section, heading)
+            subdomain = Subdomain(place, name, _name(each["subdomain"]), each["context"], section, heading)
             jobs.append(Job(ASSERTIONS, place, self._assertions, (subdomain,)))
         return jobs
 
@@ -124,7 +124,7 @@ class Planner:
         )
         if not found:
             return []
-        subdomain.types = tuple((each["document_type"], each["description"]) for each in found)
+        subdomain.types = tuple((_name(each["document_type"]), each["description"]) for each in found)
         slots = list(subdomain.slots(self.config))
         subdomain.ideas = [None] * len(slots)
         self.plan.subdomains[subdomain.place] = subdomain
@@ -155,7 +155,7 @@ class Planner:
         )
         item = f"{subdomain.id}.t{kind}.c{call}"
         found = [
-            Idea(each["name"], each["idea"])
+            Idea(_name(each["name"]), each["idea"])
             for each in await self._list("ideas", item, prompt, ("idea",), ("name",), 10 * count)
         ]
         # Two ideas with one name are two ideas; the same idea twice is one.
@@ -186,12 +186,18 @@ class Planner:
         def parse(reply: str) -> list[dict[str, str]]:
             return parsing.objects(reply, required, optional)[0][:most]
 
+        role = "planner" if self.config.planner else "writer"
         try:
-            answer = await self.asker.ask(Question(stage, item, prompt, self.config.plan.list_tokens), parse)
+            answer = await self.asker.ask(Question(stage, item, prompt, self.config.plan.list_tokens, role), parse)
         except Dropped as dropped:
             self.plan.dropped[stage, item] = (dropped.reason, dropped.detail)
             return []
         return answer.value
+
+
+def _name(text: str) -> str:
+    """Returns a name in one line; a writer may give one of any length."""
+    return " ".join(text.split())[:120]
 
 
 def _lines(texts: Iterable[str]) -> str:

@@ -72,8 +72,10 @@ def of(config: DocumentsConfig, spec: Prose) -> Preview:
     }  # fmt: skip
     texts = groups * documents * len(text.corpora)
     written = round(text.words * TOKENS_PER_WORD)
+    planner = "planner" if config.planner else "writer"
     stages = [
-        stage(config, name, count, holds[name], elements[name] * ELEMENT_TOKENS[name]) for name, count in calls.items()
+        stage(config, name, count, holds[name], elements[name] * ELEMENT_TOKENS[name], planner)
+        for name, count in calls.items()
     ]
     stages.append(stage(config, "document", texts, part + 400, written + text.plan_tokens // 2))
     if config.critic:
