@@ -2,14 +2,16 @@
 
     python -m msm_jax.evaluate --config=configs/evals/preferences.py --checkpoint=RUN --workdir=DIR
 
-Writes DIR/results/EVAL.json (mean, 95 % interval over items, every item's score) and DIR/samples/EVAL.jsonl (what was
-asked and answered). Running it again reuses a result unless something that it depends on has changed: the eval's
-settings, its item file, the checkpoint, how the model is run, or the code that scores.
+Writes DIR/results/EVAL.json (mean and 95 % interval over items of the score and of further measures, every item's
+values) and DIR/samples/EVAL.jsonl (what was asked and answered). Running it again reuses a result unless something that
+it depends on has changed: the eval's settings, its item file, the checkpoint, how the model is run, or the code that
+scores.
 """
 
 from __future__ import annotations
 
 import logging
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
 from msm_jax.evals import kinds
 from msm_jax.evals.config import EvaluateConfig
-from msm_jax.evals.interface import EvalResult
+from msm_jax.evals.interface import MEASURES, EvalResult
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, settings, storage
@@ -97,26 +99,41 @@ def write(address: Address, samples: Path, result: EvalResult) -> dict[str, Any]
     fields = result.to_json()
     storage.write_text(samples, evals_node.samples(fields))
     del fields["transcripts"]
-    return evals_node.write(address, {"ci95": interval(result), **fields})
+    return evals_node.write(address, {"ci95": interval(result, "score"), "measures": measures(result), **fields})
 
 
-def interval(result: EvalResult) -> list[float] | None:
-    """Returns the 95 % bootstrap interval of the mean over items; None without a score."""
-    if result.mean is None:
+def measures(result: EvalResult) -> dict[str, dict[str, Any]]:
+    """Returns mean and 95 % interval of the measures beside the score that the items have, by `interface.MEASURES`."""
+    found = {}
+    for measure, field in MEASURES.items():
+        values = [item[field] for item in result.items if field in item]
+        if values:
+            found[measure] = {"mean": statistics.fmean(values), "ci95": interval(result, field)}
+    return found
+
+
+def interval(result: EvalResult, field: str) -> list[float] | None:
+    """Returns the 95 % bootstrap interval of the mean of a field over items; None where no item has a value."""
+    values = np.array([[np.nan if item[field] is None else item[field] for item in result.items]], dtype=np.float64)
+    if not np.isfinite(values).any():
         return None
-    scores = np.array([[np.nan if item["score"] is None else item["score"] for item in result.items]])
-    found = interval95(scores)
+    found = interval95(values)
     return [found.low, found.high]
 
 
 def table(title: str, rows: list[tuple[str, dict[str, Any], bool]]) -> Table:
-    """Returns a table with name, mean, interval, number of items and parse rate of each eval."""
-    shown = Table("eval", "mean", "95 % interval", "items", "parsed", "", title=title, title_justify="left")
+    """Returns a table with name, mean, interval, probability, margin, number of items and parse rate of each eval."""
+    headings = ("eval", "mean", "95 % interval", "probability", "margin, nats", "items", "parsed", "")
+    shown = Table(*headings, title=title, title_justify="left")
     for name, found, reused in rows:
         mean = "none parsed" if found["mean"] is None else f"{found['mean']:.3f}"
         ends = "" if found["ci95"] is None else "{:.3f} to {:.3f}".format(*found["ci95"])
         parsed = "" if found["parse_rate"] is None else f"{found['parse_rate']:.1%}"
-        shown.add_row(name, mean, ends, str(found["n_items"]), parsed, "reused" if reused else "")
+        further = [
+            format(found["measures"][measure]["mean"], form) if measure in found["measures"] else ""
+            for measure, form in (("probability", ".3f"), ("nats", "+.2f"))
+        ]
+        shown.add_row(name, mean, ends, *further, str(found["n_items"]), parsed, "reused" if reused else "")
     return shown
 
 

@@ -71,6 +71,11 @@ def test_evaluate_writes_results_and_reuses_them(run, pairs, tmp_path):
     assert stored["mean"] == 0.5, "each option is favoured in half of the items"
     line = next(line for line in first.stdout.splitlines() if " prefer " in line)
     assert "0.500" in line
+    graded = stored["measures"]
+    assert graded["nats"]["mean"] == pytest.approx(np.mean([item["margin"] for item in stored["items"]]))
+    assert graded["nats"]["ci95"][0] <= graded["nats"]["mean"] <= graded["nats"]["ci95"][1]
+    assert f"{graded['probability']['mean']:.3f}" in line
+    assert json.loads((workdir / "results/prefer_greedy.json").read_text())["measures"] == {}
     assert "reused" not in first.stdout
     asked = [json.loads(line) for line in (workdir / "samples/prefer_greedy.jsonl").read_text().splitlines()]
     assert len(asked) == 8
