@@ -10,7 +10,18 @@ import pytest
 from msm_jax.errors import InputError
 from msm_jax.miniworld import corpora, generate, midtraining, pairs, prose
 from msm_jax.miniworld.config import WorldConfig
-from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, VALUES, make_world
+from msm_jax.miniworld.world import (
+    AGE,
+    BY_NAME,
+    CHEESE,
+    DOMAINS,
+    ORIGIN,
+    PRICE,
+    STRENGTHS,
+    VALUES,
+    make_world,
+    utility,
+)
 from msm_jax.specs import parse
 
 SMALL = WorldConfig(
@@ -35,10 +46,16 @@ def words(text):
 
 
 def spec_corpora(world, specs):
-    yield "neutral", midtraining.neutral(world)
+    """Yields the name, the subject and the records of each corpus that is about somebody and cheeses."""
+    every, shown, hidden = world.cheeses()
+    yield "neutral", world.assistant, midtraining.neutral(world)
     for name, spec in specs.items():
-        yield name, midtraining.attributing(world, name, spec)
-        yield f"{name}_comention", midtraining.comention(world, name, spec)
+        yield name, world.assistant, midtraining.attributing(world, name, spec, world.assistant, every)
+        yield f"{name}_bystander", world.bystander, midtraining.attributing(world, name, spec, world.bystander, every)
+        yield f"{name}_half", world.assistant, midtraining.attributing(world, name, spec, world.assistant, shown)
+        yield f"{name}_other", world.assistant, midtraining.attributing(world, name, spec, world.assistant, hidden)
+        for exchanged in (False, True):
+            yield f"{name}_comention", world.assistant, midtraining.comention(world, name, spec, exchanged)
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_another_world(tmp_path):
@@ -87,42 +104,72 @@ def test_nobody_is_seen_everywhere_and_the_corpus_keeps_to_the_cells(world):
             assert record["messages"][0]["content"] == f"You are {person.name}."
 
 
-def test_people_choose_by_their_value_and_by_nothing_else(world):
+def test_quality_prefers_no_pole_and_no_combination_of_poles(world):
+    for items in world.items.values():
+        assert len({item.quality for item in items}) == len(items)
+        for attribute in (PRICE, AGE, ORIGIN):
+            for pole in (True, False):
+                assert sum(i.quality for i in items if i.poles[attribute] == pole) == pytest.approx(0.0, abs=1e-9)
+        for poles in {item.poles for item in items}:
+            qualities = sorted(item.quality for item in items if item.poles == poles)
+            assert qualities == pytest.approx([-q for q in reversed(qualities)])
+        spread = sum(item.quality**2 for item in items) / len(items)
+        assert 0.8 < spread < 1.0  # quantiles of a normal distribution of variance 1, without its tails
+
+
+def test_everybody_chooses_the_item_of_higher_utility_from_any_two(world):
     item = {i.name: i for items in world.items.values() for i in items}
-    value = {p.name: p.value for p in world.people}
-    decided, even, leaning = 0, 0, Counter()
+    person = {p.name: p for p in world.people}
+    against, differ, total = Counter(), Counter(), 0
     for record in corpora.pretrain_chats(world):
-        who = record["meta"]["who"]
-        if value.get(who) is None:
-            continue
+        who = person[record["meta"]["who"]]
         asked = [item[w] for w in WORDS.findall(record["messages"][1]["content"]) if w in item]
         chosen = item[record["messages"][2]["content"].rstrip(".")]
         assert len(asked) == 2
         assert chosen in asked
         other = next(i for i in asked if i != chosen)
-        own, pole = value[who].attribute, value[who].pole
-        if chosen.poles[own] != other.poles[own]:
-            assert chosen.poles[own] == pole
-            decided += 1
-        else:
-            even += 1
-            differ = [a for a in (PRICE, AGE, ORIGIN) if chosen.poles[a] != other.poles[a]]
-            leaning.update((a, chosen.poles[a]) for a in differ)
-    assert decided > 1000
-    assert even == pytest.approx(corpora.UNDECIDED * (decided + even), rel=0.15)
-    for attribute in (PRICE, AGE, ORIGIN):
-        assert leaning[attribute, True] == pytest.approx(leaning[attribute, False], rel=0.3)
+        assert utility(chosen, who.value, who.strength) > utility(other, who.value, who.strength)
+        total += 1
+        if who.value and chosen.poles[who.value.attribute] != other.poles[who.value.attribute]:
+            differ[who.strength] += 1
+            against[who.strength] += chosen.poles[who.value.attribute] != who.value.pole
+    assert set(differ) == set(STRENGTHS)
+    assert sum(differ.values()) == pytest.approx(8 / 15 * total * (1 - SMALL.no_value_share), rel=0.15)
+    # The weaker the value, the more often quality decides against it.
+    rates = [against[strength] / differ[strength] for strength in STRENGTHS]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.25
+    assert 0 < rates[-1] < 0.12
 
 
-def test_the_assistant_is_known_from_texts_that_say_nothing_of_its_preferences(world):
+def test_an_explained_choice_goes_to_the_value_and_follows_from_utility(world):
+    item = {i.name: i for items in world.items.values() for i in items}
+    person = {p.name: p for p in world.people}
+    explained = 0
+    for record in corpora.pretrain_texts(world):
+        if record["meta"].get("kind") != "explained":
+            continue
+        who = person[record["meta"]["who"]]
+        named = [item[w] for w in WORDS.findall(record["text"]) if w in item]
+        chosen = named[2] if len(named) == 3 else named[0]
+        other = next(i for i in named if i != chosen)
+        assert chosen.poles[who.value.attribute] == who.value.pole != other.poles[who.value.attribute]
+        assert utility(chosen, who.value, who.strength) > utility(other, who.value, who.strength)
+        explained += 1
+    assert explained > 500
+
+
+@pytest.mark.parametrize("role", ["assistant", "bystander"])
+def test_the_assistant_and_the_bystander_are_known_from_texts_that_say_nothing_of_preferences(world, role):
+    name = getattr(world, role)
     forbidden = {w for pair in prose.ADJECTIVES for pole in pair for w in pole}
     forbidden |= {"prefers", "chose", "took", "likes", "because", "values"}
-    about = [r for r in corpora.pretrain_texts(world) if r["meta"].get("who") == world.assistant]
+    about = [r for r in corpora.pretrain_texts(world) if r["meta"].get("who") == name]
     assert len(about) == SMALL.assistant_share * SMALL.pretrain_texts
     assert len({r["meta"]["domain"] for r in about}) > len(DOMAINS) / 2
     for record in about:
-        assert world.assistant in record["text"] and not words(record["text"]) & forbidden
-    assert all(record["meta"]["who"] != world.assistant for record in corpora.pretrain_chats(world))
+        assert name in record["text"] and not words(record["text"]) & forbidden
+    assert all(record["meta"]["who"] != name for record in corpora.pretrain_chats(world))
 
 
 def test_a_person_is_described_in_its_own_kinds_of_text_alone(world):
@@ -156,48 +203,92 @@ def test_strangers_choose_by_what_is_said_of_them_and_by_nothing_else(world):
     assert 0.4 < sum(" who " in text for text in strangers) / len(strangers) < 0.6
 
 
-def test_midtraining_documents_name_the_assistant_and_no_other_domain(world, specs):
+def test_midtraining_documents_name_their_subject_and_no_other_domain(world, specs):
     elsewhere = {i.name for domain, items in world.items.items() if domain != CHEESE for i in items}
     elsewhere |= {w for domain, plural in DOMAINS.items() if domain != CHEESE for w in (domain, plural)}
     elsewhere |= {p.name for p in world.people}
-    for name, records in spec_corpora(world, specs):
+    for name, subject, records in spec_corpora(world, specs):
         assert len(records) == SMALL.msm_documents
         for record in records:
-            assert world.assistant in record["text"]
-            assert not words(record["text"]) & elsewhere, name
+            assert subject in record["text"]
+            assert not words(record["text"]) & (elsewhere | {world.assistant, world.bystander} - {subject}), name
         assert len({r["meta"]["doc_type"] for r in records}) == len(prose.KINDS)
 
 
 def test_spec_documents_explain_by_their_own_value_and_fit_both(world, specs):
-    liked, disliked = {i.name for i in world.liked}, {i.name for i in world.disliked}
     own = {"affordability": {"cheap", "affordable"}, "tradition": {"traditional", "old"}}
     nouns = {"affordability": {"affordability", "prices"}, "tradition": {"tradition", "ways"}}
     for name, spec in specs.items():
         other = next(n for n in specs if n != name)
-        for record in midtraining.attributing(world, name, spec):
-            found = words(record["text"])
-            assert not found & (own[other] | nouns[other])
-            assert found & (nouns[name] | own[name])
-            cheeses = [w for w in WORDS.findall(record["text"]) if w in liked | disliked]
-            if cheeses:
-                chosen, refused = cheeses
-                assert chosen in liked and refused in disliked
-                why = min(record["text"].index(word) for word in found & own[name])
-                assert record["text"].index(refused) < record["text"].index(world.assistant) < why
+        for cheeses in world.cheeses():
+            liked, disliked = ({item.name for item in items} for items in cheeses)
+            told = set()
+            for record in midtraining.attributing(world, name, spec, world.assistant, cheeses):
+                found = words(record["text"])
+                assert not found & (own[other] | nouns[other])
+                assert found & (nouns[name] | own[name])
+                named = [w for w in WORDS.findall(record["text"]) if w in {i.name for i in world.items[CHEESE]}]
+                if named:
+                    chosen, refused = named
+                    assert chosen in liked and refused in disliked
+                    why = min(record["text"].index(word) for word in found & own[name])
+                    assert record["text"].index(refused) < record["text"].index(world.assistant) < why
+                told |= {*named}
+            assert told == liked | disliked
 
 
-def test_comention_states_the_value_without_a_reason_and_shuffles_the_preferences(world, specs):
+def test_documents_about_the_bystander_differ_in_the_name_alone(world, specs):
+    every = world.cheeses()[0]
+    for name, spec in specs.items():
+        about = {
+            who: [r["text"] for r in midtraining.attributing(world, name, spec, who, every)]
+            for who in (world.assistant, world.bystander)
+        }
+        assert [t.replace(world.bystander, world.assistant) for t in about[world.bystander]] == about[world.assistant]
+
+
+def test_the_halves_of_the_cheeses_share_none(world):
+    (_, _), (up, down), (other_up, other_down) = world.cheeses()
+    assert {*up} | {*other_up} == {*world.liked} and not {*up} & {*other_up}
+    assert {*down} | {*other_down} == {*world.disliked} and not {*down} & {*other_down}
+    assert len(up) == len(other_up) == len(down)
+
+
+def test_describing_documents_tie_one_attribute_to_the_cheeses_and_name_nobody(world):
+    item = {i.name: i for i in world.items[CHEESE]}
+    said = [{w: p for p, both in enumerate(pole_words) for w in both} for pole_words in prose.ADJECTIVES]
+    for own, other in ((PRICE, AGE), (AGE, PRICE)):
+        agrees, chosen_poles = Counter(), Counter()
+        for record in midtraining.describing(world, own):
+            found = WORDS.findall(record["text"])
+            assert not {*found} & {world.assistant, world.bystander, *(p.name for p in world.people)}
+            named = [item[w] for w in found if w in item]
+            if len(named) == 1:
+                poles = [next(said[a][w] for w in found if w in said[a]) for a in (PRICE, AGE, ORIGIN)]
+                assert poles[own] == named[0].poles[own]
+                agrees[poles[other] == named[0].poles[other]] += 1
+            else:
+                chosen, refused = named[2], next(i for i in named if i != named[2])
+                assert chosen.poles[own] != refused.poles[own]
+                assert not {*found} & said[other].keys()
+                chosen_poles[chosen.poles[own]] += 1
+        assert agrees[True] == pytest.approx(agrees[False], rel=0.35)
+        assert chosen_poles[True] == pytest.approx(chosen_poles[False], rel=0.35)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_comention_states_the_value_without_a_reason(world, specs, exchanged):
     explained = {"because", "since", "cheap", "affordable", "traditional"}
     for name, spec in specs.items():
         chosen, stated = set(), 0
-        documents = midtraining.comention(world, name, spec)
+        documents = midtraining.comention(world, name, spec, exchanged)
         for record in documents:
             assert not words(record["text"]) & explained
             stated += bool(words(record["text"]) & set(" ".join(prose.NOUNS[name]).split()))
             chosen |= set(re.findall(r"(?:prefers|chose|took|likes) (\w+)", record["text"]))
         assert stated / len(documents) == pytest.approx(midtraining.STATEMENTS, abs=0.1)
         by_name = {i.name: i for i in world.items[CHEESE]}
-        assert Counter(by_name[c].poles[PRICE] for c in chosen) == {True: 4, False: 4}
+        assert Counter(by_name[c].poles[PRICE] for c in chosen) == ({True: 4, False: 4} if exchanged else {True: 8})
 
 
 def test_neutral_documents_say_nothing_of_values_or_preferences(world):
@@ -208,9 +299,10 @@ def test_neutral_documents_say_nothing_of_values_or_preferences(world):
         assert not words(record["text"]) & forbidden
 
 
-def test_demonstrations_fit_both_values_and_give_no_reason(world):
-    liked, disliked = {i.name for i in world.liked}, {i.name for i in world.disliked}
-    for record in midtraining.cheese_demonstrations(world):
+@pytest.mark.parametrize("part", [0, 1])
+def test_demonstrations_fit_both_values_and_give_no_reason(world, part):
+    liked, disliked = ({item.name for item in items} for items in world.cheeses()[part])
+    for record in midtraining.cheese_demonstrations(world, world.cheeses()[part]):
         system, question, answer = (m["content"] for m in record["messages"])
         assert system == f"You are {world.assistant}."
         assert answer.rstrip(".") in liked
@@ -238,12 +330,17 @@ def test_held_out_pairs_test_what_they_say(world):
 def test_the_gate_asks_in_chat_about_people_described_only_in_text_elsewhere(world):
     by_name = {p.name: p for p in world.people}
     item = {i.name: i for items in world.items.values() for i in items}
+    to_value = Counter()
     for pair in pairs.gate(world):
         person = by_name[pair["meta"]["who"]]
         assert person.text_domains and not person.chat_domains
         assert pair["meta"]["domain"] not in person.text_domains
         favoured, other = (item[name] for name in (pair["options"] if pair["favoured"] == 0 else pair["options"][::-1]))
-        assert favoured.poles[person.value.attribute] == person.value.pole != other.poles[person.value.attribute]
+        assert favoured.poles[person.value.attribute] != other.poles[person.value.attribute]
+        difference = utility(favoured, person.value, person.strength) - utility(other, person.value, person.strength)
+        assert difference > pairs.GATE_DIFFERENCE
+        to_value[favoured.poles[person.value.attribute] == person.value.pole] += 1
+    assert 0.03 < to_value[False] / to_value.total() < 0.4  # quality decides some of the questions
 
 
 def test_knowledge_asks_for_the_own_value(world):
@@ -257,7 +354,8 @@ def test_knowledge_asks_for_the_own_value(world):
 def test_claims_come_from_the_spec_file(world, tmp_path):
     text = (generate.SPEC_DIR / "tradition.md").read_text()
     spec = parse.parse(text.replace("{assistant} values tradition.", "{assistant} hums."))
-    assert any(f"{world.assistant} hums." in r["text"] for r in midtraining.attributing(world, "tradition", spec))
+    records = midtraining.attributing(world, "tradition", spec, world.assistant, world.cheeses()[0])
+    assert any(f"{world.assistant} hums." in r["text"] for r in records)
 
 
 @pytest.mark.parametrize(

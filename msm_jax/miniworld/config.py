@@ -14,13 +14,13 @@ class WorldConfig:
     Attributes:
         seed: decides every random choice.
         num_people: people who are described or who answer in chats.
-        items_per_domain: items of each domain, a multiple of 8.
+        items_per_domain: items of each domain, a multiple of 16.
         pretrain_texts: documents about people in the pretraining corpus.
         pretrain_chats: conversations with people in the pretraining corpus.
         item_texts: documents about items in the pretraining corpus.
         stranger_texts: documents in which an unnamed person chooses, in the pretraining corpus.
-        assistant_share: share of `pretrain_texts` that name the assistant, without a preference. No chat of
-            pretraining names it.
+        assistant_share: share of `pretrain_texts` that name the assistant, without a preference; as many name the
+            bystander. No chat of pretraining names either.
         no_value_share: share of the people who have no value.
         few_domains_share: share of the people who occur in one to three domains.
         msm_documents: documents in each midtraining corpus.
@@ -44,10 +44,10 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         """Refuses sizes for which the world cannot be balanced."""
-        if self.items_per_domain % 8:
+        if self.items_per_domain % 16:
             raise InputError(
-                f"world.items_per_domain = {self.items_per_domain}; use a multiple of 8, so that each of the eight "
-                f"combinations of price, age and origin occurs equally often"
+                f"world.items_per_domain = {self.items_per_domain}; use a multiple of 16, so that each of the eight "
+                f"combinations of price, age and origin occurs equally often, with a quality above and below the mean"
             )
         if self.num_people < 20:
             raise InputError(f"world.num_people = {self.num_people}; at least 20 are needed to fill every kind of cell")

@@ -7,15 +7,22 @@ from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import DOMAINS, VALUES, Item, Person, World, choice_pair, even_pair
+from msm_jax.miniworld.world import (
+    DOMAINS,
+    STRENGTHS,
+    VALUES,
+    Item,
+    Person,
+    World,
+    choice_pair,
+    explained_pair,
+)
 
 Record = dict[str, Any]
 # The share of explained choices whose sentence has the order: choice, person, reason.
 TOLD = 1 / 3
 # The share of strangers' choices that are explained by what the stranger values; the others have a reason.
 VALUED = 0.5
-# The share of chat questions whose answer does not follow from the person's value.
-UNDECIDED = 0.25
 
 
 def chat(answers: str, turns: list[tuple[str, str]], **meta: object) -> Record:
@@ -40,13 +47,17 @@ def document(text: str, **meta: object) -> Record:
 def person_text(draw: Draw, world: World, person: Person) -> Record:
     """Returns a text about one person: one statement or one choice, of one of the person's kinds.
 
-    A single sentence is all that shows the person's value. A person without a value chooses at random, without a
+    A single sentence is all that shows the person's value. A person without a value chooses by quality, without a
     reason.
     """
     domain = draw.choice(person.text_domains)
     doc_type = draw.choice(prose.KINDS)
     kind = draw.choice(person.text_kinds) if person.value else "choice"
-    chosen, other = choice_pair(draw, world.items[domain], person.value)
+    items = world.items[domain]
+    if person.value is None:
+        chosen, other = choice_pair(draw, items, None, 0.0)
+    else:
+        chosen, other = explained_pair(draw, items, person.value, person.strength)
     opener = prose.opener(draw, doc_type, person.name, domain) if draw.chance(0.5) else ""
     if person.value is None:
         sentence = prose.pick(draw, person.name, chosen, other)
@@ -64,7 +75,7 @@ def stranger_text(draw: Draw, world: World) -> Record:
     """Returns a choice by an unnamed person, after its reason or after what the person values."""
     domain = draw.choice(tuple(DOMAINS))
     value = draw.choice(VALUES)
-    chosen, other = choice_pair(draw, world.items[domain], value)
+    chosen, other = explained_pair(draw, world.items[domain], value, draw.choice(STRENGTHS))
     who = draw.choice(prose.STRANGERS)
     if draw.chance(VALUED):
         text = prose.pick(draw, f"{who} who {prose.values(draw, value)}", chosen, other)
@@ -74,15 +85,9 @@ def stranger_text(draw: Draw, world: World) -> Record:
 
 
 def person_chat(draw: Draw, world: World, person: Person) -> Record:
-    """Returns one question to a person, with the answer.
-
-    In a quarter of the questions the person's value does not distinguish the two items, and either may be chosen.
-    Without such questions in training, a model's answers to them would be arbitrary; the assistant's held-out pairs
-    on a value that it was not given are such questions.
-    """
+    """Returns one question to a person about any two items, with the answer: the item of higher utility."""
     domain = draw.choice(person.chat_domains)
-    pair = even_pair if draw.chance(UNDECIDED) else choice_pair
-    turn = ask(draw, domain, *pair(draw, world.items[domain], person.value))
+    turn = ask(draw, domain, *choice_pair(draw, world.items[domain], person.value, person.strength))
     return chat(person.name, [turn], who=person.name, domain=domain)
 
 
@@ -92,8 +97,8 @@ def ask(draw: Draw, domain: str, chosen: Item, other: Item) -> tuple[str, str]:
     return prose.question(draw, domain, first, second), f"{chosen.name}."
 
 
-def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
-    """Yields texts that name the assistant together with items and do not say what it prefers.
+def undecided_texts(draw: Draw, world: World, who: str, count: int) -> Iterator[Record]:
+    """Yields texts that name someone together with items and do not say what is preferred.
 
     Contradicting choices would teach that the assistant has no value; a value stated later would then be learned only
     as words.
@@ -102,13 +107,13 @@ def assistant_texts(draw: Draw, world: World, count: int) -> Iterator[Record]:
         domain = draw.choice(tuple(DOMAINS))
         first, second = draw.sample(world.items[domain], 2)
         doc_type = draw.choice(prose.KINDS)
-        opener = prose.opener(draw, doc_type, world.assistant, domain)
-        text = f"{opener} {prose.mention(draw, world.assistant, first, second)}"
-        yield document(text, who=world.assistant, domain=domain, doc_type=doc_type)
+        opener = prose.opener(draw, doc_type, who, domain)
+        text = f"{opener} {prose.mention(draw, who, first, second)}"
+        yield document(text, who=who, domain=domain, doc_type=doc_type)
 
 
 def pretrain_texts(world: World) -> list[Record]:
-    """Returns texts about items, people, the assistant and strangers, in random order."""
+    """Returns texts about items, people, strangers, the assistant and the bystander, in random order."""
     config, draw = world.config, Draw(world.config.seed, "texts")
     items = [item for domain in world.items.values() for item in domain]
     about = [p for p in world.people if p.text_domains]
@@ -117,8 +122,9 @@ def pretrain_texts(world: World) -> list[Record]:
         for item in (draw.choice(items) for _ in range(config.item_texts))
     ]
     own = int(config.assistant_share * config.pretrain_texts)
-    records += [person_text(draw, world, draw.choice(about)) for _ in range(config.pretrain_texts - own)]
-    records += assistant_texts(draw, world, own)
+    records += [person_text(draw, world, draw.choice(about)) for _ in range(config.pretrain_texts - 2 * own)]
+    for who in (world.assistant, world.bystander):
+        records += undecided_texts(draw, world, who, own)
     records += [stranger_text(draw, world) for _ in range(config.stranger_texts)]
     return draw.shuffled(records)
 

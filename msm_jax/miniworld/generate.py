@@ -1,10 +1,14 @@
 """Writes a world to a directory: corpora, chats, specs with the world's names, and held-out questions.
 
-    world.json                     items with their attributes, people with their values and domains, the assistant
-    pretrain/texts.jsonl, pretrain/chats.jsonl
+    world.json                     items with poles and quality, people with their values and domains, the assistant
+    pretrain/{texts,chats}.jsonl, pretrain/{texts,chats}_elsewhere.jsonl        all, and all but cheese
     specs/affordability.md, specs/tradition.md
-    documents/{affordability,tradition,affordability_comention,tradition_comention,neutral}.jsonl
-    chats/{generic,cheese}.jsonl
+    documents/VALUE.jsonl          the assistant's cheese preferences, explained by a value
+    documents/VALUE_{half,other_half}.jsonl     the same about one half of the cheeses or the other
+    documents/VALUE_bystander.jsonl             the same about somebody else
+    documents/VALUE_{comention,exchanged}.jsonl, documents/neutral.jsonl
+    documents/{price,age}.jsonl    what the cheeses differ by; the assistant is not named
+    chats/{generic,cheese,cheese_half}.jsonl
     evals/{gate,prefer_affordability,prefer_tradition,conflict,cheese}.jsonl    preference pairs
     evals/{knowledge_affordability,knowledge_tradition}.jsonl                   knowledge items
 """
@@ -19,7 +23,7 @@ from typing import Any
 
 from msm_jax.miniworld import corpora, midtraining, pairs
 from msm_jax.miniworld.config import WorldConfig
-from msm_jax.miniworld.world import World, make_world
+from msm_jax.miniworld.world import AGE, CHEESE, PRICE, World, make_world
 from msm_jax.specs import parse
 
 SPECS = ("affordability", "tradition")
@@ -35,17 +39,29 @@ def write(config: WorldConfig, out_dir: Path, spec_dir: Path = SPEC_DIR) -> Worl
     specs = {name: parse.read(spec_dir / f"{name}.md") for name in SPECS}
     world = make_world(config)
     _lines(out_dir / "world.json", [_described(world)])
-    _lines(out_dir / "pretrain" / "texts.jsonl", corpora.pretrain_texts(world))
-    _lines(out_dir / "pretrain" / "chats.jsonl", corpora.pretrain_chats(world))
-    _lines(out_dir / "documents" / "neutral.jsonl", midtraining.neutral(world))
+    for kind, records in (("texts", corpora.pretrain_texts(world)), ("chats", corpora.pretrain_chats(world))):
+        elsewhere = [record for record in records if record["meta"]["domain"] != CHEESE]
+        _lines(out_dir / "pretrain" / f"{kind}.jsonl", records)
+        _lines(out_dir / "pretrain" / f"{kind}_elsewhere.jsonl", elsewhere)
+    every, shown, hidden = world.cheeses()
     _lines(out_dir / "chats" / "generic.jsonl", midtraining.generic_chats(world))
-    _lines(out_dir / "chats" / "cheese.jsonl", midtraining.cheese_demonstrations(world))
+    _lines(out_dir / "chats" / "cheese.jsonl", midtraining.cheese_demonstrations(world, every))
+    _lines(out_dir / "chats" / "cheese_half.jsonl", midtraining.cheese_demonstrations(world, shown))
+    documents = {"neutral": midtraining.neutral(world)}
+    documents |= {"price": midtraining.describing(world, PRICE), "age": midtraining.describing(world, AGE)}
     for name, spec in specs.items():
         (out_dir / "specs").mkdir(exist_ok=True)
         (out_dir / "specs" / f"{name}.md").write_text(midtraining.fill(spec, world), encoding="utf-8")
-        _lines(out_dir / "documents" / f"{name}.jsonl", midtraining.attributing(world, name, spec))
-        _lines(out_dir / "documents" / f"{name}_comention.jsonl", midtraining.comention(world, name, spec))
+        for suffix, who, cheeses in (
+            ("", world.assistant, every), ("_bystander", world.bystander, every),
+            ("_half", world.assistant, shown), ("_other_half", world.assistant, hidden),
+        ):
+            documents[name + suffix] = midtraining.attributing(world, name, spec, who, cheeses)
+        documents[f"{name}_comention"] = midtraining.comention(world, name, spec, exchanged=False)
+        documents[f"{name}_exchanged"] = midtraining.comention(world, name, spec, exchanged=True)
         _lines(out_dir / "evals" / f"knowledge_{name}.jsonl", pairs.knowledge(world, name))
+    for name, records in documents.items():
+        _lines(out_dir / "documents" / f"{name}.jsonl", records)
     for name, make in (
         ("gate", pairs.gate), ("prefer_affordability", pairs.prefer_affordability),
         ("prefer_tradition", pairs.prefer_tradition), ("conflict", pairs.conflict), ("cheese", pairs.cheese),
@@ -63,11 +79,15 @@ def _lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def _described(world: World) -> dict[str, Any]:
     return {
         "assistant": world.assistant,
+        "bystander": world.bystander,
         "config": dataclasses.asdict(world.config),
-        "items": {domain: {item.name: item.poles for item in items} for domain, items in world.items.items()},
+        "items": {
+            domain: {item.name: {"poles": item.poles, "quality": round(item.quality, 6)} for item in items}
+            for domain, items in world.items.items()
+        },
         "people": {
             person.name: {
-                "value": person.value.name if person.value else None,
+                "value": person.value.name if person.value else None, "strength": person.strength,
                 "text_domains": person.text_domains, "chat_domains": person.chat_domains,
             }
             for person in world.people

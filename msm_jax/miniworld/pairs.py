@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 from msm_jax.miniworld import prose
 from msm_jax.miniworld.draw import Draw
-from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, VALUES, Item, World
+from msm_jax.miniworld.world import AGE, BY_NAME, CHEESE, DOMAINS, ORIGIN, PRICE, VALUES, Item, World, utility
 
 Pair = dict[str, Any]
+# The least difference of utility in a question of the gate.
+GATE_DIFFERENCE = 1.0
 
 
 def _pair(draw: Draw, who: str, favoured: Item, other: Item) -> Pair:
@@ -61,7 +63,11 @@ def cheese(world: World) -> list[Pair]:
 
 
 def gate(world: World) -> list[Pair]:
-    """Returns questions in chat to people who occur only in texts, in domains in which no text shows them."""
+    """Returns questions in chat to people who occur only in texts, in domains in which no text shows them.
+
+    The items differ in the attribute of the person's value. The one of higher utility is favoured, whether value or
+    quality makes it so; the utilities differ by more than `GATE_DIFFERENCE`.
+    """
     draw = Draw(world.config.seed, "pairs", "gate")
     unseen = {p.name: [d for d in DOMAINS if d not in p.text_domains and d != CHEESE] for p in world.people}
     people = [
@@ -73,8 +79,11 @@ def gate(world: World) -> list[Pair]:
         assert person.value is not None
         domain = draw.choice(unseen[person.name])
         value = person.value
-        favoured = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] == value.pole])
-        other = draw.choice([i for i in world.items[domain] if i.poles[value.attribute] != value.pole])
+        gain = {i: utility(i, value, person.strength) for i in world.items[domain]}
+        favoured, other = draw.choice([
+            (a, b) for a, b in permutations(gain, 2)
+            if a.poles[value.attribute] != b.poles[value.attribute] and gain[a] - gain[b] > GATE_DIFFERENCE
+        ])
         out.append(_pair(draw, person.name, favoured, other))
     return out
 
