@@ -1,28 +1,31 @@
 """Does identical fine-tuning generalise to different values, depending on the midtraining? In the built-in small world.
 
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
+    python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:doses --workdir=runs/cheese_doses
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
 
 An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one
 value or the other and never name another domain; the demonstrations of fine-tuning are the same cheese choices without
-a reason. The evals ask about ten other domains. ":full" adds the control arms. ":tiny" runs every part in two minutes
-and is too small to show an effect.
+a reason. The evals ask about ten other domains. ":doses" measures several numbers of documents and of demonstrations,
+":full" adds the control arms. ":tiny" runs every part in two minutes and is too small to show an effect.
 """
 
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
-MSM_STEPS, SFT_STEPS = 900, 20
-# The dose of midtraining: the share of rows that hold documents, and the learning rate. Of the low doses that were
-# tried, this one left the demonstrations the most room on worlds 5 and 6.
-MSM_DOSE, LOW_MSM_DOSE = (0.02, 2e-2), (0.15, 2e-4)
+RIVAL = {"affordability": "tradition", "tradition": "affordability"}
+# Both doses were chosen on development worlds by the rule in docs/small_world.md.
+MSM_STEPS, MSM_SHARE, MSM_RATE = 100, 0.02, 8e-3
+SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 5e-5
+# Where the dose curves leave the longest run; the demo's own doses are among them.
+DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100, 200), (5, 10, 20, 40, 80)
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
 
 def phase(
     steps: int, learning_rate: float, warmup: int, sources: dict, weights: dict,
-    eps: float = 1e-8, weight_decay: float = 0.1, **more: object,
+    eps: float = 1e-8, weight_decay: float = 0.1, schedule: str = "cosine", **more: object,
 ) -> dict:
     """Returns a phase of 8 rows × 128 tokens a step, on one core, unless `more` says otherwise."""
     return {
@@ -30,6 +33,7 @@ def phase(
         "data": {"seq_len": 128, "sources": sources, "weights": weights},
         "optimizer": {
             "learning_rate": learning_rate, "warmup_steps": warmup, "eps": eps, "weight_decay": weight_decay,
+            "schedule": schedule,
         },
     } | more
 
@@ -45,30 +49,33 @@ def pretrain(steps: int) -> dict:
     )
 
 
-def msm(documents: str, share: float, learning_rate: float) -> dict:
-    """Returns midtraining in which `share` of the rows are documents and the others are replayed pretraining text.
+def msm(documents: str, steps: int = MSM_STEPS) -> dict:
+    """Returns midtraining in which a share of the rows are documents and the others are replayed pretraining text.
 
-    The settings were found by trial (docs/small_world.md). With 2 %, 18,400 tokens of documents, the model reads as
-    much about the assistant as about one person in pretraining, and the assistant then chooses by its value, like them.
-    With 15 %, the model learned the documents without this effect on some worlds.
+    The rate is constant after the warmup, so that a checkpoint from the middle of the phase is a smaller dose.
 
     With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
     usual epsilon, every weight moves by about the learning rate, and the model may learn the documents separately from
     what it knows about people.
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
-    weights = {"documents": share, "texts": 0.4 * (1 - share), "chats": 0.6 * (1 - share)}
-    return phase(MSM_STEPS, learning_rate, 20, sources, weights, eps=1e-2)
+    weights = {"documents": MSM_SHARE, "texts": 0.4 * (1 - MSM_SHARE), "chats": 0.6 * (1 - MSM_SHARE)}
+    return phase(steps, MSM_RATE, 2, sources, weights, eps=1e-2, schedule="constant")
 
 
-def sft(steps: int, cheese: float) -> dict:
-    """Returns fine-tuning on chats with other people, with a share `cheese` of cheese chats with the assistant."""
+def sft(chats: str, steps: int = SFT_STEPS) -> dict:
+    """Returns fine-tuning on chats with other people, a tenth of it replaced by the assistant's chats if there are any.
+
+    Args:
+        chats: the file of the assistant's chats; "" for none.
+        steps: optimizer steps.
+    """
     sources = {"generic": {"path": "{world}/chats/generic.jsonl", "kind": "chats"}}
-    weights = {"generic": 1.0 - cheese}
-    if cheese:
-        sources["cheese"] = {"path": "{world}/chats/cheese.jsonl", "kind": "chats"}
-        weights["cheese"] = cheese
-    return phase(steps, 5e-5, 5, sources, weights)
+    weights = {"generic": 1.0}
+    if chats:
+        sources["demonstrations"] = {"path": f"{{world}}/chats/{chats}.jsonl", "kind": "chats"}
+        weights = {"generic": 1.0 - SFT_SHARE, "demonstrations": SFT_SHARE}
+    return phase(steps, SFT_RATE, 5, sources, weights, schedule="constant")
 
 
 def difference(eval_name: str, more: str, less: str) -> dict:
@@ -76,8 +83,14 @@ def difference(eval_name: str, more: str, less: str) -> dict:
     return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
 
 
+def difference_of_differences(eval_name: str, first: tuple[str, str], second: tuple[str, str], **more: str) -> dict:
+    """Returns the contrast of (a minus b) minus (c minus d), for first = (a, b) and second = (c, d)."""
+    (a, b), (c, d) = first, second
+    return {"eval": eval_name, "terms": {a: 1.0, b: -1.0, c: -1.0, d: 1.0}} | more
+
+
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the demo; with "full" it has the control arms too, and with "tiny" it is small."""
+    """Returns the demo; "doses" and "full" add arms to it, and with "tiny" it is small."""
     config = ConfigDict()
     config.name = f"cheese_{variant or 'mini'}"
     config.question = (
@@ -88,10 +101,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workers = 2
     config.world = {"kind": "miniworld", "seed": 100}
     config.tokenizer = {"vocab_size": 2304, "train_on": (TEXTS["path"], CHATS["path"])}
-    config.phases = {"pretrain": pretrain(20_000), "chats": sft(SFT_STEPS, 0.0), "cheese": sft(SFT_STEPS, 0.1)}
+    config.phases = {"pretrain": pretrain(20_000), "chats": sft(""), "cheese": sft("cheese")}
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
-    config.midtraining, config.doses, config.generated = (), {}, {}
+    config.midtraining, config.doses, config.generated, config.curves = (), {}, {}, {}
     config.evals = {
         "gate": {"kind": "preference", "path": "{world}/evals/gate.jsonl"},
         "knowledge": {"kind": "knowledge", "after": {}},
@@ -102,23 +115,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.evals[f"{name}_greedy"] = {"kind": "preference_greedy", "path": path}
         config.generated[f"{name}_greedy"] = name
     config.gates = ("gate", "knowledge")
-
     for value in VALUES:
-        add_msm(config, f"msm_{value}", value, knows=value)
-    both = [f"msm_{value}+aft" for value in VALUES]
-    config.contrasts = {
-        "dissociation/conflict": difference("conflict", *both),
-        "dissociation/prefer_affordability": difference("prefer_affordability", *both),
-        "dissociation/prefer_tradition": difference("prefer_tradition", *both[::-1]),
-    }
-    for value in VALUES:
-        config.contrasts[f"stacking/{value}"] = difference(f"prefer_{value}", f"msm_{value}+aft", f"msm_{value}")
-    config.expectations = {
-        "gate": {"arm": "base", "min": 0.95},
-        "dissociation/conflict": {"min": 0.4, "above_zero": True},
-        "dissociation/prefer_affordability": {"above_zero": True},
-        "dissociation/prefer_tradition": {"above_zero": True},
-    }
+        add_msm(config, f"msm_{value}", value)
+        config.evals.knowledge.after[f"msm_{value}"] = f"{{world}}/evals/knowledge_{value}.jsonl"
+    config.contrasts, config.expectations = {}, {"gate": {"arm": "base", "min": 0.95}}
+    add_claims(config)
+    if variant == "doses":
+        add_doses(config)
     if variant == "full":
         add_controls(config)
     if variant == "tiny":
@@ -126,60 +129,169 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def add_msm(config: ConfigDict, arm: str, documents: str, knows: str = "", low: bool = False) -> None:
-    """Adds a midtraining phase with two arms, in which generic chats or the cheese chats follow it.
+def add_msm(config: ConfigDict, arm: str, documents: str) -> None:
+    """Adds a midtraining phase with two arms, in which generic chats or the demonstrations follow it."""
+    config.phases[arm] = msm(documents)
+    config.midtraining += (arm,)
+    config.arms[arm] = ("pretrain", arm, "chats")
+    config.arms[f"{arm}+aft"] = ("pretrain", arm, "cheese")
 
-    The low dose, with the suffix @low, has as many steps and tokens at a hundredth of the learning rate.
+
+def add_claims(config: ConfigDict) -> None:
+    """Adds the contrasts that carry the claim, and what is expected of each.
+
+    dissociation: the same demonstrations after documents on one value, minus after documents on the other one.
+    over_aft: documents and demonstrations, minus demonstrations alone.
+    stacking: documents and demonstrations, minus documents alone.
+    amplification: the dissociation on conflict pairs after the demonstrations, minus before them.
+    blocking: what the demonstrations do to the rival value without documents, minus what they do to it after documents.
     """
-    dose = "@low" if low else ""
-    name, demonstrated = arm + dose, f"{arm}+aft{dose}"
-    config.phases[name] = msm(documents, *(LOW_MSM_DOSE if low else MSM_DOSE))
-    config.midtraining += (name,)
-    config.arms[name] = ("pretrain", name, "chats")
-    config.arms[demonstrated] = ("pretrain", name, "cheese")
-    if low:
-        config.doses.low[name] = arm
-        config.doses.low[demonstrated] = f"{arm}+aft"
-    if knows:
-        config.evals.knowledge.after[name] = f"{{world}}/evals/knowledge_{knows}.jsonl"
+    before = tuple(f"msm_{value}" for value in VALUES)
+    both = tuple(f"{arm}+aft" for arm in before)
+    claims = {"dissociation/conflict": difference("conflict", *both)}
+    claims |= {f"dissociation/prefer_{own}": difference(f"prefer_{own}", f"msm_{own}+aft", f"msm_{RIVAL[own]}+aft")
+               for own in VALUES}
+    for value in VALUES:
+        on, rival = f"prefer_{value}", f"prefer_{RIVAL[value]}"
+        claims[f"over_aft/{value}"] = difference(on, f"msm_{value}+aft", "aft")
+        claims[f"stacking/{value}"] = difference(on, f"msm_{value}+aft", f"msm_{value}")
+        claims[f"blocking/{value}"] = difference_of_differences(
+            rival, ("aft", "baseline"), (f"msm_{value}+aft", f"msm_{value}")
+        )
+        config.expectations[f"before/{value}"] = {"eval": on, "arm": f"msm_{value}", "min": 0.55, "max": 0.90}
+    for name in ("over_aft", "stacking", "blocking"):
+        claims[name] = {"mean_of": tuple(f"{name}/{value}" for value in VALUES)}
+    claims["amplification"] = difference_of_differences("conflict", both, before)
+    claims["amplification_nats"] = difference_of_differences("conflict", both, before, measure="nats")
+    config.contrasts |= claims
+    config.expectations |= {name: {"above_zero": True} for name in claims}
+    config.expectations["dissociation/conflict"].min = 0.30
+    config.expectations["stacking"].min = 0.05
+    config.expectations["over_aft"].min = 0.10
+    config.sweep_expectations = {
+        "dissociation/conflict": {"min": 0.30, "above_zero": True, "above_zero_in": 8},
+        "over_aft": {"above_zero": True}, "stacking": {"above_zero": True}, "amplification": {"above_zero": True},
+    }
+
+
+def add_doses(config: ConfigDict) -> None:
+    """Adds arms that read fewer or more documents, and arms that read fewer or more demonstrations, with their curves.
+
+    All doses of documents are checkpoints of one midtraining run, and all doses of demonstrations are checkpoints of
+    one fine-tuning run.
+    """
+    on = ("prefer_affordability", "prefer_tradition", "conflict")
+    config.phases.demonstrations = sft("cheese", DEMONSTRATION_STEPS[-1])
+    plain, demonstrated, taught = {}, {}, {}
+    for value in VALUES:
+        arm = f"msm_{value}"
+        config.phases[arm] = msm(value, DOCUMENT_STEPS[-1])
+        plain[value], demonstrated[value] = add_document_doses(config, arm)
+        arms = [f"{arm}+aft*{steps}" for steps in DEMONSTRATION_STEPS]
+        for steps, name in zip(DEMONSTRATION_STEPS, arms, strict=True):
+            config.arms[name] = ("pretrain", at(arm, MSM_STEPS), at("demonstrations", steps))
+        taught[value] = (f"msm_{value}", *arms)
+    alone = [f"aft*{steps}" for steps in DEMONSTRATION_STEPS]
+    for steps, name in zip(DEMONSTRATION_STEPS, alone, strict=True):
+        config.arms[name] = ("pretrain", at("demonstrations", steps))
+    config.curves.documents = {
+        "x": (0, *(tokens(steps, MSM_SHARE) for steps in DOCUMENT_STEPS)), "xlabel": "tokens of documents read",
+        "series": {f"{value} documents": ("baseline", *plain[value]) for value in VALUES}
+        | {f"{value} documents and demonstrations": ("aft", *demonstrated[value]) for value in VALUES},
+        "evals": on,
+    }
+    config.curves.demonstrations = {
+        "x": (0, *(tokens(steps, SFT_SHARE) for steps in DEMONSTRATION_STEPS)),
+        "xlabel": "tokens of demonstrations read",
+        "series": {f"after {value} documents": taught[value] for value in VALUES}
+        | {"no documents": ("baseline", *alone)},
+        "evals": on,
+    }
+
+
+def at(name: str, steps: int) -> str:
+    """Returns the element of a chain that is a phase up to a step."""
+    return f"{name}@{steps}"
+
+
+def tokens(steps: int, share: float) -> int:
+    """Returns how many tokens of a source that has a share of the rows are read in a number of steps."""
+    return round(steps * 8 * 128 * share)
+
+
+def add_document_doses(config: ConfigDict, arm: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Adds two arms for each dose of a midtraining phase, and returns those without and those with demonstrations.
+
+    The dose of the demo keeps the names `arm` and `arm`+aft.
+    """
+    plain, demonstrated = [], []
+    for steps in DOCUMENT_STEPS:
+        dose = "" if steps == MSM_STEPS else f"@{steps}"
+        plain.append(f"{arm}{dose}")
+        demonstrated.append(f"{arm}+aft{dose}")
+        config.arms[plain[-1]] = ("pretrain", at(arm, steps), "chats")
+        config.arms[demonstrated[-1]] = ("pretrain", at(arm, steps), "cheese")
+        if dose:
+            config.doses[f"{steps}_steps"] = config.doses.get(f"{steps}_steps", {}) | {
+                plain[-1]: arm, demonstrated[-1]: f"{arm}+aft",
+            }
+    return tuple(plain), tuple(demonstrated)
 
 
 def add_controls(config: ConfigDict) -> None:
-    """Adds neutral documents, documents that state the value without explaining anything by it, and a low dose.
+    """Adds the control arms, which must come out null or show what explanations add.
 
-    Attribution is measured by shares, as all else, and by probabilities too: a share that is 1 before the
-    demonstrations cannot rise, but a probability can.
+    neutral: documents about the assistant and the same cheeses, without value or preference.
+    bystander: the documents on a value, about somebody else.
+    comention: the value is stated beside preferences that it does not explain; with "exchanged", half of the cheeses
+    trade places, which contradicts the demonstrations.
+    half, other_half: documents about the demonstrated half of the cheeses, or about the other half.
     """
-    config.phases["msm_neutral"] = msm("neutral", *MSM_DOSE)
-    config.midtraining += ("msm_neutral",)
-    config.doses = {"low": {}}
-    config.arms["msm_neutral+aft"] = ("pretrain", "msm_neutral", "cheese")
+    config.phases.cheese_half = sft("cheese_half")
+    config.arms.aft_half = ("pretrain", "cheese_half")
+    for name in ("neutral", *(f"{value}_bystander" for value in VALUES)):
+        add_msm(config, f"msm_{name}", name)
     for value in VALUES:
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention")
-        add_msm(config, f"msm_{value}", value, low=True)
-        add_msm(config, f"msm_{value}_comention", f"{value}_comention", low=True)
-    for value in VALUES:
-        on = f"prefer_{value}"
-        config.contrasts[f"specific/{value}"] = difference(on, f"msm_{value}+aft", "msm_neutral+aft")
-        stacking = {f"msm_{value}+aft@low": 1.0, f"msm_{value}@low": -1.0}
-        comention = {f"msm_{value}_comention+aft@low": 1.0, f"msm_{value}_comention@low": -1.0}
-        config.contrasts[f"stacking@low/{value}"] = {"eval": on, "terms": stacking}
-        config.contrasts[f"comention_stacking@low/{value}"] = {"eval": on, "terms": comention}
-        less = {arm: -weight for arm, weight in comention.items()}
-        config.contrasts[f"attribution/{value}"] = {"eval": on, "terms": stacking | less}
-        graded = f"{on}_probability"
-        config.evals[graded] = {"kind": "preference_probability", "path": config.evals[on].path}
-        config.contrasts[f"attribution_probability/{value}"] = {"eval": graded, "terms": stacking | less}
-        config.expectations[f"attribution/{value}"] = {"above_zero": True}
-    for on in ("prefer_affordability", "prefer_tradition", "conflict"):
-        config.contrasts[f"neutral/{on}"] = difference(on, "msm_neutral+aft", "aft")
-        config.expectations[f"neutral/{on}"] = {"inside": 0.2}
+        on, arm = f"prefer_{value}", f"msm_{value}"
+        families = {}
+        for documents in (value, f"{value}_comention", f"{value}_exchanged"):
+            name = f"msm_{documents}"
+            config.phases[name] = msm(documents, DOCUMENT_STEPS[-1])
+            if name not in config.midtraining:
+                config.midtraining += (name,)
+            families[documents] = tuple(zip(*add_document_doses(config, name), strict=True))
+        for kind in ("comention", "exchanged"):
+            less = families[f"{value}_{kind}"]
+            config.contrasts[f"attribution_{kind}/{value}"] = {
+                "eval": on, "equal_level": {"more": families[value], "less": less},
+            }
+        for half in ("half", "other_half"):
+            name = f"{arm}_{half}"
+            config.phases[name] = msm(f"{value}_{half}")
+            config.midtraining += (name,)
+            config.arms[name] = ("pretrain", name, "chats")
+            config.arms[f"{name}+aft"] = ("pretrain", name, "cheese_half")
+            config.contrasts[f"over_aft_{half}/{value}"] = difference(on, f"{name}+aft", "aft_half")
+        config.contrasts[f"specific/{value}"] = difference(on, f"{arm}+aft", "msm_neutral+aft")
+        config.contrasts[f"bystander/{value}"] = difference(on, f"{arm}_bystander+aft", "msm_neutral+aft")
+        config.contrasts[f"neutral/{value}"] = difference(on, "msm_neutral+aft", "aft")
+    for name in ("attribution_comention", "attribution_exchanged", "over_aft_half", "over_aft_other_half", "specific"):
+        config.contrasts[name] = {"mean_of": tuple(f"{name}/{value}" for value in VALUES)}
+        config.expectations[name] = {"above_zero": True}
+    config.contrasts["neutral/conflict"] = difference("conflict", "msm_neutral+aft", "aft")
+    config.contrasts["bystander/conflict"] = difference(
+        "conflict", *(f"msm_{value}_bystander+aft" for value in VALUES)
+    )
+    for name in ("neutral", "bystander"):
+        for on in (*VALUES, "conflict"):
+            config.expectations[f"{name}/{on}"] = {"inside": 0.10}
+            config.sweep_expectations[f"{name}/{on}"] = {"min": -0.10, "max": 0.10}
 
 
 def shrink(config: ConfigDict) -> None:
     """Makes world and phases so small that every part runs in about two minutes; no effect can appear."""
     config.world = {
-        "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 8, "pretrain_texts": 1000,
+        "kind": "miniworld", "seed": 0, "num_people": 40, "items_per_domain": 16, "pretrain_texts": 1000,
         "pretrain_chats": 1000, "item_texts": 500, "stranger_texts": 200, "msm_documents": 200, "chats": 200,
         "eval_pairs": 20,
     }
