@@ -163,8 +163,8 @@ def add_claims(config: ConfigDict) -> None:
         claims[name] = {"mean_of": tuple(f"{name}/{value}" for value in VALUES)}
     claims["amplification"] = difference_of_differences("conflict", both, before)
     claims["amplification_nats"] = difference_of_differences("conflict", both, before, measure="nats")
-    config.contrasts |= claims
-    config.expectations |= {name: {"above_zero": True} for name in claims}
+    config.contrasts.update(claims)
+    config.expectations.update({name: {"above_zero": True} for name in claims})
     config.expectations["dissociation/conflict"].min = 0.30
     config.expectations["stacking"].min = 0.05
     config.expectations["over_aft"].min = 0.10
@@ -232,9 +232,8 @@ def add_document_doses(config: ConfigDict, arm: str) -> tuple[tuple[str, ...], t
         config.arms[plain[-1]] = ("pretrain", at(arm, steps), "chats")
         config.arms[demonstrated[-1]] = ("pretrain", at(arm, steps), "cheese")
         if dose:
-            config.doses[f"{steps}_steps"] = config.doses.get(f"{steps}_steps", {}) | {
-                plain[-1]: arm, demonstrated[-1]: f"{arm}+aft",
-            }
+            arms = {plain[-1]: arm, demonstrated[-1]: f"{arm}+aft"}
+            config.doses[f"{steps}_steps"] = {**config.doses.get(f"{steps}_steps", {}), **arms}
     return tuple(plain), tuple(demonstrated)
 
 
