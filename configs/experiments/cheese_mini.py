@@ -15,10 +15,12 @@ from ml_collections import ConfigDict
 VALUES = ("affordability", "tradition")
 RIVAL = {"affordability": "tradition", "tradition": "affordability"}
 # Both doses were chosen on development worlds by the rule in docs/small_world.md.
-MSM_STEPS, MSM_SHARE, MSM_RATE = 100, 0.02, 8e-3
-SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 5e-5
-# Where the dose curves leave the longest run; the demo's own doses are among them.
-DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100, 200), (5, 10, 20, 40, 80)
+MSM_STEPS, MSM_SHARE, MSM_RATE = 20, 0.05, 2e-3
+SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 1e-4
+# The steps at which the arms of the dose curves leave one run; the demo's own doses are among them.
+DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100), (5, 10, 20, 40, 80)
+# The doses of the control arms whose gains are compared at equal levels.
+CONTROL_STEPS = (10, 20, 50)
 TEXTS = {"path": "{world}/pretrain/texts.jsonl", "kind": "documents"}
 CHATS = {"path": "{world}/pretrain/chats.jsonl", "kind": "chats"}
 
@@ -75,7 +77,7 @@ def sft(chats: str, steps: int = SFT_STEPS) -> dict:
     if chats:
         sources["demonstrations"] = {"path": f"{{world}}/chats/{chats}.jsonl", "kind": "chats"}
         weights = {"generic": 1.0 - SFT_SHARE, "demonstrations": SFT_SHARE}
-    return phase(steps, SFT_RATE, 5, sources, weights, schedule="constant")
+    return phase(steps, SFT_RATE, 2, sources, weights, schedule="constant")
 
 
 def difference(eval_name: str, more: str, less: str) -> dict:
@@ -120,6 +122,10 @@ def get_config(variant: str = "") -> ConfigDict:
         config.evals.knowledge.after[f"msm_{value}"] = f"{{world}}/evals/knowledge_{value}.jsonl"
     config.contrasts, config.expectations = {}, {"gate": {"arm": "base", "min": 0.95}}
     add_claims(config)
+    if variant in ("doses", "full"):
+        for name in config.generated:
+            del config.evals[name]
+        config.generated = {}
     if variant == "doses":
         add_doses(config)
     if variant == "full":
@@ -186,7 +192,7 @@ def add_doses(config: ConfigDict) -> None:
     for value in VALUES:
         arm = f"msm_{value}"
         config.phases[arm] = msm(value, DOCUMENT_STEPS[-1])
-        plain[value], demonstrated[value] = add_document_doses(config, arm)
+        plain[value], demonstrated[value] = add_document_doses(config, arm, DOCUMENT_STEPS)
         arms = [f"{arm}+aft*{steps}" for steps in DEMONSTRATION_STEPS]
         for steps, name in zip(DEMONSTRATION_STEPS, arms, strict=True):
             config.arms[name] = ("pretrain", at(arm, MSM_STEPS), at("demonstrations", steps))
@@ -219,13 +225,15 @@ def tokens(steps: int, share: float) -> int:
     return round(steps * 8 * 128 * share)
 
 
-def add_document_doses(config: ConfigDict, arm: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def add_document_doses(
+    config: ConfigDict, arm: str, doses: tuple[int, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Adds two arms for each dose of a midtraining phase, and returns those without and those with demonstrations.
 
     The dose of the demo keeps the names `arm` and `arm`+aft.
     """
     plain, demonstrated = [], []
-    for steps in DOCUMENT_STEPS:
+    for steps in doses:
         dose = "" if steps == MSM_STEPS else f"@{steps}"
         plain.append(f"{arm}{dose}")
         demonstrated.append(f"{arm}+aft{dose}")
@@ -255,10 +263,10 @@ def add_controls(config: ConfigDict) -> None:
         families = {}
         for documents in (value, f"{value}_comention", f"{value}_exchanged"):
             name = f"msm_{documents}"
-            config.phases[name] = msm(documents, DOCUMENT_STEPS[-1])
+            config.phases[name] = msm(documents, CONTROL_STEPS[-1])
             if name not in config.midtraining:
                 config.midtraining += (name,)
-            families[documents] = tuple(zip(*add_document_doses(config, name), strict=True))
+            families[documents] = tuple(zip(*add_document_doses(config, name, CONTROL_STEPS), strict=True))
         for kind in ("comention", "exchanged"):
             less = families[f"{value}_{kind}"]
             config.contrasts[f"attribution_{kind}/{value}"] = {
