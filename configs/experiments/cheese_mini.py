@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 VALUES = ("affordability", "tradition")
 RIVAL = {"affordability": "tradition", "tradition": "affordability"}
 # Both doses were chosen on development worlds by the rule in docs/small_world.md.
-MSM_STEPS, MSM_SHARE, MSM_RATE = 20, 0.05, 2e-3
+MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
 SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 1e-4
 # The steps at which the arms of the dose curves leave one run; the demo's own doses are among them.
 DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100), (5, 10, 20, 40, 80)
