@@ -85,7 +85,7 @@ def difference(eval_name: str, more: str, less: str) -> dict:
     return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
 
 
-def difference_of_differences(eval_name: str, first: tuple[str, str], second: tuple[str, str], **more: str) -> dict:
+def difference_of_differences(eval_name: str, first: tuple[str, ...], second: tuple[str, ...], **more: str) -> dict:
     """Returns the contrast of (a minus b) minus (c minus d), for first = (a, b) and second = (c, d)."""
     (a, b), (c, d) = first, second
     return {"eval": eval_name, "terms": {a: 1.0, b: -1.0, c: -1.0, d: 1.0}} | more
