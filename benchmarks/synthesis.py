@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import resource
@@ -97,15 +98,15 @@ class Run:
         kept = [*self.workdir.glob("*.jsonl"), *self.workdir.glob("coverage.json")]
         return {path.name: path.read_bytes() for path in kept}
 
-    def answered(self) -> Counter[tuple[str, int]]:
-        """Returns the calls whose replies are on disk, {(hash of the prompt, seed): 1}."""
+    def answered(self) -> dict[tuple[str, int | None], float]:
+        """Returns when each reply was put on disk, {(hash of the prompt, seed): seconds since 1970}."""
         path = self.workdir / pipeline.JOURNAL
         if not path.is_file():
-            return Counter()
+            return {}
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            found = connection.execute("SELECT stage, item, prompt_sha256, attempt, writer FROM replies")
-            keys = (Key(*row) for row in found)
-            return Counter((key.prompt_sha256, asking.seed_of(self.fields["run"]["seed"], key)) for key in keys)
+            rows = connection.execute("SELECT stage, item, prompt_sha256, attempt, writer, time FROM replies")
+            found = [(Key(*row[:5]), row[5]) for row in rows]
+        return {(key.prompt_sha256, asking.seed_of(self.fields["run"]["seed"], key)): when for key, when in found}
 
 
 def documents_fields(url: str, documents: int, concurrency: int, seed: int = 0, **fields: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def documents_fields(url: str, documents: int, concurrency: int, seed: int = 0, 
     shape = {"domains": 4, "subdomains": 5, "assertions": 5} if documents >= 1000 else {
         "domains": 2, "subdomains": 2, "assertions": 5}  # fmt: skip
     assertions = shape["domains"] * shape["subdomains"] * shape["assertions"]
-    options = {"attempt_timeout": 5, "max_retries": 8}
+    options = {"attempt_timeout": 10, "max_retries": 8}
     return {
         "spec": {"path": str(SPEC), "assistant": "Iris", "provider": "Northwind Labs"},
         "writer": {"model": MODEL, "base_url": url, "options": options},
@@ -140,11 +141,19 @@ def totals(url: str) -> dict[str, int]:
 
 @dataclass
 class Audit:
-    """What files, journal and log say of a finished run; `problems` has a line for each claim that does not hold."""
+    """What files, journal and log say of a finished run.
+
+    Attributes:
+        planned, written: documents.
+        dropped: how many have each reason.
+        repeated: replies that the server gave again because the first one did not reach the client's disk.
+        problems: a line for each claim that does not hold.
+    """
 
     planned: int
     written: int
     dropped: Counter[str]
+    repeated: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -158,10 +167,10 @@ def audit(run: Run, entries: list[log.Entry]) -> Audit:
     if len(rows) + len(without) != result["planned"] or len({*rows, *without}) != result["planned"]:
         found.problems.append(f"{result['planned']} planned, {len(set(rows))} written, {len(set(without))} listed")
     served = Counter((each.prompt_sha256, each.seed) for each in entries if each.status == 200)
-    again = [call for call, count in served.items() if count > 1]
-    if again:
-        found.problems.append(f"{len(again)} replies were asked for again")
+    found.repeated = sum(count - 1 for count in served.values())
     journal = run.answered()
+    if again := [each for each in entries if each.began > journal.get((each.prompt_sha256, each.seed), math.inf)]:
+        found.problems.append(f"{len(again)} replies that were on disk were asked for again")
     if missing := set(served) - set(journal):
         found.problems.append(f"{len(missing)} replies were served and are not in the journal")
     return found
@@ -217,6 +226,7 @@ def _faults(directory: Path) -> None:
              f"{found.planned:,}, {found.written:,}, {sum(found.dropped.values()):,}"),
             ("reasons", ", ".join(f"{name} {count}" for name, count in found.dropped.most_common())),
             ("requests, of these with a fault", f"{len(entries):,}, {sum(met.values()):,}"),
+            ("replies that came too late for the client and were asked for again", str(found.repeated)),
             ("seconds", f"{samples[-1].seconds:.0f}"),
             ("memory after 1,000 replies, after all documents, most (MB)",
              f"{at[1_000]:.0f}, {at[_DOCUMENTS.value]:.0f}, {max(s.rss for s in samples):.0f}"),
@@ -251,27 +261,27 @@ def kill_at_random(
         draw: of the moments.
     """
     problems: list[str] = []
-    moments: list[tuple[float, set[tuple[str, int]]]] = []
+    moments: list[tuple[float, int]] = []
     for left in range(kills, 0, -1):
-        done = moments[-1][1] if moments else set()
+        done = moments[-1][1] if moments else 0
         client, served = run.start(), totals(url)["replies"]
         # The kills share what is left of the run, so that the last ones meet a run that is still going.
-        wait = draw.randrange(max(2, 2 * (total - len(done)) // (left + 1)))
+        wait = draw.randrange(max(2, 2 * (total - done) // (left + 1)))
         while client.poll() is None and totals(url)["replies"] < served + wait:
             time.sleep(0.01)
         time.sleep(draw.random() * 0.2)
         client.send_signal(signal.SIGKILL)
         if client.wait() == 0:
             break
-        moments.append((time.time(), set(run.answered())))
+        moments.append((time.time(), len(run.answered())))
     run.finish()
     files = run.files()
     if differing := [name for name in whole if files.get(name) != whole[name]]:
         problems.append(f"{', '.join(differing)} differ from those of a run without kills")
     entries = log.read(log_path)
-    for number, (moment, known) in enumerate(moments):
-        if again := sum((each.prompt_sha256, each.seed) in known for each in entries if each.began > moment):
-            problems.append(f"after kill {number}, {again} replies that were on disk were asked for again")
+    journal = run.answered()
+    if again := sum(each.began > journal.get((each.prompt_sha256, each.seed), math.inf) for each in entries):
+        problems.append(f"{again} replies that were on disk were asked for again")
     served_calls = Counter((each.prompt_sha256, each.seed) for each in entries if each.status == 200)
     repeated = sum(count - 1 for count in served_calls.values())
     if repeated > len(moments) * run.fields["run"]["concurrency"]:
