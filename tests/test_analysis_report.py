@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from analysis_example import example
 
-from msm_jax.analysis import encode, plots, report, tables
+from msm_jax.analysis import dose_curves, encode, plots, report, tables
 from msm_jax.analysis import findings as findings_lib
 from msm_jax.analysis import html as html_lib
 from msm_jax.errors import InputError, WorkError
@@ -160,6 +160,43 @@ def test_page_states_the_question_the_answer_and_every_arm(results, written):
     )
     for name in [*results["arms"], *results["contrasts"], *results["cost"]]:
         assert name in text
+
+
+def test_page_shows_every_measure_expectation_dose_and_cost(results, tmp_path):
+    wider = copy.deepcopy(results)
+    terms = {"msm_affordability+aft": 1, "msm_tradition+aft": -1}
+    wider["contrasts"]["in_nats"] = {"eval": "conflict", "terms": terms, "measure": "nats"}
+    wider["expectations"]["in_nats"] = {"max": 0.1}
+    wider["expectations"]["room"] = {"eval": "prefer_tradition", "arm": "aft", "min": 0.4}
+    found = report.write(wider, tmp_path)
+    assert {"contrasts.png", "contrasts_nats.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
+    page = (tmp_path / "report.html").read_text().replace("<wbr>", "")
+    assert not Page(page).open
+    nats = found.contrasts["in_nats"].estimate.diff
+    assert f"<b>+{nats:.2f} nats</b>" in page
+    assert '<span class="pill failed">above 0.10 nats</span>' in page
+    assert "<td>prefer_tradition of aft</td>" in page
+    assert page.count('aria-label="Arms in ') == 2
+    summary, interval = found.arms["aft"]["conflict"].measures["nats"]
+    assert f"<td>{summary.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]</td>".replace("-", "−") in page
+    assert page.count('aria-label="conflict by documents read"') == 1
+    assert page.count('class="band"') == 2 * 2, "two series on two evals"
+    mean = encode.content(found)["arms"]["msm_tradition"]["prefer_tradition"]["mean"]
+    change = mean - encode.content(found)["arms"]["base"]["prefer_tradition"]["mean"]
+    assert f"<td>{round(100 * mean)} (+{round(100 * change)})</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("doses", "places"),
+    [
+        ((0, 1, 2), [0, 0.5, 1]),
+        ((0, 10, 100, 1000), [0, 1 / (1 + 2 * np.log(10)), (1 + np.log(10)) / (1 + 2 * np.log(10)), 1]),
+        ((1, 10, 100), [0, 0.5, 1]),
+        ((-1, 0, 100), [0, 1 / 101, 1]),
+    ],
+)
+def test_doses_that_span_much_are_spaced_by_their_logarithms(doses, places):
+    assert [dose_curves.position(x, doses) for x in doses] == pytest.approx(places)
 
 
 def test_everything_from_outside_is_escaped(results):
