@@ -9,10 +9,12 @@ PYENV   = $(HOME)/.pyenv/versions
 # PYTHON where it is given, else the first of these that runs.
 PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(PYENV)/*/bin/python))
 REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
+SPEC    = data/specs/oversight_philosophy.md
+DEMO    = runs/generate_demo
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
-.PHONY: help demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu inspect plans
+.PHONY: help demo generate-demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu inspect plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -22,6 +24,7 @@ help:
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
+	@echo "make generate-demo   a spec to documents, demonstrations and a short training, with a scripted writer"
 	@echo "make inspect  .venv-inspect, the environment in which models behind APIs are asked"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
@@ -54,6 +57,15 @@ full: venv
 
 sweep: venv
 	$(PY) -m msm_jax.sweep --config=configs/experiments/cheese_mini.py --vary=world.seed=100..109 --workdir=runs/sweep
+
+generate-demo: inspect
+	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/documents.py:$(SPEC) --workdir=$(DEMO)/documents
+	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/demonstrations.py:$(SPEC) \
+		--workdir=$(DEMO)/demonstrations
+	$(INSPECT)/bin/python -m msm_jax.train_tokenizer --documents=$(DEMO)/documents/documents.jsonl \
+		--chats=$(DEMO)/demonstrations/demonstrations_no_thinking.jsonl --vocab_size=2048 --workdir=$(DEMO)/tokenizer
+	$(INSPECT)/bin/python -m msm_jax.show_batch --config=configs/generate_demo.py:$(DEMO) --rows=2
+	$(INSPECT)/bin/python -m msm_jax.train --config=configs/generate_demo.py:$(DEMO) --workdir=$(DEMO)/run
 
 smollm2: venv
 	$(PY) -m tools.smollm2 --run_dir=runs/smollm2

@@ -233,15 +233,27 @@ def test_shares_that_are_none_are_refused():
         settings.build(Faults, {"hangs": 0.1}, "--faults")
 
 
-def test_latency_holds_replies_and_the_log_shows_requests_in_flight(tmp_path):
+def test_latency_holds_each_reply_and_the_log_shows_requests_in_flight(tmp_path):
     with process.running(Settings(latency=0.4, log=str(tmp_path / "log.jsonl"))) as url, ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         statuses = list(pool.map(lambda i: post(url, f"hello {i}")[0], range(16)))
         assert statuses == [200] * 16 and time.monotonic() - began >= 0.8
     entries = log.read(tmp_path / "log.jsonl")
+    assert all(each.written - each.began >= 0.4 for each in entries)
     since, until = min(e.began for e in entries), max(e.written for e in entries)
-    assert log.share_in_flight(entries, 8, since, until) > 0.5
-    assert log.share_in_flight(entries, 9, since, until) < 0.2
+    assert log.share_in_flight(entries, 1, since, until) > log.share_in_flight(entries, 9, since, until) == 0
+
+
+def test_the_share_of_the_time_with_so_many_requests_in_flight():
+    def entry(began: float, written: float) -> log.Entry:
+        return log.Entry("", "", None, 200, "", began, written, 0, 0)
+
+    entries = [entry(0, 10), entry(2, 6), entry(4, 8)]
+    assert log.share_in_flight(entries, 1, 0, 10) == 1.0
+    assert log.share_in_flight(entries, 2, 0, 10) == pytest.approx(0.6)
+    assert log.share_in_flight(entries, 3, 0, 10) == pytest.approx(0.2)
+    assert log.share_in_flight(entries, 3, 4, 6) == 1.0
+    assert log.first_in_flight(entries, 3) == 4
 
 
 def test_a_log_that_a_kill_cut_is_read_to_its_last_whole_line(tmp_path: Path):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 _FENCE = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
+# A short line by itself, without a mark at its end.
+_BARE_HEADING = re.compile(r"(?:(?<=\n\n)|\A)(\w[^\n]{0,120}[^\n.!?:;,])(?=\n\n)")
 _ITEM = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
 # What joins a sentence to the one before it, and words that stand for something in that one.
 _JOINT = re.compile(
@@ -52,7 +54,7 @@ def sentences(text: str) -> list[str]:
             found.extend(s.strip() for s in _SENTENCE_END.split(" ".join(paragraph)))
             paragraph.clear()
 
-    for line in _FENCE.sub("", text).splitlines():
+    for line in _FENCE.sub("", _BARE_HEADING.sub("", text)).splitlines():
         line = line.strip()
         item = _ITEM.match(line)
         if not line or line.startswith(("#", "|", "<", "---")):
@@ -69,7 +71,10 @@ def sentences(text: str) -> list[str]:
 
 def headings(text: str) -> list[str]:
     """Returns the titles of the sections of a Markdown text."""
-    found = re.findall(r"^#{2,6}\s+(.+?)\s*#*$", _FENCE.sub("", text), re.MULTILINE)
+    text = _FENCE.sub("", text)
+    found = re.findall(r"^#{2,6}\s+(.+?)\s*#*$", text, re.MULTILINE)
+    # Parts of a long spec have the path to a section, "Title > Section", in place of "## Section".
+    found += [title.split(" > ")[-1] for title in _BARE_HEADING.findall(text)]
     return list(dict.fromkeys(title for title in found if any(c.isalpha() for c in title)))
 
 
