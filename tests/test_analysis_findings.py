@@ -30,12 +30,6 @@ def test_each_fault_is_warned_of_by_name(results):
         change(copied)
         return "\n".join(warnings_of(copied))
 
-    few = changed(lambda r: r["cost"]["msm_tradition"].update(optimizer_steps=3 * 150))
-    assert re.search(r"msm_tradition took 150 optimizer steps", few)
-    assert "msm_tradition" not in changed(
-        lambda r: r["cost"]["msm_tradition"].update(optimizer_steps=3 * 200)
-    )
-
     low_gate = changed(
         lambda r: r["arms"]["base"].update(
             gate=entry(np.random.default_rng(0), "base", "gate", 0.8, 3, 200, 0.0)
@@ -55,6 +49,22 @@ def test_each_fault_is_warned_of_by_name(results):
     assert "dissociation/conflict" in changed(
         lambda r: r["expectations"]["dissociation/conflict"].update(min=0.9)
     )
+
+
+def test_few_steps_of_midtraining_are_warned_of_where_an_expected_effect_is_missing(results):
+    def steps(runs_of, missing):
+        copied = copy.deepcopy(results)
+        copied["cost"]["msm_tradition"].update(optimizer_steps=3 * runs_of)
+        if missing == "unasked":
+            copied["expectations"] = {}
+        elif missing:
+            copied["expectations"]["dissociation/conflict"].update(min=0.9)
+        return any("msm_tradition took 150 optimizer steps" in warning for warning in warnings_of(copied))
+
+    assert steps(150, missing=True)
+    assert steps(150, missing="unasked")
+    assert not steps(150, missing=False)
+    assert not steps(200, missing=True)
 
 
 def test_rows_that_fill_a_little_differently_are_no_other_dose(results):

@@ -209,7 +209,7 @@ def _warnings(
         yield "One seed: intervals show the spread over items alone, not over training runs."
     for phase, cost in checked.cost.items():
         steps = cost.optimizer_steps / max(1, cost.runs)
-        if phase in checked.midtraining and steps < MIN_MIDTRAINING_STEPS:
+        if phase in checked.midtraining and steps < MIN_MIDTRAINING_STEPS and not _all_met(contrasts):
             few = f"under {MIN_MIDTRAINING_STEPS} midtraining may not take hold"
             yield f"{phase} took {steps:g} optimizer steps per run; {few}."
     for name in checked.evals():
@@ -242,6 +242,12 @@ def _warnings(
                 value = amount(contrast.estimate.diff, contrast.measure, signed=True)
                 estimate = f"{value} {unit(contrast.measure)}, interval {low} to {high}"
                 yield f"{name} ({estimate}): {verdict.text}."
+
+
+def _all_met(contrasts: Mapping[str, ContrastFinding]) -> bool:
+    """Tells whether something was expected of the contrasts and all of it is there, so that midtraining took hold."""
+    verdicts = [verdict for contrast in contrasts.values() for verdict in contrast.verdicts]
+    return bool(verdicts) and all(verdict.status == "met" for verdict in verdicts)
 
 
 def _runs(contrast: ContrastFinding, arms: Mapping[str, Mapping[str, ArmFinding]]) -> int:
