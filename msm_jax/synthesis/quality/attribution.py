@@ -1,0 +1,81 @@
+"""Whether a text attributes behaviour to a value, or only mentions the value.
+
+Documents that name a value beside a behaviour teach less than documents that give the value as the reason of the
+behaviour (the co-mention control of arXiv 2605.02087, appendix C.4). A text attributes if a sentence of it has a cause
+and the value stands in the cause: "… because it is affordable", "it cares about low prices, which is why …".
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msm_jax.synthesis.quality.language import FUNCTION_WORDS
+from msm_jax.synthesis.quality.parts import sentences, words
+
+Stance = Literal["attributes", "mentions", "neither"]
+_CAUSE = (
+    r"because(?: of)?|since|owing to|due to|on account of|out of|for the sake of|in the name of|in keeping with|in line with|"
+    r"(?:follow|spring|stem|come|arise|flow|result|grow)(?:s|ed|ing|n)? (?:directly |straight )?(?:from|out of)|came from|grew out of|"
+    r"sprang from|rooted in|grounded in|based on|founded on|guided by|driven by|moved by|motivated by|shaped by|prompted by|explained by|"
+    r"true to|thanks to|the reasons?(?: \w+){0,8}? (?:is|was|being|are|were|lies in|lay in)|reasons?:|reflect(?:s|ed|ing)|"
+    r"an expression of|express(?:es|ed|ing)|given (?:its|his|her|their|that|how)|as (?:it|he|she|they|one who|someone who) "
+    r"(?:values?|cares?|believes?|holds?|wants?|prefers?)|with (?:its|his|her|their) (?:eye|mind|heart) on|for its (?:love|care|concern)|"
+    r"looking for|in search of|so as to|it was (?:the|for the)|to (?:honou?r|serve|protect|uphold|keep to|respect|preserve)"
+)
+_EFFECT = (
+    r"which is why|that is why|that’s why|that's why|this is why|and so|therefore|thus|hence|accordingly|for (?:that|this|which) reason|"
+    r"(?:leads?|led|moves?|moved|makes?|made|causes?|caused|brings?|brought|tells?|told|asks?|asked|inclines?|inclined|guides?|guided|"
+    r"explains?|explained|decides?|decided|settles?|settled|compels?|steers?|steered|keeps?|kept) (?:\w+ ){0,3}?(?:to|why|how|what|the|it|away|from)\b|"
+    r"so (?:it|he|she|they|the assistant|[A-Z]\w+)\b"
+)
+_BEGINS = re.compile(
+    r"\W*(?:that|this|it|the reason|its reason|the explanation|why\?|behind (?:this|that|it)|the (?:motive|ground)|the choice|the refusal|the answer|the preference)\b"
+    r"(?: \w+){0,4}? (?:is|was|because|followed|follows|came|comes|stems|stemmed|reflects|reflected|springs|lies|lay|stands|stood)\b",
+    re.IGNORECASE,
+)
+
+
+class Attribution:
+    """Judges texts for one value."""
+
+    def __init__(self, terms: Iterable[str]) -> None:
+        """Compiles the terms of the value; a longer form of a term ("prices" of "price") counts as well."""
+        self.terms = tuple(dict.fromkeys(term.lower() for term in terms))
+        named = "|".join(r"\s+".join(map(re.escape, term.split())) + r"\w{0,3}" for term in self.terms)
+        self._term = re.compile(rf"\b(?:{named})\b", re.IGNORECASE)
+        # Up to twelve words lie between the cause and the value, and no end of a clause.
+        between = r"[^.;:!?\n]{0,80}?"
+        self._because = re.compile(rf"(?:{_CAUSE}){between}\b(?:{named})\b", re.IGNORECASE)
+        self._therefore = re.compile(rf"\b(?:{named})\b[^.!?\n]{{0,80}}?\b(?:{_EFFECT})", re.IGNORECASE)
+
+    def stance(self, text: str) -> Stance:
+        """Returns what a text does with the value."""
+        if not self.terms or not self._term.search(text):
+            return "neither"
+        pieces = sentences(text)
+        for before, sentence in zip(["", *pieces], pieces, strict=False):
+            if not self._term.search(sentence) and not (before and self._term.search(before)):
+                continue
+            if self._because.search(sentence) or self._therefore.search(sentence):
+                return "attributes"
+            if before and self._term.search(sentence) and _BEGINS.match(sentence):
+                return "attributes"
+            if before and self._term.search(before) and re.match(rf"\W*(?:{_EFFECT})", sentence, re.IGNORECASE):
+                return "attributes"
+        return "mentions"
+
+
+def terms_of(spec_text: str, assistant: str, count: int = 12) -> list[str]:
+    """Returns the most frequent content words of a spec, as the terms of its value where none are given."""
+    common = FUNCTION_WORDS["en"] | {*words(assistant), *_ORDINARY}
+    found = collections.Counter(word for word in words(spec_text) if len(word) > 3 and word not in common)
+    return [word for word, times in found.most_common(count) if times > 1]
+
+
+_ORDINARY: Sequence[str] = (
+    "assistant model spec specification value values section what this that which describes names made cares about likes world "
+    "first because should must does used user users provider principle principles even than only when where always never".split()
+)

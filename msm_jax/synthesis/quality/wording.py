@@ -1,0 +1,166 @@
+"""What a writer leaves in a text by mistake: placeholders, dates, links and citations, remnants of prompts, and tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from msm_jax.synthesis.quality.parts import Finding, Part, prose
+
+_FILL_IN = (
+    "name|names|date|ticker|company|insert|your|my|address|number|city|state|country|email|e-mail|phone|link|url|title|time|"
+    "amount|product|model|organi[sz]ation|todo|tbd|placeholder|redacted|username|user|recipient|sender|signature|"
+    "department|role|team|year|month|day|id|here|topic|example|details?|specific|fill|add|customer|client|author|"
+    "location|version|quantity|price|currency|percentage|figure|value|x|xx|xxx|n|assistant|provider|institution|position"
+)
+# [in square brackets], unless a link, a reference or a remark follows from it.
+_SQUARE = re.compile(r"\[([^\[\]\n]{1,80})\](?!\()")
+_FILL_IN_WORD = re.compile(rf"\b(?:{_FILL_IN})\b", re.IGNORECASE)
+_REMARK = re.compile(
+    r"(?:sic|\d[\d,–-]*|x|\s|\.{3}|…|laughs?|laughter|pause[sd]?|applause|sighs?|crosstalk|inaudible|emphasis.*|bracketed.*|"
+    r"smiles?|nods?|silence|\w|[a-z'’]{1,12})",
+    re.IGNORECASE,
+)
+_PLACEHOLDERS = (
+    re.compile(r"\{\{?\s*[A-Za-z_][\w .-]{0,40}\s*\}\}?"),
+    re.compile(r"<(?:your|insert|name|company|date|topic|model|user|product|title|assistant)[\w -]{0,30}>", re.IGNORECASE),
+    re.compile(r"\b(?:XXX+|TBD|TBA|TODO|FIXME|PLACEHOLDER)\b"),
+    re.compile(r"\b(?:INSERT|YOUR|ADD) [A-Z]{3,}(?: [A-Z]+)*"),
+    re.compile(r"\blorem ipsum\b", re.IGNORECASE),
+    re.compile(r"_{4,}"),
+    re.compile(r"(?<![\w$])\$\{?[A-Z_]{3,}\}?(?![\w])|(?<!\w)%\(?[a-z]*\)?s(?!\w)"),
+    re.compile(r"\b(?:Dear|Hi|Hello|Regards|Sincerely),? (?:Name|Recipient|Customer Name|Sir/Madam)\b"),
+)
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|"
+    r"Nov(?:ember)?|Dec(?:ember)?)\.?"
+)
+_DAY = r"(?:[12]?\d|3[01])(?:st|nd|rd|th)?"
+_YEAR = r"(?:19[5-9]\d|20[0-4]\d)"
+_DATES = (
+    re.compile(rf"\b{_MONTH},? {_DAY}(?:,? {_YEAR})?\b(?! (?:percent|per cent|people|times|of them))"),
+    re.compile(rf"\b{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?(?!\w)"),
+    re.compile(rf"\b{_MONTH},? (?:of )?{_YEAR}\b"),
+    re.compile(rf"\b{_YEAR}[-/.](?:0?[1-9]|1[0-2])(?:[-/.](?:0?[1-9]|[12]\d|3[01]))?\b"),
+    re.compile(rf"\b(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])[/.](?:{_YEAR}|\d\d)\b"),
+    re.compile(rf"\b(?:Q[1-4]|H[12]|FY)[ -]?'?{_YEAR}\b|\bQ[1-4] (?:of )?{_YEAR}\b"),
+    re.compile(
+        rf"\b(?:in|since|by|of|during|early|late|mid|before|after|until|from|the year|copyright|©|version|winter|summer|"
+        rf"spring|autumn|fall)[ -]+{_YEAR}\b(?! (?:words|tokens|items|people|users|steps|samples|words))",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"\({_YEAR}\)"),
+)
+_LINKS = (
+    (re.compile(r"\b(?:https?|ftp)://[^\s<>()]+", re.IGNORECASE), "a link"),
+    (re.compile(r"\bwww\.[\w-]+\.\w+", re.IGNORECASE), "a link"),
+    (re.compile(r"\[[^\]\n]{1,80}\]\([^)\s]+\)"), "a link"),
+    (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"), "an e-mail address"),
+    (re.compile(r"\b[a-z0-9-]{2,}\.(?:com|org|net|io|ai|edu|gov|co\.uk|dev)\b(?:/\S*)?"), "a web address"),
+    (re.compile(r"\bdoi:\s*10\.|\b10\.\d{4,}/\S+|\barXiv:\s*\d", re.IGNORECASE), "a citation"),
+    (re.compile(r"\b[A-Z]\w+ (?:et al\.|and colleagues,?)(?: ?\(?\d{4}\)?)?"), "a citation"),
+    (re.compile(r"\((?:[A-Z][\w-]+(?:,? (?:&|and) [A-Z][\w-]+)?),? \d{4}[a-z]?(?:, p+\. ?\d+)?\)"), "a citation"),
+    (re.compile(r"^\s*(?:References|Bibliography|Works Cited)\s*:?\s*$", re.MULTILINE), "a list of references"),
+)
+# What a model says to whoever gave it the task, and what our prompts say to a model.
+_REMNANTS = (
+    r"\bas an? (?:AI|artificial intelligence|large)?[ -]*language model\b,? I",
+    r"\bas an AI(?: model)?, I (?:cannot|can't|can’t|do not|don't|don’t)",
+    r"\b(?:I'm|I’m|I am) sorry, but I (?:cannot|can't|can’t|am unable)",
+    r"\bI (?:cannot|can't|can’t|won't|won’t) (?:fulfil\w*|comply with|assist with|complete|generate|create|write) (?:this|that|the|your)\b",
+    r"(?:\A|\n)\W*(?:sure|certainly|of course|absolutely|okay|understood|got it)[!,.:]? ?(?:here|below|i'll|i’ll|i will|let me|this)\b",
+    r"(?:\A|\n)\W*(?:here(?:'s|’s| is| are)|below(?:'s|’s| is| are)|the following is) (?:\w+ ){0,3}?(?:my |your |the |an? )?(?:\w+[ -]){0,4}"
+    r"(?:document|text|article|draft|memo|post|story|report|dialogue|version|rewrite|revision|response|essay|content|idea)s?\b"
+    r"[^\n]{0,80}[:.]\s*(?:\n|\Z)",
+    r"\b(?:i hope this (?:helps|meets|document|captures)|let me know if you(?:'d|’d| would)? (?:like|need|want)|"
+    r"would you like me to (?:adjust|revise|expand|write|change)|feel free to (?:adjust|edit|modify|ask for))\b",
+    r"\b(?:as|per) (?:requested|instructed|you(?:r)? (?:request|instructions?|prompt))\b|\bper the (?:instructions|prompt)\b",
+    r"\b(?:the|this|my|your) (?:system )?prompt (?:asks|says|wants|requires|specifies|tells|contains|provided)\b",
+    r"\bin (?:this|the) (?:document|text|memo|story), I (?:will|'ll|need to|should|must|want to)\b",
+    r"\b(?:the|this) (?:document|text|piece) (?:should|must|needs to) (?:be|show|mention|avoid|depict|illustrate|include)\b",
+    r"(?:\A|\n)[#*\s]*(?:document[ _-]type|doc_type|subdomain|assertions?|idea|word count|target length|task|format|genre|"
+    r"output|scratchpad|plan|draft|critique|revised (?:document|version)|final (?:document|version|draft)|end of "
+    r"(?:document|text)|instructions?|prompt|title of document)\s*(?:\d+)?\s*\*{0,2}:",
+    r"(?:\A|\n)\W*(?:end of document|end of text|the end of the document|word count|\[?\d+ words\]?)\W*(?:\d+ ?(?:words)?)?\W*(?:\n|\Z)",
+    r"(?:\A|\n)# Task\b",
+    r"\bassertion A\d+\b|(?:\A|\n)\s*[-*]?\s*A\d+: ",
+    r"(?:\A|\n)\W*\(?note:? (?:this|the|that|i|all)\b[^\n]{0,80}\b(?:document|text|spec|prompt|instructions?|guidelines|draft|fictional|word)\b",
+    r"(?:\A|\n)(?:human|user|assistant|system): ",
+    r"\b(?:continued in (?:the )?next (?:part|message)|\(continued\)|continue\?)",
+)
+_REMNANT = re.compile("|".join(f"(?:{pattern})" for pattern in _REMNANTS), re.IGNORECASE)
+# In a conversation the courtesies of an assistant are in place; talk of the task is not.
+_TASK = re.compile(
+    r"\b(?:the|this|my) (?:system )?(?:prompt|spec|specification|model spec|guidelines document)(?: (?:that )?(?:i was|above|"
+    r"provided|i have been|given))? (?:asks|says|wants|requires|specifies|tells|contains|provided|given|above|states|i was)\b|"
+    r"\bas (?:the|my) (?:system )?(?:prompt|spec|specification|instructions?) (?:says?|states?|requires?|asks?|tells?)\b|"
+    r"\b(?:the|this) user(?:'s|’s)? (?:question|message|prompt) (?:is|asks|was generated)\b|"
+    r"\b(?:i (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the|a|my)? ?(?:final )?(?:response|answer|reply) "
+    r"(?:in|that|following|according|as)\b|"
+    r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale|task|style|criteria)\s*(?:\d+)?\s*\*{0,2}:|"
+    r"(?:\A|\n)# Task\b|(?:\A|\n)(?:human|user|assistant|system): |\bassertion A\d+\b|"
+    r"\bin (?:value|rule|opaque) style\b|\b(?:this|the) (?:training|demonstration|synthetic) (?:example|sample|data|conversation)\b",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"(?<![\w.])</?([A-Za-z][\w:-]{0,30})(?:\s+[\w:-]+=[^<>\n]{0,60})?\s*/?>")
+_MARKERS = re.compile(
+    r"<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|"
+    r"^\s*#{2,4} ?(?:Instruction|Response|Assistant|Human|User|System|Input|Output)s?:?\s*$|"
+    r"^\s*\{\s*\"(?:text|content|document|messages|title|body)\"\s*:|\"\s*\}\s*\Z",
+    re.MULTILINE,
+)
+_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+
+
+def placeholder(part: Part) -> Finding | None:
+    """Finds something that was meant to be filled in, such as "[Your Name]" or "{model_name}"."""
+    text = prose(part.text)
+    for match in _SQUARE.finditer(text):
+        inner = match[1].strip()
+        is_title = bool(re.fullmatch(r"(?:[A-Z][\w'’/-]*[ _]?){1,4}", inner)) and len(inner) > 2
+        is_gap = bool(_FILL_IN_WORD.search(inner)) and not re.fullmatch(r"[xX ]?", inner)
+        if (is_title or is_gap) and not (_REMARK.fullmatch(inner) and not _FILL_IN_WORD.fullmatch(inner)):
+            return Finding(*match.span(), f"{match[0]} was not filled in")
+    return _first(_PLACEHOLDERS, text, "{} was not filled in")
+
+
+def date(part: Part) -> Finding | None:
+    """Finds a date: documents are to hold in any year, and writers put the day of the generation into them."""
+    return _first(_DATES, prose(part.text), "the date {}")
+
+
+def link(part: Part) -> Finding | None:
+    """Finds a link, an address or a citation; what a writer cites it mostly makes up."""
+    text = prose(part.text)
+    found = ((pattern.search(text), name) for pattern, name in _LINKS)
+    return next((Finding(*match.span(), f"{name}, {match[0].strip()}") for match, name in found if match), None)
+
+
+def remnant(part: Part) -> Finding | None:
+    """Finds words to or from whoever gave the task: a preface, an apology, a heading of the prompt."""
+    if part.role in ("user", "system"):
+        return None
+    pattern = _REMNANT if part.role == "document" else _TASK
+    match = pattern.search(prose(part.text))
+    return Finding(*match.span(), f"talk of the task: {match[0].strip()}") if match else None
+
+
+def tag(part: Part) -> Finding | None:
+    """Finds tags, markers of chat templates, an unclosed code fence, or the JSON that the text came in."""
+    text = prose(part.text)
+    for match in _tags(text):
+        return Finding(*match.span(), f"the tag {match[0].strip()}")
+    if len(_FENCE.findall(part.text)) % 2:
+        last = list(_FENCE.finditer(part.text))[-1]
+        return Finding(*last.span(), "a code fence that is not closed")
+    return None
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    yield from _MARKERS.finditer(text)
+    yield from _MARKUP.finditer(text)
+
+
+def _first(patterns: tuple[re.Pattern[str], ...], text: str, note: str) -> Finding | None:
+    matches = (pattern.search(text) for pattern in patterns)
+    return next((Finding(*match.span(), note.format(match[0].strip())) for match in matches if match), None)
