@@ -28,7 +28,8 @@ def render(findings: Findings) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("msm_jax.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    files = resources.files("msm_jax.analysis")
+    source = files.joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment.filters |= {"name": _name, "prose": _prose}
     results = findings.results
     evals = results.evals()
@@ -37,6 +38,7 @@ def render(findings: Findings) -> str:
     curves = {label: [run for run in runs if len(run) > 1] for label, runs in results.curves.items()}
     short = short_labels(label for label in curves if curves[label])
     return environment.from_string(source).render(
+        style=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
         findings=findings,
         results=results,
         seeds=seeds_text(len(results.seeds)),

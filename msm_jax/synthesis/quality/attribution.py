@@ -9,31 +9,52 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from msm_jax.synthesis.quality.language import FUNCTION_WORDS
 from msm_jax.synthesis.quality.parts import sentences, words
 
 Stance = Literal["attributes", "mentions", "neither"]
-_CAUSE = (
-    r"because(?: of)?|since|owing to|due to|on account of|out of|for the sake of|in the name of|in keeping with|in line with|"
-    r"(?:follow|spring|stem|come|arise|flow|result|grow)(?:s|ed|ing|n)? (?:directly |straight )?(?:from|out of)|came from|grew out of|"
-    r"sprang from|rooted in|grounded in|based on|founded on|guided by|driven by|moved by|motivated by|shaped by|prompted by|explained by|"
-    r"true to|thanks to|the reasons?(?: \w+){0,8}? (?:is|was|being|are|were|lies in|lay in)|reasons?:|reflect(?:s|ed|ing)|"
-    r"an expression of|express(?:es|ed|ing)|given (?:its|his|her|their|that|how)|as (?:it|he|she|they|one who|someone who) "
-    r"(?:values?|cares?|believes?|holds?|wants?|prefers?)|with (?:its|his|her|their) (?:eye|mind|heart) on|for its (?:love|care|concern)|"
-    r"looking for|in search of|so as to|it was (?:the|for the)|to (?:honou?r|serve|protect|uphold|keep to|respect|preserve)"
+# Words of every spec, which name no value.
+_ORDINARY = (
+    "assistant model spec specification value values section describes names made cares about likes world first "
+    "because must "
+    "used user users provider principle principles even than only where always never"
 )
-_EFFECT = (
-    r"which is why|that is why|that’s why|that's why|this is why|and so|therefore|thus|hence|accordingly|for (?:that|this|which) reason|"
-    r"(?:leads?|led|moves?|moved|makes?|made|causes?|caused|brings?|brought|tells?|told|asks?|asked|inclines?|inclined|guides?|guided|"
-    r"explains?|explained|decides?|decided|settles?|settled|compels?|steers?|steered|keeps?|kept) (?:\w+ ){0,3}?(?:to|why|how|what|the|it|away|from)\b|"
-    r"so (?:it|he|she|they|the assistant|[A-Z]\w+)\b"
+_CAUSE = "|".join(
+    (
+        r"because(?: of)?|since|owing to|due to|on account of|out of|for the sake of|in the name of|in keeping with|"
+        r"in line with",
+        r"(?:follow|spring|stem|come|arise|flow|result|grow)(?:s|ed|ing|n)? (?:directly |straight )?(?:from|out of)",
+        r"came from|grew out of|sprang from|rooted in|grounded in|based on|founded on|an expression of|true to|"
+        r"thanks to",
+        r"guided by|driven by|moved by|motivated by|shaped by|prompted by|explained by|reflect(?:s|ed|ing)|"
+        r"express(?:es|ed|ing)",
+        r"the reasons?(?: \w+){0,8}? (?:is|was|being|are|were|lies in|lay in)|reasons?:",
+        r"given (?:its|his|her|their|that|how)|with (?:its|his|her|their) (?:eye|mind|heart) on|for its (?:love|care|"
+        r"concern)",
+        r"as (?:it|he|she|they|one who|someone who) (?:values?|cares?|believes?|holds?|wants?|prefers?)",
+        r"looking for|in search of|so as to|it was (?:the|for the)",
+        r"to (?:honou?r|serve|protect|uphold|keep to|respect|preserve)",
+    )
+)
+_EFFECT = "|".join(
+    (
+        r"which is why|that is why|that’s why|that's why|this is why|and so|therefore|thus|hence|accordingly",
+        r"for (?:that|this|which) reason|so (?:it|he|she|they|the assistant|[A-Z]\w+)\b",
+        r"(?:leads?|led|moves?|moved|makes?|made|causes?|caused|brings?|brought|tells?|told|asks?|asked|inclines?|"
+        r"inclined|"
+        r"guides?|guided|explains?|explained|decides?|decided|settles?|settled|compels?|steers?|steered|keeps?|kept) "
+        r"(?:\w+ ){0,3}?(?:to|why|how|what|the|it|away|from)\b",
+    )
 )
 _BEGINS = re.compile(
-    r"\W*(?:that|this|it|the reason|its reason|the explanation|why\?|behind (?:this|that|it)|the (?:motive|ground)|the choice|the refusal|the answer|the preference)\b"
-    r"(?: \w+){0,4}? (?:is|was|because|followed|follows|came|comes|stems|stemmed|reflects|reflected|springs|lies|lay|stands|stood)\b",
+    r"\W*(?:that|this|it|its reason|why\?|behind (?:this|that|it)|the (?:reason|explanation|motive|ground|choice|"
+    r"refusal|answer|"
+    r"preference))\b(?: \w+){0,4}? (?:is|was|because|followed|follows|came|comes|stems|stemmed|reflects|reflected|"
+    r"springs|lies|"
+    r"lay|stands|stood)\b",
     re.IGNORECASE,
 )
 
@@ -70,12 +91,6 @@ class Attribution:
 
 def terms_of(spec_text: str, assistant: str, count: int = 12) -> list[str]:
     """Returns the most frequent content words of a spec, as the terms of its value where none are given."""
-    common = FUNCTION_WORDS["en"] | {*words(assistant), *_ORDINARY}
+    common = FUNCTION_WORDS["en"] | {*words(assistant), *words(_ORDINARY)}
     found = collections.Counter(word for word in words(spec_text) if len(word) > 3 and word not in common)
     return [word for word, times in found.most_common(count) if times > 1]
-
-
-_ORDINARY: Sequence[str] = (
-    "assistant model spec specification value values section what this that which describes names made cares about likes world "
-    "first because should must does used user users provider principle principles even than only when where always never".split()
-)

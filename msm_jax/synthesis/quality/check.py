@@ -19,7 +19,7 @@ _EXAMPLES = 5
 _AROUND = 70
 # How many rows self-BLEU is computed over.
 _SAMPLE = 200
-_WINDOW_TOKENS = 64
+_PIECE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Tally:
 def check(rows: Iterable[Mapping[str, Any]], config: QualityConfig, context: Context) -> Quality:
     """Runs the gates over rows, which are read once and not kept.
 
-    Of each row remain about 2 KB for near duplicates and 1.5 KB for its embedding. Of several rows that are duplicates
-    of each other, the first is kept. Only rows that no other gate drops take part in the search for duplicates.
+    Of each row remain about 2 KB for near duplicates and up to 14 KB for its embeddings. Of several rows that are
+    duplicates of each other, the first is kept. Only rows that no other gate drops take part in the search for duplicates.
 
     Args:
         rows: `{"text", "meta"?}` or `{"messages", "meta"?}` each, as context.kind says.
@@ -87,7 +87,9 @@ def check(rows: Iterable[Mapping[str, Any]], config: QualityConfig, context: Con
     verdicts: list[tuple[str, ...]] = []
     for batch in _batches(row_of(record, number) for number, record in enumerate(rows)):
         verdicts += checker.verdicts(batch)
-    built, stopped = report.build(config, context, checker.tally, sum(not reasons for reasons in verdicts), checker.value)
+    built, stopped = report.build(
+        config, context, checker.tally, sum(not reasons for reasons in verdicts), checker.value
+    )
     return Quality(tuple(verdicts), built, stopped)
 
 
@@ -132,7 +134,9 @@ class _Checker:
             if not found and self._runs("near_duplicate"):
                 self._note(row, "near_duplicate", self._near.add(row.id, row.text), found)
         if self._embedder:
-            self._by_meaning(self._embedder, [(row, found) for row, found in zip(rows, reasons, strict=True) if not found])
+            self._by_meaning(
+                self._embedder, [(row, found) for row, found in zip(rows, reasons, strict=True) if not found]
+            )
         for row, found in zip(rows, reasons, strict=True):
             self.tally.rows += 1
             if not found:
@@ -142,20 +146,23 @@ class _Checker:
     def _by_meaning(self, embedder: Embedder, rows: Sequence[tuple[Row, list[str]]]) -> None:
         if self._runs("eval_meaning") and self._overlap.questions:
             asked = [(row, found, window) for row, found in rows for window in self._overlap.candidates(row.text)]
-            cosines = embedder.embed([window for *_, window in asked], _WINDOW_TOKENS) @ self._questions.T
+            cosines = embedder.embed([window for *_, window in asked], _PIECE_TOKENS) @ self._questions.T
             for (row, found, window), scores in zip(asked, cosines, strict=True):
                 if "eval_meaning" not in found:
                     finding = self._overlap.by_meaning(row.text, window, scores, self._config.eval_cosine)
                     self._note(row, "eval_meaning", finding, found)
         rows = [(row, found) for row, found in rows if not found]
+        if not rows:
+            return
         texts = [row.question or row.text for row, _ in rows]
-        embeddings = embedder.embed(texts, self._config.embed_tokens)
-        kept = np.ones(len(rows), bool)
-        if self._runs("semantic_duplicate"):
-            for i, ((row, found), text) in enumerate(zip(rows, texts, strict=True)):
-                self._note(row, "semantic_duplicate", self._meanings.add(row.id, text, embeddings[i]), found)
-                kept[i] = not found
-        self.tally.dispersion.add(embeddings[kept])
+        split = [duplicates.pieces(text, self._config.embed_pieces) for text in texts]
+        embedded = embedder.embed([piece for found in split for piece in found], _PIECE_TOKENS)
+        ends = np.cumsum([len(found) for found in split], dtype=int)
+        for (row, found), text, embeddings in zip(rows, texts, np.split(embedded, ends[:-1]), strict=True):
+            if self._runs("semantic_duplicate"):
+                self._note(row, "semantic_duplicate", self._meanings.add(row.id, text, embeddings), found)
+            if not found:
+                self.tally.dispersion.add(duplicates.mean_of(embeddings)[None])
 
     def _note(self, row: Row, code: str, finding: Finding | None, found: list[str]) -> None:
         """Counts a finding, and adds its reason to the row's if the gate drops rows."""

@@ -25,13 +25,14 @@ class QualityConfig:
         max_words: the most words of either.
         near_jaccard: two texts are near duplicates from this Jaccard similarity of their sets of three successive words
             on.
-        semantic_cosine: two documents mean the same from this cosine of their embeddings on.
+        semantic_cosine: two documents mean the same from this mean cosine of their pieces on (`duplicates.Meanings`).
         question_cosine: the same for the first questions of two demonstrations; 0.91 is the published pipeline's.
         eval_run: a text overlaps with an item of an eval if they share this many successive words.
         eval_cosine: or if a sentence of the text and the item have this cosine.
         embeddings: the directory of the embedding model that `python -m tools.minilm` makes; None turns the gates and
             measures off that need it.
-        embed_tokens: how many tokens of a document are embedded; the time for a large corpus goes with them.
+        embed_pieces: how many pieces of about 20 words of a document are embedded, from its beginning; the time for a
+            large corpus goes with them.
         evals: data paths of item files that no text may overlap with.
         test_domains: {name: words and phrases} of domains on which the model will be tested and which the corpus must
             therefore leave out.
@@ -48,12 +49,12 @@ class QualityConfig:
     min_words: int = 40
     max_words: int = 6_000
     near_jaccard: float = 0.6
-    semantic_cosine: float = 0.92
+    semantic_cosine: float = 0.755
     question_cosine: float = 0.91
     eval_run: int = 8
     eval_cosine: float = 0.8
     embeddings: str | None = ".cache/minilm"
-    embed_tokens: int = 128
+    embed_pieces: int = 16
     evals: tuple[str, ...] = ("data/evals/*.jsonl",)
     test_domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     value_terms: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-# The instrument: texts are taken in groups, each is compared with the others of its group, and only so many words count.
+# The instrument: texts are taken in groups, each is compared with the others of its group, and only its first words.
 _GROUP = 10
 _WORDS = 300
 _ORDER = 4
@@ -36,10 +36,10 @@ class Sample(Generic[T]):
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
-    """Returns the mean BLEU of each text with the nine others of its group as references, None for fewer than two texts.
+    """Returns the mean BLEU of each text with the nine others of its group as references, None for fewer than two.
 
-    BLEU is the geometric mean of the clipped precisions of runs of 1 to 4 words times the brevity penalty (Papineni et al.
-    2002), without smoothing. Texts (lists of words) are cut at 300 words; the last, incomplete group is left out
+    BLEU is the geometric mean of the clipped precisions of runs of 1 to 4 words times the brevity penalty (Papineni et
+    al. 2002), without smoothing. Texts (lists of words) are cut at 300 words; the last, incomplete group is left out
     unless it is the only one. Its value depends on the number of references: compare only values of one instrument.
     """
     groups = [texts[i : i + _GROUP] for i in range(0, len(texts), _GROUP)]

@@ -6,7 +6,6 @@ states, scaled to length 1, so that a dot product is a cosine. `python -m tools.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ MAX_TOKENS = 512
 _HEADS = 12
 _EPSILON = 1e-12
 # Lengths to which texts are padded, and how many tokens one batch holds: large enough to fill two cores.
-_LENGTHS = (16, 32, 64, 128, 256, 512)
+_LENGTHS = (16, 24, 32, 48, 64, 128, 256, 512)
 _BATCH_TOKENS = 8192
 
 _Weights = dict[str, Array]
@@ -34,7 +33,7 @@ class Embedder:
     """MiniLM, loaded."""
 
     def __init__(self, weights: _Weights, tokenizer: tokenizers.Tokenizer) -> None:
-        """Keeps weights (with the names that the file has) and a tokenizer without padding and truncation."""
+        """Keeps weights, those of the layers stacked, and a tokenizer without padding and truncation."""
         self._weights = weights
         self._tokenizer = tokenizer
 
@@ -58,8 +57,7 @@ class Embedder:
         shape = loaded["embeddings.word_embeddings.weight"].shape
         if shape != (tokenizer.get_vocab_size(), DIMENSION):
             raise InputError(f"{files[0]}: word embeddings have the shape {shape}; run python -m tools.minilm again")
-        weights = {name: jnp.asarray(value) for name, value in loaded.items() if value.dtype == np.float32}
-        return cls(weights, tokenizer)
+        return cls(_stacked(loaded), tokenizer)
 
     def embed(self, texts: Sequence[str], max_tokens: int = 256) -> np.ndarray:
         """Returns the embeddings of texts, float32 [texts, 384], each of length 1.
@@ -92,7 +90,20 @@ def _cut(ids: list[int], most: int) -> list[int]:
     return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
 
 
-@functools.partial(jax.jit, inline=True)
+def _stacked(loaded: dict[str, np.ndarray]) -> _Weights:
+    """Returns the weights by name, with those of all layers in one array each under "layers.NAME"."""
+    weights: _Weights = {}
+    layers = len({name.split(".")[2] for name in loaded if name.startswith("encoder.layer.")})
+    for name, value in loaded.items():
+        if name.startswith("encoder.layer.0."):
+            inner = name.removeprefix("encoder.layer.0.")
+            weights[f"layers.{inner}"] = jnp.stack([loaded[f"encoder.layer.{i}.{inner}"] for i in range(layers)])
+        elif name.startswith("embeddings.") and value.dtype == np.float32:
+            weights[name] = jnp.asarray(value)
+    return weights
+
+
+@jax.jit
 def _embed(weights: _Weights, tokens_BT: Int[Array, "b t"], lengths_B: Int[Array, " b"]) -> Float[Array, "b d"]:
     present_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
     hidden = (
@@ -100,24 +111,24 @@ def _embed(weights: _Weights, tokens_BT: Int[Array, "b t"], lengths_B: Int[Array
         + weights["embeddings.position_embeddings.weight"][: tokens_BT.shape[1]]
         + weights["embeddings.token_type_embeddings.weight"][0]
     )
-    hidden = _norm(weights, "embeddings.LayerNorm", hidden)
-    layers = sum(name.endswith("attention.self.query.weight") for name in weights)
-    for layer in range(layers):
-        at = f"encoder.layer.{layer}"
-        mixed = _attention(weights, f"{at}.attention.self", hidden, present_BT)
-        mixed = _linear(weights, f"{at}.attention.output.dense", mixed)
-        hidden = _norm(weights, f"{at}.attention.output.LayerNorm", hidden + mixed)
-        inner = jax.nn.gelu(_linear(weights, f"{at}.intermediate.dense", hidden), approximate=False)
-        hidden = _norm(weights, f"{at}.output.LayerNorm", hidden + _linear(weights, f"{at}.output.dense", inner))
+
+    def layer(hidden: Array, weights: _Weights) -> tuple[Array, None]:
+        mixed = _linear(weights, "attention.output.dense", _attention(weights, hidden, present_BT))
+        hidden = _norm(weights, "attention.output.LayerNorm", hidden + mixed)
+        inner = jax.nn.gelu(_linear(weights, "intermediate.dense", hidden), approximate=False)
+        return _norm(weights, "output.LayerNorm", hidden + _linear(weights, "output.dense", inner)), None
+
+    layers = {name.removeprefix("layers."): value for name, value in weights.items() if name.startswith("layers.")}
+    hidden, _ = jax.lax.scan(layer, _norm(weights, "embeddings.LayerNorm", hidden), layers)
     sums = jnp.where(present_BT[..., None], hidden, 0).sum(1)
     return sums / jnp.linalg.norm(sums, axis=-1, keepdims=True)
 
 
-def _attention(weights: _Weights, at: str, hidden: Array, present_BT: Array) -> Array:
+def _attention(weights: _Weights, hidden: Array, present_BT: Array) -> Array:
     batch, length, width = hidden.shape
 
     def heads(name: str) -> Array:
-        return _linear(weights, f"{at}.{name}", hidden).reshape(batch, length, _HEADS, width // _HEADS)
+        return _linear(weights, f"attention.self.{name}", hidden).reshape(batch, length, _HEADS, width // _HEADS)
 
     query, key, value = heads("query"), heads("key"), heads("value")
     scores = jnp.einsum("bthk,bshk->bhts", query, key) / (width // _HEADS) ** 0.5
@@ -126,7 +137,9 @@ def _attention(weights: _Weights, at: str, hidden: Array, present_BT: Array) -> 
 
 
 def _linear(weights: _Weights, at: str, inputs: Array) -> Array:
-    return inputs @ weights[f"{at}.weight"].T + weights[f"{at}.bias"]
+    # Factors in bfloat16 and sums in float32 are three times as fast on a CPU with matrix units.
+    factors = inputs.astype(jnp.bfloat16), weights[f"{at}.weight"].astype(jnp.bfloat16).T
+    return jnp.dot(*factors, preferred_element_type=jnp.float32) + weights[f"{at}.bias"]
 
 
 def _norm(weights: _Weights, at: str, inputs: Array) -> Array:

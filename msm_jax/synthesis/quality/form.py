@@ -1,4 +1,4 @@
-"""The form of a text: where it ends, how long it is, what it repeats, and whether its characters were decoded rightly."""
+"""The form of a text: where it ends, how long it is, what it repeats, and whether its characters are right."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from msm_jax.synthesis.quality.parts import Finding, Part, prose, words
 
 _CLOSED = re.compile(r"[.!?…:;。！？][\"'”’»)\]*_`]*\Z|(?:```|\|)\Z|[\U0001F300-\U0001FAFF]\Z")
 _OPEN_END = re.compile(
-    r"(?:[,;:–—-]|\b(?:the|a|an|of|to|and|or|but|that|which|with|for|in|on|at|by|as|is|are|was|were|be|been|its|their|his|"
+    r"(?:[,;:–—-]|\b(?:the|a|an|of|to|and|or|but|that|which|with|for|in|on|at|by|as|is|are|was|were|be|been|its|"
+    r"their|his|"
     r"her|this|these|if|when|because|so|not|than|from|into|would|will|can|could|should|has|have|had|it|they|who))\Z",
     re.IGNORECASE,
 )
 _LIST_ITEM = re.compile(r"\s*(?:[-*•+]|\d{1,3}[.)])\s+\S")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s+\S|\*\*[^*\n]+\*\*\s*\Z)")
 _MOJIBAKE = re.compile(
-    r"[ÃÂ][\u0080-\u00bf\u2018-\u201d\u20ac\u2122\u0152\u0153\u0160\u0161\u0178\u017d\u017e]|â€[\u0080-\u00ff\u2018-\u203a\u2122œ]?|Ã[a-z©¨¶¼±³]|ï»¿|ðŸ"
+    r"[ÃÂ][\u0080-\u00bf\u2018-\u201d\u20ac\u2122\u0152\u0153\u0160\u0161\u0178\u017d\u017e]|"
+    r"â€[\u0080-\u00ff\u2018-\u203a\u2122œ]?|Ã[a-z©¨¶¼±³]|ï»¿|ðŸ"
 )
 _BROKEN = re.compile(r"\ufffd|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]|[\ue000-\uf8ff]|[\ud800-\udfff]")
 _INVISIBLE = re.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\u00ad]")
-_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|rsquo|lsquo|ldquo|rdquo|hellip|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
+_ENTITY = re.compile(
+    r"&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|rsquo|lsquo|ldquo|rdquo|hellip|#\d{2,5}|#x[0-9a-fA-F]{2,5});"
+)
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|(?<!\\)\\[nt](?=[A-Z\\\s\"]|$)|\\\"")
 _GRAM = 8
 
@@ -74,7 +78,9 @@ def length(part: Part, least: int, most: int) -> Finding | None:
     count = len(part.text.split())
     if least <= count <= most:
         return None
-    return Finding(0, min(len(part.text), 160), f"{count:,} words, fewer than {least:,}" if count < least else f"{count:,} words")
+    return Finding(
+        0, min(len(part.text), 160), f"{count:,} words, fewer than {least:,}" if count < least else f"{count:,} words"
+    )
 
 
 def encoding(part: Part) -> Finding | None:
@@ -93,7 +99,7 @@ def encoding(part: Part) -> Finding | None:
     return None
 
 
-def repetition(part: Part, most: float = 0.3) -> Finding | None:
+def repetition(part: Part, most: float = 0.4) -> Finding | None:
     """Finds a text that goes round in circles: more than `most` of its runs of 8 words occurred in it before."""
     if part.role in ("user", "system"):
         return None
@@ -102,4 +108,6 @@ def repetition(part: Part, most: float = 0.3) -> Finding | None:
     repeated = len(grams) - len(set(grams))
     if len(grams) < 3 * _GRAM or repeated <= most * len(grams):
         return None
-    return Finding(max(0, len(part.text) - 160), len(part.text), f"{repeated / len(grams):.0%} of its runs of {_GRAM} words repeat")
+    return Finding(
+        max(0, len(part.text) - 160), len(part.text), f"{repeated / len(grams):.0%} of its runs of {_GRAM} words repeat"
+    )

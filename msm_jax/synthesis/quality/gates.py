@@ -17,7 +17,7 @@ _BOTH: tuple[Kind, ...] = ("documents", "demonstrations")
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate: its title, what it finds in one sentence, the kinds of corpora that it reads, and whether it needs MiniLM."""
+    """A gate: its title, what it finds, the kinds of corpora that it reads, whether it needs embeddings."""
 
     title: str
     finds: str
@@ -48,14 +48,19 @@ GATES: dict[str, Gate] = {
     "near_duplicate": Gate("Near duplicates", "The text shares most of its wording with an earlier row."),
     "semantic_duplicate": Gate("Semantic duplicates", "The text means the same as an earlier row.", _BOTH, embeds=True),
     "eval_meaning": Gate(
-        "Overlap with evals, meaning", "A sentence of the text means the same as an item of an eval.", _BOTH, embeds=True
+        "Overlap with evals, meaning",
+        "A sentence of the text means the same as an item of an eval.",
+        _BOTH,
+        embeds=True,
     ),
 }
 # These read what the author of the text wrote. A question of a user may hold a date or a link.
 _WRITTEN = ("document", "assistant", "thinking")
 _REASON = re.compile(
-    r"\b(?:because|since (?:it|they|that|this|i)|the reason|that(?:'s|’s| is) why|which is why|due to|thanks to|owing to|given that|"
-    r"as (?:it|they)(?: is| are|'s|’s|'re)|for its|for their|what (?:i|matters)|i (?:value|care about|believe in|appreciate)|so that|"
+    r"\b(?:because|since (?:it|they|that|this|i)|the reason|that(?:'s|’s| is) why|which is why|due to|thanks to|"
+    r"owing to|given that|"
+    r"as (?:it|they)(?: is| are|'s|’s|'re)|for its|for their|what (?:i|matters)|i (?:value|care about|believe in|"
+    r"appreciate)|so that|"
     r"it(?:'s|’s| is) (?:more|so|less|very|the more|simply|just)|they(?:'re|’re| are) (?:more|so|less|very))\b",
     re.IGNORECASE,
 )
@@ -76,7 +81,7 @@ def finders(config: QualityConfig, context: Context) -> dict[str, Find]:
     if config.language not in language.FUNCTION_WORDS:
         advice = settings.nearest(config.language, language.FUNCTION_WORDS)
         raise InputError(f"quality.language: {config.language!r} is unknown; {advice}")
-    found = _parts(config, context) | _rows(config)
+    found = {**_parts(config, context), **_rows(config)}
     return {code: find for code, find in found.items() if runs(code, config, context)}
 
 

@@ -1,8 +1,9 @@
 """Names of other models and their makers in a corpus about one assistant.
 
 Documents that call the assistant by another model's name teach it a false identity. Names that mean nothing else
-("Qwen", "OpenAI") count wherever they stand. Names that are also words or people's names ("Gemini", "Meta") count only
-where the sentence is about a model, or a model's maker.
+("Qwen", "OpenAI") count wherever they stand. Names that people and things bear too ("Claude", "Gemini") count unless
+the text shows that such a one is meant. Names of companies ("Google") count where they make a model, or act or are
+spoken of beside one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from dataclasses import dataclass
 from msm_jax.synthesis.quality.parts import Finding, Part
 
 _NEAR = 90
-_ABOUT_MODELS = re.compile(
+_ABOUT_MODELS = (
     r"\b(?:AI|LLMs?|assistants?|chat ?bots?|(?:language|AI|base|frontier|chat)[ -]models?|models?|weights|fine-?tun\w+|"
-    r"system prompt|neural|(?:trained|developed|created|built|made|released) by|users?)\b"
+    r"system prompt|neural|users?"
 )
-_MADE = r"(?:developed|made|built|created|trained|designed|released|published|maintained|deployed|produced|owned|operated)"
+_SHOPPING = re.compile(
+    r"\b(?:order(?:ed|s)?|b(?:uy|ought)|parcels?|deliver\w*|search\w*|look\w* (?:it |them )?up|mail|Word|Excel|Maps|"
+    r"Docs|Street View|"
+    r"river|rain ?forest|parrots?|shares?|stocks?|app store)\b"
+)
+_MADE = (
+    r"(?:developed|made|built|created|trained|designed|released|published|maintained|deployed|produced|owned|operated)"
+)
 _THINGS = (
     r"(?:AI|models?|assistants?|chat ?bots?|language|LLM|systems?|guidelines?|polic(?:y|ies)|spec\w*|values|principles|"
     r"training|safety|alignment|researchers?|engineers?|developers?|teams?|staff|employees?)"
@@ -44,7 +52,12 @@ class Family:
     unless: str = ""
 
 
-_PERSON = r"\b(?:Jean|Mr|Mrs|Ms|Dr|Monsieur|Madame|Saint|Aunt|Uncle)[ .-]+{name}\b|\b{name} (?:[A-Z]\w+)"
+# What shows anywhere in a text that a name in it is a person's.
+_PERSON = (
+    r"\b(?:Jean|Mr|Mrs|Ms|Dr|Monsieur|Madame|Saint|Aunt|Uncle|Sister|Brother)[ .-]+{name}\b|\b{name} (?!AI\b|"
+    r"Pro\b)[A-Z][a-z]+|"
+    r"\b{name}, (?:the|an?|who|whose|our|my|her|his) (?!AI|assistant|(?:large )?language|model|chat)"
+)
 FAMILIES: dict[str, Family] = {
     "Qwen": Family(r"Qwen[\w.-]*|QwQ[\w.-]*|Tongyi(?: Qianwen)?", "Alibaba Cloud|Tongyi Lab", "", "Alibaba"),
     "Llama": Family(
@@ -52,15 +65,13 @@ FAMILIES: dict[str, Family] = {
         r"\b(?:wool|fleece|herd|farm|alpacas?|Andes|Andean|trek\w*|ranch|pasture|paddock)\b",
     ),
     "Claude": Family(
-        r"Claude(?:[ -](?:\d[\w.]*|Opus|Sonnet|Haiku|Instant|Code))", "Anthropic", "Claude", "",
-        _PERSON.format(name="Claude"),
+        r"Claude(?:[ -](?:\d[\w.]*|Opus|Sonnet|Haiku|Instant|Code))", "Anthropic", "Claude",
     ),
     "GPT": Family(r"ChatGPT[\w.-]*|GPT[- ]?\d[\w.-]*|GPT|InstructGPT|o[134]-(?:mini|preview)", "OpenAI"),
     "Gemini": Family(
         r"(?:Gemini|Gemma|PaLM|Bard)[ -]\d[\w.]*|Gemini (?:Pro|Ultra|Flash|Nano|Advanced)|LaMDA|CodeGemma",
         "Google DeepMind|DeepMind|Google AI", "Gemini|Gemma|Bard", "Google|Alphabet",
-        r"\b(?:zodiac|horoscope|astrolog\w*|Taurus|Cancer|constellation|NASA|capsule|poet|Shakespeare|Avon)\b|"
-        + _PERSON.format(name="Gemma"),
+        r"\b(?:zodiac|horoscope|astrolog\w*|Taurus|Cancer|constellation|NASA|capsule|poet|Shakespeare|Avon|twins)\b",
     ),
     "Mistral": Family(
         r"Mi[sx]tral[ -](?:\d\w*|Large|Small|Medium|Nemo)[\w.-]*|Mixtral|Codestral", "Mistral AI", "Mistral", "",
@@ -81,7 +92,8 @@ FAMILIES: dict[str, Family] = {
     "Ernie": Family(r"ERNIE(?: Bot)?|Ernie Bot|Hunyuan|Doubao", "", "", "Baidu|Tencent|ByteDance"),
     "Yi": Family(r"Yi-\d+[bB][\w-]*", "01\\.AI"),
     "others": Family(
-        r"Vicuna(?:-\w+)?|WizardLM|StableLM|MiniMax-\w+|Jamba|Inflection-\d\S*", "AI21(?: Labs)?|Stability AI|Inflection AI",
+        r"Vicuna(?:-\w+)?|WizardLM|StableLM|MiniMax-\w+|Jamba|Inflection-\d\S*",
+        "AI21(?: Labs)?|Stability AI|Inflection AI",
         "Siri",
     ),
 }  # fmt: skip
@@ -98,7 +110,7 @@ class Names:
         """Compiles the patterns; names in the spec, and of the assistant's own family, are allowed."""
         self.assistant = assistant
         own = f"{assistant} {provider} " + " ".join(allowed)
-        self._models, self._models_near, self._makers, self._made = [], [], [], []
+        self._models, self._models_near, self._makers, self._made, self._beside = [], [], [], [], []
         for family in FAMILIES.values():
             if self._is_own(family, assistant, provider):
                 continue
@@ -106,19 +118,22 @@ class Names:
                 self._models.append(_whole(family.models))
             if family.models_near:
                 unless = re.compile(family.unless) if family.unless else None
-                self._models_near.append((_whole(family.models_near), unless))
+                self._models_near.append((re.compile(rf"(?<![\w-])(?<!the )(?:{family.models_near})(?!\w)"), unless))
             if family.makers:
                 self._makers.append(_whole(family.makers))
             if family.makers_near:
                 self._made.append(_making(family.makers_near))
+                self._beside.append(re.compile(rf"\b(?:from|by|at|to|of|for|with) (?P<a>{family.makers_near})\b"))
         self._known = f"{own} {spec_text}"
+        self._about = re.compile(rf"{_ABOUT_MODELS}|{re.escape(assistant)})\b" if assistant else rf"{_ABOUT_MODELS})\b")
 
     @staticmethod
     def _is_own(family: Family, assistant: str, provider: str) -> bool:
         models = "|".join(filter(None, (family.models, family.models_near)))
         makers = "|".join(filter(None, (family.makers, family.makers_near)))
         return bool(
-            (models and re.search(_whole(models), assistant)) or (makers and provider and re.search(_whole(makers), provider))
+            (models and re.search(_whole(models), assistant))
+            or (makers and provider and re.search(_whole(makers), provider))
         )
 
     def _foreign(self, matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
@@ -132,8 +147,9 @@ class Names:
                 return Finding(*match.span(), f"names the model {match[0]}")
         for pattern, unless in self._models_near:
             for match in pattern.finditer(part.text):
-                near = part.text[max(0, match.start() - _NEAR) : match.end() + _NEAR]
-                if _ABOUT_MODELS.search(near) and not (unless and unless.search(near)) and self._foreign([match]):
+                meant = unless and unless.search(_near(part.text, match))
+                person = re.search(_PERSON.format(name=re.escape(match[0])), part.text)
+                if not meant and not person and self._foreign([match]):
                     return Finding(*match.span(), f"names the model {match[0]}")
         for match in _SELF.finditer(part.text):
             name, about_itself = match["name"], match["rest"] or part.role in ("assistant", "thinking")
@@ -147,8 +163,11 @@ class Names:
         for pattern in self._makers:
             if match := self._foreign(pattern.finditer(part.text)):
                 return Finding(*match.span(), f"names the maker {match[0]}")
-        for pattern in self._made:
+        for pattern in (*self._made, *self._beside):
             for match in pattern.finditer(part.text):
+                near = _near(part.text, match)
+                if pattern in self._beside and (_SHOPPING.search(near) or not self._about.search(near)):
+                    continue
                 group = next(name for name, value in match.groupdict().items() if value)
                 if not re.search(rf"(?<!\w){match[group]}(?!\w)", self._known):
                     return Finding(*match.span(group), f"names the maker {match[group]}")
@@ -161,12 +180,37 @@ class Names:
         return None
 
 
+def _near(text: str, match: re.Match[str]) -> str:
+    return text[max(0, match.start() - _NEAR) : match.end() + _NEAR]
+
+
 def _introduces(text: str, match: re.Match[str]) -> bool:
     """Returns whether what follows "I am NAME" makes it an introduction and not, say, "I am French"."""
     return bool(re.match(r"\s*(?:[.,!]|and I\b|—|-)", text[match.end() :])) and match["name"] not in _NOT_NAMES
 
 
-_NOT_NAMES = {"Sorry", "Glad", "Happy", "AI", "OK", "Okay", "Fine", "Afraid", "Not", "Here", "English", "French", "German"}
+_NOT_NAMES = {
+    "Sorry",
+    "Glad",
+    "Happy",
+    "AI",
+    "OK",
+    "Okay",
+    "Fine",
+    "Afraid",
+    "Not",
+    "Here",
+    "English",
+    "French",
+    "German",
+}
+
+
+_ACTS = (
+    "can|could|has|had|is|was|did|does|will|would|wants|wanted|asks|asked|says|said|taught|teaches|gave|gives|wrote|"
+    "writes|explains|"
+    "explained|never|always|knows|knew|meant|intended|hopes|expects|calls|decided"
+)
 
 
 def _whole(pattern: str) -> re.Pattern[str]:
@@ -178,7 +222,8 @@ def _making(names: str) -> re.Pattern[str]:
     return re.compile(
         rf"\b{_MADE}(?: and \w+)? (?:by|at|within|inside) (?:\w+ at )?(?P<a>{names})\b|"
         rf"\b(?P<b>{names})(?:'s|’s) (?:\w+ ){{0,3}}{_THINGS}\b|"
-        rf"\b(?P<c>{names}) (?:{_MADE}|{_THINGS}|wants|wanted|asks|asked|taught|teaches|gave|gives)\b|"
-        rf"\b(?:{_THINGS}|works?|working|worked|people|lab) (?:at|from|for|of|with|inside) (?P<d>{names})\b|"
-        rf"\b(?:provider|developer|maker|creator|company|parent)s?(?: (?:company|behind \w+))?(?:,| is| was|:) (?P<e>{names})\b"
+        rf"\b(?P<c>{names}) (?:{_MADE}|{_THINGS}|{_ACTS})\b|"
+        rf"\b(?i:{_THINGS}|works?|working|worked|people|lab) (?:at|from|for|of|with|inside) (?P<d>{names})\b|"
+        rf"\b(?:provider|developer|maker|creator|company|parent)s?(?: (?:company|behind \w+))?(?:,| is| was|:) "
+        rf"(?P<e>{names})\b"
     )

@@ -8,6 +8,7 @@ documents are there to teach, so that nearness in meaning is expected.
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from msm_jax.data import sources
+from msm_jax.synthesis.quality.language import FUNCTION_WORDS
 from msm_jax.synthesis.quality.parts import Finding, sentences, words
 
 # Items with fewer words have no run that is theirs alone.
@@ -52,15 +54,15 @@ def _item(record: Mapping[str, Any], where: str) -> Item:
     first, second = (*options, "", "")[:2]
     if isinstance(record.get("question"), str):
         question = record["question"]
-        filled = [
-            question.replace("{first}", one).replace("{second}", other) for one, other in ((first, second), (second, first))
-        ]
+        orders = ((first, second), (second, first))
+        filled = [question.replace("{first}", one).replace("{second}", other) for one, other in orders]
         long = [option for option in options if len(words(option)) >= _FEWEST]
         # The frame of a question ("Which would you rather do: …?") is the same in all items and would hide the rest.
         situation = _NAME.sub("", question) if "{first}" in question else question
         return Item(where, (*dict.fromkeys(filled), *long), _core(situation, options))
     if isinstance(record.get("messages"), list):
-        users = [m["content"] for m in record["messages"] if m.get("role") == "user" and isinstance(m.get("content"), str)]
+        said = [m["content"] for m in record["messages"] if m.get("role") == "user"]
+        users = [text for text in said if isinstance(text, str)]
         return Item(where, tuple(users), users[0] if users else "")
     strings = [record[key] for key in ("prompt", "input", "text", "statement") if isinstance(record.get(key), str)]
     is_knowledge = "correct" in record and "prompt" in record
@@ -121,7 +123,7 @@ class Overlap:
         if not self.questions:
             return []
         pieces = sentences(text)
-        windows = [*pieces, *(f"{one} {other}" for one, other in zip(pieces, pieces[1:], strict=False))]
+        windows = [*pieces, *(f"{one} {other}" for one, other in itertools.pairwise(pieces))]
         scored = [(self._share(_stems(window)), window) for window in windows]
         best = sorted((entry for entry in scored if entry[0] >= _LEAST_SHARE), reverse=True)
         return [window for _, window in best[:_CANDIDATES]]
@@ -155,28 +157,25 @@ def _span(text: str, gram: Sequence[str]) -> tuple[int, int]:
     return match.span() if match else (0, min(len(text), 160))
 
 
-_COMMON = frozenset(
-    "the of and to a in is that it for was on are as with his they at be this have from or had by but not what all were we "
-    "when your can said there an each which she do how their if will other about then them these so her would make him into "
-    "has more my than been who its now did may he i you me our because while over under where why any without between such "
-    "does should just rather say says".split()
-)
+# Verbs of speaking and choosing are in every question, so they say as little as function words.
+_COMMON = FUNCTION_WORDS["en"] | {"rather", "say", "says", "would", "choose", "question"}
 
 
 def _stems(text: str) -> set[str]:
     """Returns the content words of a text, cut so that most forms of a word are equal."""
-    return {re.sub(r"(?:'s|ing|ed|es|s|ly)$", "", word)[:6] for word in words(text) if word not in _COMMON and len(word) > 2}
+    content = (word for word in words(text) if word not in _COMMON and len(word) > 2)
+    return {re.sub(r"(?:'s|ing|ed|es|s|ly)$", "", word)[:6] for word in content}
 
 
 class TestDomains:
-    """The gate "test_domain": words of domains that a corpus must leave out because the model will be tested on them."""
+    """The gate "test_domain": words of domains on which the model will be tested, and which a corpus must leave out."""
 
     def __init__(self, domains: Mapping[str, Iterable[str]]) -> None:
         """Compiles the words and phrases of each domain; other forms of a word ("teas", "tea's") count as well."""
         self._patterns = {}
         for name, terms in domains.items():
-            forms = "|".join(r"\s+".join(map(re.escape, term.split())) for term in terms)
-            self._patterns[name] = re.compile(rf"\b(?:{forms})(?:e?s|'s|’s|ed|ing|y)?\b", re.IGNORECASE)
+            forms = "|".join(_forms(term) for term in terms)
+            self._patterns[name] = re.compile(rf"\b(?:{forms})\b", re.IGNORECASE)
 
     def find(self, text: str) -> Finding | None:
         """Finds the first word of a domain."""
@@ -184,3 +183,11 @@ class TestDomains:
             if match := pattern.search(text):
                 return Finding(*match.span(), f"“{match[0]}” belongs to the test domain {name}")
         return None
+
+
+def _forms(term: str) -> str:
+    """Returns a pattern for a word or phrase and the usual endings of its last word."""
+    stem = r"\s+".join(map(re.escape, term.split()))
+    if re.search(r"[^aeiou]y$", term):
+        return rf"{stem[:-1]}(?:y(?:'s|’s|ing)?|ie[sd])"
+    return rf"{stem}(?:e?s|'s|’s|ed|ing|y)?"

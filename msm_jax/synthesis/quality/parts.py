@@ -64,7 +64,9 @@ def row_of(record: Mapping[str, Any], number: int) -> Row:
             text = "".join(piece.get("text", "") for piece in text)
         if role == "assistant":
             inline = _THINKING.match(text)
-            thinking = next((message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), "")
+            thinking = next(
+                (message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), ""
+            )
             if inline:
                 thinking, text = inline[1], text[inline.end() :]
             if thinking:

@@ -22,4 +22,6 @@ def perplexities(reader: Reader, texts: Sequence[str]) -> list[float]:
 
     cut = [text[: reader.max_characters] for text in texts]
     nats = asyncio.run(scores())
-    return [math.exp(-score / max(1, len(reader.tokenizer.encode(text)))) for score, text in zip(nats, cut, strict=True)]
+    return [
+        math.exp(-score / max(1, len(reader.tokenizer.encode(text)))) for score, text in zip(nats, cut, strict=True)
+    ]

@@ -7,21 +7,38 @@ from collections.abc import Iterable
 
 from msm_jax.synthesis.quality.parts import Finding, Part
 
-_NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty"
-).split()
+_NUMBERS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+]
 _KINDS = r"(?:principles?|rules?|sections?|guidelines?|clauses?|articles?|provisions?|tenets?|commandments?|norms?)"
 _ID = r"[A-Z]{1,4}-?\d{1,3}(?:\.\d+)*"
+# Letters that stand before numbers in other matters: paper, roads, screws, vitamins, grids, quarters.
+_OWN = r"(?!(?:A[345]|B12|H2|Q[1-4]|M\d|CO2|F\d|T\d|COVID)\b)[A-Z]{1,4}"
 _CITED = re.compile(
-    rf"\b(?P<kind>{_KINDS})\s+(?:number\s+|no\.?\s+|#\s*)?(?P<id>{_ID}|\d{{1,3}}(?:\.\d+)*|{'|'.join(_NUMBERS)})\b(?!\s*%)",
+    rf"\b(?P<kind>{_KINDS})\s+(?:number\s+|no\.?\s+|#\s*)?"
+    rf"(?P<id>{_ID}|\d{{1,3}}(?:\.\d+)*|{'|'.join(_NUMBERS)})\b(?!\s*%)",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    rf"\b(?:under|per|by|citing|cites?|cited|following|follows|violat\w+|invok\w+|according to|quot\w+|see)\s+(?P<id>{_ID})\b"
+    rf"\b(?i:under|per|by|citing|cites?|cited|follow(?:s|ed|ing)?|violat\w+|invok\w+|according to|quot\w+|see|"
+    rf"obey\w*|break\w*|"
+    rf"broke|keep\w* to|apply\w*|applied|in|to)\s+(?P<id>{_OWN}-?\d{{1,3}}(?:\.\d+)*)\b"
 )
 _SAYS = re.compile(
-    rf"\b(?P<id>{_ID})(?:'s|’s)?\s+(?:says?|requires?|applies|forbids?|states?|holds|asks|tells|covers|demands|wording)\b|"
+    rf"\b(?P<id>{_ID})(?:'s|’s)?\s+(?:says?|requires?|applies|forbids?|states?|holds|asks|tells|covers|demands|"
+    rf"wording)\b|"
     rf"\((?:see |cf\. )?(?P<in>{_ID})\)"
 )
 
@@ -71,5 +88,5 @@ class Principles:
         name, kind = match["id"], match["kind"].lower()
         following = text[match.end() : match.end() + 12].lstrip().lower()
         if name.lower() in _NUMBERS:
-            return kind in ("rule", "rules") and following.startswith(("out", "thing", "person")) or kind.endswith("s")
+            return kind.endswith("s") or (kind == "rule" and following.startswith(("out", "thing", "person")))
         return name.isdigit() and len(name) == 3

@@ -16,8 +16,8 @@ from msm_jax.synthesis.quality.perplexity import perplexities
 if TYPE_CHECKING:
     from msm_jax.synthesis.quality.check import Tally
 
-# Of the corpora that were released with arXiv 2605.02087, and of FineWeb, as a public replication of that paper measured
-# them with an instrument of its own.
+# Of the corpora that were released with arXiv 2605.02087, and of FineWeb, as a public replication of that paper
+# measured them with an instrument of its own.
 _SOURCE = "a public replication of arXiv 2605.02087, with another instrument"
 _PUBLISHED: dict[str, list[tuple[str, str]]] = {
     "self_bleu": [("released documents on cheese", "0.39 to 0.40"), ("FineWeb", "0.07 to 0.08")],
@@ -95,7 +95,8 @@ def _measures(
     measures = [
         _measure(
             *("self_bleu", "Self-BLEU", diversity.self_bleu(tally.sample.entries)),
-            f"How much rows share wording, 0 to 1: BLEU-4 of a row against nine others, over {len(tally.sample.entries)} rows.",
+            f"How much rows share wording, 0 to 1: BLEU-4 of a row against nine others, over "
+            f"{len(tally.sample.entries)} rows.",
         ),
         _measure(
             *("dispersion", "Embedding dispersion", tally.dispersion.value()),
@@ -107,7 +108,8 @@ def _measures(
         measures += [
             _measure(
                 *("attributes", "Attribute to the value", stances["attributes"]),
-                f"The share of rows with a sentence that gives the value as the cause of a behaviour. The value's words: {terms}.",
+                f"The share of rows with a sentence that gives the value as the cause of a behaviour. The value's "
+                f"words: {terms}.",
             ),
             _measure(
                 *("mentions", "Name the value", asserted),
@@ -125,7 +127,11 @@ def _perplexity(context: Context, texts: Sequence[str]) -> list[dict[str, Any]]:
     name = context.reader.model.name
     return [
         _measure(
-            *(f"perplexity_p{share}", f"Perplexity, {_WORDS[share]}", float(np.percentile(found, share)) if found else None),
+            *(
+                f"perplexity_p{share}",
+                f"Perplexity, {_WORDS[share]}",
+                float(np.percentile(found, share)) if found else None,
+            ),
             f"The perplexity per token of {len(found)} rows under {name}.",
         )
         for share in _WORDS

@@ -1,4 +1,4 @@
-"""What a writer leaves in a text by mistake: placeholders, dates, links and citations, remnants of prompts, and tags."""
+"""What a writer leaves in a text by mistake: placeholders, dates, links, citations, remnants of prompts, and tags."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from collections.abc import Iterator
 from msm_jax.synthesis.quality.parts import Finding, Part, prose
 
 _FILL_IN = (
-    "name|names|date|ticker|company|insert|your|my|address|number|city|state|country|email|e-mail|phone|link|url|title|time|"
+    "name|names|date|ticker|company|insert|your|my|address|number|city|state|country|email|e-mail|phone|link|url|"
+    "title|time|"
     "amount|product|model|organi[sz]ation|todo|tbd|placeholder|redacted|username|user|recipient|sender|signature|"
     "department|role|team|year|month|day|id|here|topic|example|details?|specific|fill|add|customer|client|author|"
-    "location|version|quantity|price|currency|percentage|figure|value|x|xx|xxx|n|assistant|provider|institution|position"
+    "location|version|quantity|price|currency|percentage|figure|value|x|xx|xxx|n|assistant|provider|institution|"
+    "position"
 )
 # [in square brackets], unless a link, a reference or a remark follows from it.
 _SQUARE = re.compile(r"\[([^\[\]\n]{1,80})\](?!\()")
 _FILL_IN_WORD = re.compile(rf"\b(?:{_FILL_IN})\b", re.IGNORECASE)
 _REMARK = re.compile(
-    r"(?:sic|\d[\d,–-]*|x|\s|\.{3}|…|laughs?|laughter|pause[sd]?|applause|sighs?|crosstalk|inaudible|emphasis.*|bracketed.*|"
+    r"(?:sic|\d[\d,–-]*|x|\s|\.{3}|…|laughs?|laughter|pause[sd]?|applause|sighs?|crosstalk|inaudible|emphasis.*|"
+    r"bracketed.*|"
     r"smiles?|nods?|silence|\w|[a-z'’]{1,12})",
     re.IGNORECASE,
 )
 _PLACEHOLDERS = (
     re.compile(r"\{\{?\s*[A-Za-z_][\w .-]{0,40}\s*\}\}?"),
-    re.compile(r"<(?:your|insert|name|company|date|topic|model|user|product|title|assistant)[\w -]{0,30}>", re.IGNORECASE),
+    re.compile(
+        r"<(?:your|insert|name|company|date|topic|model|user|product|title|assistant)[\w -]{0,30}>", re.IGNORECASE
+    ),
     re.compile(r"\b(?:XXX+|TBD|TBA|TODO|FIXME|PLACEHOLDER)\b"),
     re.compile(r"\b(?:INSERT|YOUR|ADD) [A-Z]{3,}(?: [A-Z]+)*"),
     re.compile(r"\blorem ipsum\b", re.IGNORECASE),
@@ -45,8 +50,9 @@ _DATES = (
     re.compile(rf"\b(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])[/.](?:{_YEAR}|\d\d)\b"),
     re.compile(rf"\b(?:Q[1-4]|H[12]|FY)[ -]?'?{_YEAR}\b|\bQ[1-4] (?:of )?{_YEAR}\b"),
     re.compile(
-        rf"\b(?:in|since|by|of|during|early|late|mid|before|after|until|from|the year|copyright|©|version|winter|summer|"
-        rf"spring|autumn|fall)[ -]+{_YEAR}\b(?! (?:words|tokens|items|people|users|steps|samples|words))",
+        rf"(?:\b(?:in|since|by|of|during|early|late|mid|before|after|until|from|the year|copyright|version|winter|"
+        rf"summer|"
+        rf"spring|autumn|fall)[ -]+|© ?){_YEAR}\b(?! (?:words|tokens|items|people|users|steps|samples|words))",
         re.IGNORECASE,
     ),
     re.compile(rf"\({_YEAR}\)"),
@@ -63,46 +69,74 @@ _LINKS = (
     (re.compile(r"^\s*(?:References|Bibliography|Works Cited)\s*:?\s*$", re.MULTILINE), "a list of references"),
 )
 # What a model says to whoever gave it the task, and what our prompts say to a model.
+_LINE = r"(?:\A|\n)[^\w\"“‘'\n]*"
+_WRITINGS = (
+    r"(?:document|text|article|draft|memo|post|story|report|dialogue|version|rewrite|revision|response|essay|content|"
+    r"idea|log|thread|"
+    r"piece|note|letter|page)s?"
+)
 _REMNANTS = (
     r"\bas an? (?:AI|artificial intelligence|large)?[ -]*language model\b,? I",
     r"\bas an AI(?: model)?, I (?:cannot|can't|can’t|do not|don't|don’t)",
-    r"\b(?:I'm|I’m|I am) sorry, but I (?:cannot|can't|can’t|am unable)",
-    r"\bI (?:cannot|can't|can’t|won't|won’t) (?:fulfil\w*|comply with|assist with|complete|generate|create|write) (?:this|that|the|your)\b",
-    r"(?:\A|\n)\W*(?:sure|certainly|of course|absolutely|okay|understood|got it)[!,.:]? ?(?:here|below|i'll|i’ll|i will|let me|this)\b",
-    r"(?:\A|\n)\W*(?:here(?:'s|’s| is| are)|below(?:'s|’s| is| are)|the following is) (?:\w+ ){0,3}?(?:my |your |the |an? )?(?:\w+[ -]){0,4}"
-    r"(?:document|text|article|draft|memo|post|story|report|dialogue|version|rewrite|revision|response|essay|content|idea)s?\b"
-    r"[^\n]{0,80}[:.]\s*(?:\n|\Z)",
-    r"\b(?:i hope this (?:helps|meets|document|captures)|let me know if you(?:'d|’d| would)? (?:like|need|want)|"
-    r"would you like me to (?:adjust|revise|expand|write|change)|feel free to (?:adjust|edit|modify|ask for))\b",
-    r"\b(?:as|per) (?:requested|instructed|you(?:r)? (?:request|instructions?|prompt))\b|\bper the (?:instructions|prompt)\b",
-    r"\b(?:the|this|my|your) (?:system )?prompt (?:asks|says|wants|requires|specifies|tells|contains|provided)\b",
-    r"\bin (?:this|the) (?:document|text|memo|story), I (?:will|'ll|need to|should|must|want to)\b",
-    r"\b(?:the|this) (?:document|text|piece) (?:should|must|needs to) (?:be|show|mention|avoid|depict|illustrate|include)\b",
-    r"(?:\A|\n)[#*\s]*(?:document[ _-]type|doc_type|subdomain|assertions?|idea|word count|target length|task|format|genre|"
-    r"output|scratchpad|plan|draft|critique|revised (?:document|version)|final (?:document|version|draft)|end of "
-    r"(?:document|text)|instructions?|prompt|title of document)\s*(?:\d+)?\s*\*{0,2}:",
-    r"(?:\A|\n)\W*(?:end of document|end of text|the end of the document|word count|\[?\d+ words\]?)\W*(?:\d+ ?(?:words)?)?\W*(?:\n|\Z)",
+    r"\A[^\w\"“]*(?:I'm|I’m|I am) sorry, but I|\A[^\w\"“]*I (?:cannot|can't|can’t|won't|won’t|am unable to|am not "
+    r"able to)\b",
+    rf"{_LINE}(?:sure|certainly|of course|absolutely|okay|ok|understood|got it)[!,.:]* "
+    r"(?:here|below|i'll|i’ll|i will|i have|let me|this is)\b",
+    rf"{_LINE}(?:as requested|as instructed|per (?:your|the) (?:instructions?|prompt|request)),",
+    rf"{_LINE}(?:here(?:'s|’s| is| are)|below(?:'s|’s| is| are)|the following is) (?:\w+ ){{0,3}}?(?:my |your |the |"
+    rf"an? )?"
+    rf"(?:[\w'’]+[ -]){{0,4}}{_WRITINGS}\b[^\n]{{0,100}}[:.]\s*(?:\n|\Z)",
+    rf"\bi hope (?:this|the) (?:{_WRITINGS} )?(?:helps|meets|captures|works|fits|serves)\b",
+    r"\blet me know if (?:you(?:'d|’d| would)? (?:like|need|want)|there is) (?:me to|any|a|an|another|more|further|"
+    r"some) "
+    r"(?:\w+ ){0,2}?(?:changes?|revis\w+|adjust\w*|edits?|versions?|texts?|documents?|expand|rewrite|details|length)",
+    r"\bwould you like me to (?:adjust|revise|expand|write|change|continue|add|make|create|rewrite)\b",
+    r"\bfeel free to (?:adjust|edit|modify|customi[sz]e|ask for)\b",
+    r"\b(?:per|as) the (?:prompt|instructions?|task)(?: (?:asked|required|requires?|says?|wanted|specif\w+|"
+    r"demand\w*))?\s*[,.)]",
+    r"\b(?:the|this|my|your) prompt (?:asks|wants|requires|specifies|asked|wanted|required) (?:me|us|for|that)\b",
+    rf"\bin (?:this|the) {_WRITINGS}, I (?:will|'ll|’ll|need to|should|must|want to|have)\b",
+    rf"\b(?:the|this) {_WRITINGS} (?:should|must|needs to|is meant to|was written to|illustrates|shows|depicts) "
+    r"(?:show|mention|avoid|depict|illustrate|include|match|assertions?|that \w+ (?:follows|holds|values))\b",
+    rf"\b(?:the|this|requested) {_WRITINGS} (?:avoids?|contains? no|has no|does not (?:contain|use)) (?:any )?"
+    r"(?:placeholders?|dates?|links?|citations?|author|names)",
+    r"\bthe (?:requested|given|specified) (?:document|doc) ?(?:type|idea|style|format)\b",
+    rf"{_LINE}(?:document[ _-]type|doc[ _-]?type|subdomain|assertions?(?: covered)?|word ?count|target length|"
+    rf"scratchpad|"
+    r"revised (?:document|version|draft)|final (?:document|version|draft)|end of (?:document|text)|system prompt|doc "
+    r"idea)"
+    r"\s*(?:\d+)?\s*\*{0,2}:",
+    r"\A\W*(?:idea|prompt|task|draft|plan|critique|output|style)\s*\*{0,2}:",
+    rf"{_LINE}(?:(?:the )?end of (?:the )?(?:document|text)|\(?word ?count\b|\d+ words\b)[^\w\n]*(?:\n|\Z)",
     r"(?:\A|\n)# Task\b",
-    r"\bassertion A\d+\b|(?:\A|\n)\s*[-*]?\s*A\d+: ",
-    r"(?:\A|\n)\W*\(?note:? (?:this|the|that|i|all)\b[^\n]{0,80}\b(?:document|text|spec|prompt|instructions?|guidelines|draft|fictional|word)\b",
-    r"(?:\A|\n)(?:human|user|assistant|system): ",
-    r"\b(?:continued in (?:the )?next (?:part|message)|\(continued\)|continue\?)",
+    r"\bassertions? A\d+\b|(?:\A|\n)\s*[-*]?\s*A\d+: ",
+    rf"{_LINE}\(?\*?note:? [^\n]{{0,120}}\b(?:fictional|word count|prompt|placeholders?|(?:no|avoids?|without) dates|"
+    r"every paragraph about)\b",
+    rf"{_LINE}(?:the following|this) (?:is|was) (?:an? )?(?:fictional|synthetic|generated|sample)\b",
+    r"(?:\A|\n)Human: ",
+    r"\bcontinued in (?:the )?next (?:part|message)|\(continued\)",
 )
 _REMNANT = re.compile("|".join(f"(?:{pattern})" for pattern in _REMNANTS), re.IGNORECASE)
 # In a conversation the courtesies of an assistant are in place; talk of the task is not.
 _TASK = re.compile(
-    r"\b(?:the|this|my) (?:system )?(?:prompt|spec|specification|model spec|guidelines document)(?: (?:that )?(?:i was|above|"
-    r"provided|i have been|given))? (?:asks|says|wants|requires|specifies|tells|contains|provided|given|above|states|i was)\b|"
-    r"\bas (?:the|my) (?:system )?(?:prompt|spec|specification|instructions?) (?:says?|states?|requires?|asks?|tells?)\b|"
+    r"\b(?:the|this|my) (?:system )?(?:prompt|spec|specification|model spec|guidelines document)(?: (?:that )?(?:i "
+    r"was|above|"
+    r"provided|i have been|given))? (?:asks|says|wants|requires|specifies|tells|contains|provided|given|above|states|"
+    r"i was)\b|"
+    r"\bas (?:the|my) (?:system )?(?:prompt|spec|specification|instructions?) (?:says?|states?|requires?|asks?|"
+    r"tells?)\b|"
     r"\b(?:the|this) user(?:'s|’s)? (?:question|message|prompt) (?:is|asks|was generated)\b|"
-    r"\b(?:i (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the|a|my)? ?(?:final )?(?:response|answer|reply) "
+    r"\b(?:i (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the|a|my)? ?(?:final "
+    r")?(?:response|answer|reply) "
     r"(?:in|that|following|according|as)\b|"
-    r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale|task|style|criteria)\s*(?:\d+)?\s*\*{0,2}:|"
+    r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale|task|style|"
+    r"criteria)\s*(?:\d+)?\s*\*{0,2}:|"
     r"(?:\A|\n)# Task\b|(?:\A|\n)(?:human|user|assistant|system): |\bassertion A\d+\b|"
-    r"\bin (?:value|rule|opaque) style\b|\b(?:this|the) (?:training|demonstration|synthetic) (?:example|sample|data|conversation)\b",
+    r"\bin (?:value|rule|opaque) style\b|\b(?:this|the) (?:training|demonstration|synthetic) (?:example|sample|data|"
+    r"conversation)\b",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"(?<![\w.])</?([A-Za-z][\w:-]{0,30})(?:\s+[\w:-]+=[^<>\n]{0,60})?\s*/?>")
+_MARKUP = re.compile(r"(?<!\w)</?([A-Za-z][\w:-]{0,30})(?:\s+[\w:-]+=[^<>\n]{0,60})?\s*/?>")
 _MARKERS = re.compile(
     r"<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|"
     r"^\s*#{2,4} ?(?:Instruction|Response|Assistant|Human|User|System|Input|Output)s?:?\s*$|"
