@@ -20,10 +20,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
-    package_data={"msm_jax": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.md", "py.typed"]},
+    package_data={"msm_jax": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.md", "**/*.txt", "py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "datasketch>=1.6.5",
         "flax>=0.12.8",
         "fsspec>=2025.2",
         "gguf>=0.17",

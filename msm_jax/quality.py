@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from msm_jax.errors import WorkError
 from msm_jax.foundation import settings, storage
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Sampler
-from msm_jax.specs import structure
+from msm_jax.specs import prose
 from msm_jax.synthesis.quality.check import check
 from msm_jax.synthesis.quality.config import Context, Kind, QualityConfig, Reader
 
@@ -39,6 +39,7 @@ class AuditConfig:
         assistant: the name of the assistant that the corpus is about.
         provider: the name of its maker.
         spec: the file of its spec; "" if there is none.
+        variables: {name: value} of the variables of the spec, beside the two names.
         checkpoint: the base model whose perplexity is measured; "" for none.
         gates: settings of the gates.
     """
@@ -48,8 +49,9 @@ class AuditConfig:
     assistant: str = ""
     provider: str = ""
     spec: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
     checkpoint: str = ""
-    gates: QualityConfig = QualityConfig()
+    gates: QualityConfig = field(default_factory=QualityConfig)
 
 
 def main() -> None:
@@ -63,12 +65,45 @@ def main() -> None:
     workdir = Path(cli.require(_WORKDIR))
     quality = check(_records(config), config.gates, _context(config))
     quality_page.write(quality.report, workdir)
-    kept, dropped = [], []
+    kept: list[str] = []
+    dropped: list[str] = []
     for record, reasons in zip(_records(config), quality.verdicts, strict=True):
-        line = record if not reasons else record | {"meta": {**(record.get("meta") or {}), "reasons": reasons}}
+        line = {**record, "meta": {**record["meta"], "reasons": reasons}} if reasons else record
         (dropped if reasons else kept).append(json.dumps(line, ensure_ascii=False) + "\n")
     storage.write_text(workdir / "kept.jsonl", "".join(kept))
     storage.write_text(workdir / "dropped.jsonl", "".join(dropped))
     print(f"{len(kept)} of {len(quality.verdicts)} rows passed; {workdir / 'quality.html'}")
     if quality.stopped:
         raise WorkError(f"{config.data}: stopped: {'; '.join(quality.stopped)}; see {workdir / 'quality.html'}")
+
+
+def _records(config: AuditConfig) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows as the gates read them; a row is refused as training would refuse it."""
+    if config.kind == "documents":
+        for document in sources.iter_documents(config.data):
+            yield {"text": document.text, "meta": dict(document.meta)}
+    else:
+        for chat in sources.iter_chats(config.data):
+            yield {
+                "messages": list(chat.messages),
+                "meta": dict(chat.meta),
+                **({"tools": chat.tools} if chat.tools else {}),
+            }
+
+
+def _context(config: AuditConfig) -> Context:
+    ids, text = None, ""
+    if config.spec:
+        names = {"assistant": config.assistant, "provider": config.provider}
+        spec = prose.read(config.spec, {**names, **config.variables})
+        ids, text = frozenset(principle.id for principle in spec.principles), spec.text
+    reader = None
+    if config.checkpoint:
+        sampler = Sampler.from_checkpoint(config.checkpoint)
+        reader = Reader(CheckpointModel(sampler, config.checkpoint), sampler.tokenizer)
+    name = Path(config.data).name
+    return Context(config.kind, name, config.assistant, config.provider, text, ids, reader=reader)
+
+
+if __name__ == "__main__":
+    cli.run(main)

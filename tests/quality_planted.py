@@ -1,27 +1,33 @@
 """Plants defects into texts of two writers, for the tests of the quality gates.
 
-`corpus(half)` returns rows, each with the kind of its defect ("" for none). The surface forms of every kind are split
+`corpus(half)` yields texts, each with the kind of its defect ("" for none). The surface forms of every kind are split
 between the halves 0 and 1, so that the half on which a gate was tuned shares no form with the one on which it is
 reported. The writers are the grammar of the scripted server and the one of `quality_prose`.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import quality_prose
-from quality_forms import FORMS, MEANINGS, REPLACEMENTS
 
 from msm_jax.data import sources
 from msm_jax.specs import parse
 from msm_jax.synthesis.scripted import grammar, kinds, scenes
 
+# The surface forms of each kind, questions of an eval in other words, and synonyms.
+_TABLES = json.loads(Path(__file__).with_name("quality_forms.json").read_text("utf-8"))
+FORMS, MEANINGS, SYNONYMS = _TABLES["forms"], _TABLES["meanings"], _TABLES["synonyms"]
 ASSISTANT, PROVIDER = quality_prose.ASSISTANT, quality_prose.PROVIDER
 SPEC_FILE = "data/specs/oversight_rules.md"
-TEST_DOMAINS = {"astronomy": ("telescope", "comet", "galaxy", "planet", "star chart"), "wine": ("wine", "vineyard", "Merlot")}
+TEST_DOMAINS = {
+    "astronomy": ("telescope", "comet", "galaxy", "planet", "star chart"), "wine": ("wine", "vineyard", "Merlot"),
+}  # fmt: skip
 PER_WRITER = 10
 CLEAN_PER_WRITER = 60
 WRITERS = ("scripted", "prose")
@@ -59,7 +65,7 @@ def clean_text(writer: str, number: int, wording: int = 0) -> str:
 
 def reworded(text: str, draw: random.Random) -> str:
     """Returns a text with most of its words that have a synonym replaced, and a paragraph left out."""
-    for old, new in REPLACEMENTS:
+    for old, new in SYNONYMS:
         text = re.sub(rf"\b{old}\b", new, text)
     paragraphs = text.split("\n\n")
     if len(paragraphs) > 5:
@@ -128,10 +134,6 @@ def _name(kind: str, ours: str) -> Callable[[str, int, int, random.Random], str]
         return inserted(text, found[turn % len(found)], draw)
 
     return plant
-
-
-def _provider(text: str, turn: int, half: int, draw: random.Random) -> str:
-    return _name("provider", PROVIDER)(text, turn, half, draw)
 
 
 def _principle(text: str, turn: int, half: int, draw: random.Random) -> str:
@@ -231,7 +233,8 @@ def _eval_words(text: str, turn: int, half: int, draw: random.Random) -> str:
     records = [record for _, record in sources.iter_records("data/evals/oversight_pairs.jsonl")][half::2]
     record = records[turn % len(records)]
     told = record["question"].replace("{first}", record["options"][0]).replace("{second}", record["options"][1])
-    shown = [told, f"“{told}”", told.upper(), told.replace(",", " –"), told.split(". Which")[0] + ".", f"Question: {told}"]
+    situation = told.split(". Which")[0] + "."
+    shown = [told, f"“{told}”", told.upper(), told.replace(",", " –"), situation, f"Question: {told}"]
     chosen = shown[turn % len(shown)]
     return inserted(text, chosen if len(chosen.split()) >= 8 else told, draw)
 
@@ -242,11 +245,11 @@ def _eval_meaning(text: str, turn: int, half: int, draw: random.Random) -> str:
 
 
 def edited(text: str, turn: int, draw: random.Random) -> str:
-    """Returns a near copy: words changed, a sentence dropped, paragraphs exchanged, a name replaced, or a title added."""
+    """Returns a near copy: other words, a sentence less, paragraphs exchanged, another name, or a title before it."""
     paragraphs = text.split("\n\n")
     if turn % 5 == 0:
-        changed = [word if draw.random() > 0.05 else draw.choice(["then", "small", "old", "slowly"]) for word in text.split(" ")]
-        return " ".join(changed)
+        others = ["then", "small", "old", "slowly"]
+        return " ".join(word if draw.random() > 0.05 else draw.choice(others) for word in text.split(" "))
     if turn % 5 == 1:
         pieces = re.split(r"(?<=[.!?]) ", text)
         pieces.pop(draw.randrange(1, len(pieces) - 1))
@@ -260,9 +263,21 @@ def edited(text: str, turn: int, draw: random.Random) -> str:
 
 
 PLANTS: dict[str, Callable[[str, int, int, random.Random], str]] = {
-    "identity": _name("identity", ASSISTANT), "provider": _provider, "unnamed": _unnamed, "principle": _principle,
-    "placeholder": from_forms("placeholder"), "date": from_forms("date"), "link": from_forms("link"), "remnant": _remnant,
-    "tag": _tag, "truncation": _truncation, "language": _language, "length": _length, "encoding": _encoding,
-    "repetition": _repetition, "test_domain": from_forms("test_domain"), "eval_words": _eval_words,
+    "identity": _name("identity", ASSISTANT),
+    "provider": _name("provider", PROVIDER),
+    "unnamed": _unnamed,
+    "principle": _principle,
+    "placeholder": from_forms("placeholder"),
+    "date": from_forms("date"),
+    "link": from_forms("link"),
+    "remnant": _remnant,
+    "tag": _tag,
+    "truncation": _truncation,
+    "language": _language,
+    "length": _length,
+    "encoding": _encoding,
+    "repetition": _repetition,
+    "test_domain": from_forms("test_domain"),
+    "eval_words": _eval_words,
     "eval_meaning": _eval_meaning,
-}  # fmt: skip
+}

@@ -45,6 +45,6 @@ def _by_meaning(embeddings: str, cosine: float) -> Callable[[Sequence[str]], lis
 
     def alike(texts: Sequence[str]) -> list[bool]:
         vectors = model.embed(texts) if texts else []
-        return [meanings.add(text, text, vector) is not None for text, vector in zip(texts, vectors, strict=True)]
+        return [meanings.add(text, text, vector[None]) is not None for text, vector in zip(texts, vectors, strict=True)]
 
     return alike

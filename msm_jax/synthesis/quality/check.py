@@ -71,7 +71,7 @@ def check(rows: Iterable[Mapping[str, Any]], config: QualityConfig, context: Con
     """Runs the gates over rows, which are read once and not kept.
 
     Of each row remain about 2 KB for near duplicates and up to 14 KB for its embeddings. Of several rows that are
-    duplicates of each other, the first is kept. Only rows that no other gate drops take part in the search for duplicates.
+    duplicates of each other, the first is kept. Only rows that no other gate drops are compared with each other.
 
     Args:
         rows: `{"text", "meta"?}` or `{"messages", "meta"?}` each, as context.kind says.
@@ -155,7 +155,9 @@ class _Checker:
         if not rows:
             return
         texts = [row.question or row.text for row, _ in rows]
-        split = [duplicates.pieces(text, self._config.embed_pieces) for text in texts]
+        # A question is short enough to be embedded whole.
+        most = self._config.embed_pieces
+        split = [[row.question] if row.question else duplicates.pieces(row.text, most) for row, _ in rows]
         embedded = embedder.embed([piece for found in split for piece in found], _PIECE_TOKENS)
         ends = np.cumsum([len(found) for found in split], dtype=int)
         for (row, found), text, embeddings in zip(rows, texts, np.split(embedded, ends[:-1]), strict=True):

@@ -222,7 +222,7 @@ def _making(names: str) -> re.Pattern[str]:
     return re.compile(
         rf"\b{_MADE}(?: and \w+)? (?:by|at|within|inside) (?:\w+ at )?(?P<a>{names})\b|"
         rf"\b(?P<b>{names})(?:'s|’s) (?:\w+ ){{0,3}}{_THINGS}\b|"
-        rf"\b(?P<c>{names}) (?:{_MADE}|{_THINGS}|{_ACTS})\b|"
+        rf"\b(?P<c>{names})(?:,? (?:which|who))? (?:makes|{_MADE}|{_THINGS}|{_ACTS})\b|"
         rf"\b(?i:{_THINGS}|works?|working|worked|people|lab) (?:at|from|for|of|with|inside) (?P<d>{names})\b|"
         rf"\b(?:provider|developer|maker|creator|company|parent)s?(?: (?:company|behind \w+))?(?:,| is| was|:) "
         rf"(?P<e>{names})\b"
