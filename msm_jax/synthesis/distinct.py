@@ -44,7 +44,7 @@ def _by_meaning(embeddings: str, cosine: float) -> Callable[[Sequence[str]], lis
     meanings = duplicates.Meanings(cosine, embedding.DIMENSION)
 
     def alike(texts: Sequence[str]) -> list[bool]:
-        vectors = model.embed(texts) if texts else []
+        vectors = model.embed(texts)
         return [meanings.add(text, text, vector[None]) is not None for text, vector in zip(texts, vectors, strict=True)]
 
     return alike
