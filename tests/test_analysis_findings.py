@@ -97,6 +97,7 @@ def faulty() -> dict:
     results["arm_tokens"]["msm_affordability@low"] = {"last": 20480, "midtraining": 4096}
     results["arm_tokens"]["msm_tradition@low"] = {"last": 20480, "midtraining": 8192}
     results["cost"]["msm_tradition"]["optimizer_steps"] = 3 * 150
+    results["expectations"]["dissociation/conflict"].update(min=0.9)
     results["arms"]["base"]["gate"] = entry(np.random.default_rng(0), "base", "gate", 0.8, 3, 200, 0.0)
     return results
 
@@ -119,7 +120,7 @@ def test_names_that_say_nothing_give_the_same_warnings_and_figures():
     evals = {name for scored in results["arms"].values() for name in scored}
     names = {name: f"n{i}" for i, name in enumerate(sorted({*results["arms"], *phases, *evals}))}
     found, anonymous = (findings_lib.analyse(r) for r in (results, renamed(results, names)))
-    assert len(found.warnings) == 3
+    assert len(found.warnings) == 4
     words = sorted(names, key=len, reverse=True)
     expected = [re.sub("|".join(map(re.escape, words)), lambda m: names[m[0]], text) for text in found.warnings]
     assert list(anonymous.warnings) == expected
@@ -148,7 +149,7 @@ def test_names_like_those_of_the_demo_mean_nothing_unless_they_are_declared():
         del results[field]
     del results["expectations"]["gate"]
     found = findings_lib.analyse(results)
-    (warning,) = found.warnings
+    (warning,) = [warning for warning in found.warnings if not warning.startswith("dissociation/conflict")]
     assert warning.startswith("Arms have unequal tokens in midtraining: 4,096 in msm_affordability@low; 8,192 in")
     assert panels(found) == {"arms": found.results.evals(), "generated": [], "gates": []}
     colors = plots.arm_colors(found)
