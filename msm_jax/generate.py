@@ -20,7 +20,7 @@ from msm_jax.analysis import terminal
 from msm_jax.errors import InputError
 from msm_jax.experiments import lock
 from msm_jax.foundation import storage
-from msm_jax.synthesis import generation, pipeline, tables
+from msm_jax.synthesis import gating, generation, pipeline, tables
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -42,14 +42,16 @@ def main() -> None:
     with storage.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.hold(workdir):
-        result = kind.run(config, workdir, workdir / pipeline.JOURNAL, lambda progress: _log.info("%s", progress), 10.0)
+        journal = workdir / pipeline.JOURNAL
+        result = kind.run(config, workdir, journal, lambda progress: _log.info("%s", progress), 10.0, ())
     if pipeline.COVERAGE in result["files"]:
         terminal.console().print(tables.coverage(storage.read_json(workdir / pipeline.COVERAGE)))
-    for name, count in result["written"].items():
+    for name, count in {**result["written"], **result.get("kept", {})}.items():
         _log.info("%s: %d rows, %d planned", workdir / f"{name}.jsonl", count, result["planned"])
-    if result["dropped"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result["dropped"].items()))
-        _log.info("%s: %s", workdir / pipeline.DROPPED, reasons)
+    for counts, file in ((result["dropped"], pipeline.DROPPED), (result.get("flagged", {}), gating.FLAGGED)):
+        if counts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+            _log.info("%s: %s", workdir / file, reasons)
 
 
 if __name__ == "__main__":

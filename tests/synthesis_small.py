@@ -39,6 +39,7 @@ def settings_of(path: Path, writer: Mapping[str, Any] | None = None, **fields: A
             "ideas_per_call": 4,
         },
         "text": {"words": 100, "plan_tokens": 50, "text_tokens": 400},
+        "gates": None,
         **{name: value for name, value in fields.items() if name not in ("plan", "text", "spec")},
     }  # fmt: skip
     for name in ("plan", "text", "spec"):

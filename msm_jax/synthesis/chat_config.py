@@ -5,6 +5,7 @@ from typing import Literal
 
 from msm_jax.errors import InputError
 from msm_jax.synthesis.config import RunConfig, SpecConfig, WriterConfig, check_prices
+from msm_jax.synthesis.quality.config import QualityConfig
 
 Style = Literal["value", "rule", "opaque"]
 
@@ -123,6 +124,7 @@ class DemonstrationsConfig:
         judging: how they are judged.
         identity: exchanges about the assistant's name, provider and abilities.
         run: how calls are made.
+        gates: the settings of the quality gates; None for no gates.
     """
 
     spec: SpecConfig
@@ -133,6 +135,7 @@ class DemonstrationsConfig:
     judging: JudgingConfig = dataclasses.field(default_factory=JudgingConfig)
     identity: IdentityConfig = dataclasses.field(default_factory=IdentityConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    gates: QualityConfig | None = dataclasses.field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
         """Refuses a cap in dollars without the prices of all writers."""

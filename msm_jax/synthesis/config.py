@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.synthesis import prompts
+from msm_jax.synthesis.quality.config import QualityConfig
 
 # Names of models that are not Inspect's.
 SCRIPTED = "scripted"
@@ -205,6 +206,10 @@ class Settings(Protocol):
         """How calls are made."""
 
     @property
+    def gates(self) -> QualityConfig | None:
+        """The settings of the gates."""
+
+    @property
     def writers(self) -> dict[str, WriterConfig]:
         """The models by role."""
 
@@ -223,7 +228,7 @@ class DocumentsConfig:
         plan: how much is planned.
         text: what the texts are like.
         run: how calls are made.
-        gates: the settings of the quality gates; see `quality.config`.
+        gates: the settings of the quality gates; None for no gates.
     """
 
     spec: SpecConfig
@@ -234,6 +239,7 @@ class DocumentsConfig:
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    gates: QualityConfig | None = dataclasses.field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
         """Refuses a cap in dollars without the prices of all writers."""

@@ -17,7 +17,7 @@ from typing import Any
 from msm_jax.errors import WorkError
 from msm_jax.foundation import hashing, settings, storage
 from msm_jax.specs.prose import Prose, units
-from msm_jax.synthesis import distinct, identity, jobs, pipeline, prompts, writers
+from msm_jax.synthesis import distinct, gating, identity, jobs, pipeline, prompts, writers
 from msm_jax.synthesis.asking import Asker, Dropped
 from msm_jax.synthesis.budget import Budget
 from msm_jax.synthesis.chat_config import DemonstrationsConfig
@@ -41,13 +41,19 @@ _LEAST_RATE = 0.1
 
 
 def run(
-    config: DemonstrationsConfig, directory: Path, journal_path: Path, report: Report, every_seconds: float = 10.0
+    config: DemonstrationsConfig,
+    directory: Path,
+    journal_path: Path,
+    report: Report,
+    every_seconds: float = 10.0,
+    evals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the files of demonstrations into a directory, and returns the content of its `result.json`.
 
     The files are `demonstrations.jsonl`, with the assistant's thinking as "reasoning_content", the same without it,
-    `identity.jsonl`, `dropped.jsonl` (each conversation that was begun and not kept, with its reason), `config.json`
-    and `result.json`. Where all of them are there, nothing is called.
+    `identity.jsonl`, `dropped.jsonl` (each conversation that was begun and not kept, with its reason), `flagged.jsonl`
+        (what the gates removed), `quality.json`, `quality.html`, `config.json` and `result.json`. Where all of them
+    are there, nothing is called.
 
     Args:
         config: the settings.
@@ -55,6 +61,7 @@ def run(
         journal_path: of the replies; they may be those of other runs with the same spec.
         report: takes the progress.
         every_seconds: how often it does.
+        evals: data paths of item files that no text may overlap with, beside those of the gates' settings.
 
     Raises:
         InputError: the spec or a writer is refused, or the journal or the directory belongs to another spec.
@@ -76,7 +83,9 @@ def run(
         report(meter.now())
         return {"rounds": rounds, **made, **pipeline.spending(asker, journal, budget)}
 
-    return pipeline.once(config, spec, name, directory, journal_path, work)
+    context = pipeline.context_of(config, spec, "demonstrations", "demonstrations", evals)
+    corpora = [gating.Corpus((WITH_THINKING, WITHOUT_THINKING), context)]
+    return pipeline.once(config, spec, name, directory, journal_path, corpora, work)
 
 
 def fingerprint(config: DemonstrationsConfig, spec: Prose) -> str:
@@ -134,7 +143,7 @@ class _Maker:
         return ()
 
     async def write(self, directory: Path) -> dict[str, Any]:
-        """Writes the files, whose rows are made again from the journal, and returns their counts and hashes."""
+        """Writes the files, whose rows are made again from the journal, and returns their counts and names."""
         kept = [each for each in self.opened if each.id in self.passed][: self.config.plan.samples]
         with (
             storage.new_file(directory / WITH_THINKING) as thinking,
@@ -161,7 +170,7 @@ class _Maker:
             "answered": len(self.opened),
             "duplicate_questions": self.openings.duplicates,
             "dropped": dict(reasons),
-            "files": {name: hashing.file_sha256(directory / name) for name in (*counts, DROPPED)},
+            "files": (*counts, DROPPED),
         }
 
     def _dropped(self, lost: Sequence[tuple[str, ...]]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ class Kind:
 
     Attributes:
         settings: the class of its settings.
-        run: (config, directory, journal, report, seconds between reports) -> content of result.json.
+        run: (config, directory, journal, report, seconds between reports, item files of evals) -> content of
+            result.json.
         preview: (config, spec) -> a table for the terminal.
         estimate: (config, spec) -> the figures of that table.
         fingerprint: (config, spec) -> the hash of everything that decides the files.
     """
 
     settings: type[Any]
-    run: Callable[[Any, Path, Path, Report, float], dict[str, Any]]
+    run: Callable[[Any, Path, Path, Report, float, Sequence[str]], dict[str, Any]]
     preview: Callable[[Any, Prose], Group]
     estimate: Callable[[Any, Prose], Preview]
     fingerprint: Callable[[Any, Prose], str]

@@ -18,7 +18,7 @@ from msm_jax.foundation import hashing, settings, storage
 from msm_jax.sampling.model import Model
 from msm_jax.specs import prose
 from msm_jax.specs.prose import Prose
-from msm_jax.synthesis import jobs, plan, planning, prompts, writers
+from msm_jax.synthesis import gating, jobs, plan, planning, prompts, writers
 from msm_jax.synthesis.asking import Asker, Dropped, WriterStopped
 from msm_jax.synthesis.budget import Budget, CapReached
 from msm_jax.synthesis.config import Corpus, DocumentsConfig, Settings, SpecConfig, WriterConfig
@@ -28,6 +28,7 @@ from msm_jax.synthesis.journal import Journal
 from msm_jax.synthesis.plan import Slot
 from msm_jax.synthesis.planning import Planner
 from msm_jax.synthesis.progress import Meter, Progress
+from msm_jax.synthesis.quality.config import Context, Kind
 
 JOURNAL = "journal.sqlite"
 RESULT = "result.json"
@@ -43,13 +44,18 @@ Report = Callable[[Progress], object]
 Work = Callable[[Journal], Coroutine[Any, Any, dict[str, Any]]]
 
 def run(
-    config: DocumentsConfig, directory: Path, journal_path: Path, report: Report, every_seconds: float = 10.0
+    config: DocumentsConfig,
+    directory: Path,
+    journal_path: Path,
+    report: Report,
+    every_seconds: float = 10.0,
+    evals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the files of a corpus into a directory, and returns the content of its `result.json`.
 
     The files are `CORPUS.jsonl` for each corpus of the settings, `dropped.jsonl` (each item of the plan that has no
-    text, with its reason), `coverage.json`, `config.json` and `result.json`. Where all of them are there, nothing is
-    called.
+    text, with its reason), `flagged.jsonl` (what the gates removed), `coverage.json`, `quality.json`, `quality.html`,
+    `config.json` and `result.json`. Where all of them are there, nothing is called.
 
     Args:
         config: the settings.
@@ -57,21 +63,40 @@ def run(
         journal_path: of the replies; they may be those of other runs with the same spec.
         report: takes the progress.
         every_seconds: how often it does.
+        evals: data paths of item files that no text may overlap with, beside those of the gates' settings.
 
     Raises:
-        InputError: the spec or a writer is refused, or the journal or the directory belongs to another spec.
-        WorkError: a cap is reached, a writer fails for good, or nothing could be planned; the message says what was
-            kept and how to go on.
+        InputError: the spec, a writer or the gates' settings are refused, or the journal or the directory belongs to
+            another spec.
+        WorkError: a cap is reached, a writer fails for good, nothing could be planned, or the gates stop the corpus;
+        the
+            message says what was kept and how to go on.
     """
     spec = read_spec(config.spec)
-    name = fingerprint(config, spec)
-    return once(config, spec, name, directory, journal_path, lambda journal: _run(
+    corpora = [
+        gating.Corpus((f"{name}.jsonl",), context_of(config, spec, "documents", name, evals), name if number else "")
+        for number, name in enumerate(config.text.corpora)
+    ]
+    return once(config, spec, fingerprint(config, spec), directory, journal_path, corpora, lambda journal: _run(
         config, spec, directory, journal, report, every_seconds
     ))  # fmt: skip
 
 
+def context_of(config: Settings, spec: Prose, kind: Kind, name: str, evals: Sequence[str]) -> Context:
+    """Returns what the gates must know of a corpus; neutral documents have no assistant."""
+    assistant, provider = ("", "") if name == "neutral" else (config.spec.assistant, config.spec.provider)
+    ids = frozenset(each.id for each in spec.principles)
+    return Context(kind, name, assistant, provider, spec.text, ids, tuple(evals))
+
+
 def once(
-    config: Settings, spec: Prose, name: str, directory: Path, journal_path: Path, work: Work
+    config: Settings,
+    spec: Prose,
+    name: str,
+    directory: Path,
+    journal_path: Path,
+    corpora: Sequence[gating.Corpus],
+    work: Work,
 ) -> dict[str, Any]:
     """Does the work of a run unless its result is there, writes the result and returns it.
 
@@ -81,17 +106,24 @@ def once(
         name: the hash of everything that decides the files.
         directory: for the files.
         journal_path: of the replies.
-        work: writes the files, and returns their counts and hashes.
+        corpora: the files that the gates judge.
+        work: writes the files, and returns what the result says of them: "written" by file, "files", and so on.
 
     Raises:
         InputError, WorkError: as `run`.
     """
+    gates = config.gates
+    if gates is not None:
+        hashes = [gating.eval_hashes(gates, corpus.context.evals) for corpus in corpora]
+        name = hashing.digest([name, hashes])
     done = storage.find_json(directory / RESULT)
     if done is not None and done["spec_sha256"] != spec.sha256:
         raise InputError(f"{directory}: holds the texts of another spec, {done['spec']}; choose another directory")
     if done is not None and done["fingerprint"] == name and _is_whole(directory, done["files"]):
         return done
     check_writers(config.writers)
+    if gates is not None:
+        gating.refuse(gates, corpora)
     journal = opened_journal(journal_path, spec, config.spec.path)
     try:
         made = asyncio.run(work(journal))
@@ -103,6 +135,17 @@ def once(
         ) from error
     finally:
         journal.close()
+    files = made.pop("files")
+    if gates is not None:
+        gated = gating.apply(gates, corpora, directory)
+        made["kept"] = {Path(file).stem: count for file, count in gated.kept.items()}
+        made["flagged"] = dict(gated.flagged)
+        files = (*files, *gated.files)
+        if COVERAGE in files:
+            rows = storage.read_json(directory / COVERAGE)
+            kept_by = [{**row, "kept": gated.assertions.get(row["id"], 0)} for row in rows]
+            storage.write_json(directory / COVERAGE, kept_by)
+    made["files"] = {file: hashing.file_sha256(directory / file) for file in files}
     result = {"fingerprint": name, "spec": config.spec.path, "spec_sha256": spec.sha256, **made}
     storage.write_json(directory / RESULT, result)
     return result
@@ -222,7 +265,7 @@ class _Files:
     directory: Path
 
     async def write(self) -> dict[str, Any]:
-        """Writes the files and returns their counts and hashes."""
+        """Writes the files and returns their counts and names."""
         config, drafts = self.config, self.drafts
         written, shown, reasons = Counter[str](), Counter[str](), Counter[str]()
         with storage.new_file(self.directory / DROPPED) as dropped:
@@ -257,7 +300,7 @@ class _Files:
             "planned": drafts.count(config),
             "written": dict(written),
             "dropped": dict(reasons),
-            "files": {name: hashing.file_sha256(self.directory / name) for name in names},
+            "files": tuple(names),
         }
 
 

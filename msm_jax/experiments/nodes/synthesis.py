@@ -9,18 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msm_jax.errors import InputError
+from msm_jax.errors import InputError, WorkError
 from msm_jax.experiments.context import Context
 from msm_jax.experiments.nodes import directories
 from msm_jax.experiments.nodes.interface import Address, Cost, Node, NodeKind
 from msm_jax.experiments.worker import Report
-from msm_jax.foundation import settings
+from msm_jax.foundation import settings, storage
 
 if TYPE_CHECKING:
     from msm_jax.specs.prose import Prose
     from msm_jax.synthesis.generation import Kind
 
 REPLIES = "replies"
+STOPPED = "stopped"
 
 
 def built(node: Node) -> "tuple[Kind, Any]":
@@ -58,12 +59,21 @@ def results(node: Node, context: Context) -> dict[str, Address]:
     Raises:
         InputError: the spec cannot be used.
     """
+    from msm_jax.synthesis import gating
+
     kind, config = built(node)
     payload = {
         "corpus": kind.fingerprint(config, spec_of(config)),
+        "evals": gating.eval_hashes(config.gates, evals_of(context)) if config.gates else {},
         "sources": context.sources("msm_jax.synthesis.generation"),
     }
     return {"": directories.place(context.store, "corpora", node.id, node.id, payload)}
+
+
+def evals_of(context: Context) -> list[str]:
+    """Returns the item files of the experiment's evals, which no text may overlap with; none that is generated."""
+    paths = [path for each in context.graph.measurements.values() for path in each.evals.values()]
+    return [path for path in dict.fromkeys(paths) if not context.awaits(path)]
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
@@ -71,7 +81,13 @@ def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> d
     _, config = built(node)
     journal = f"{Path(config.spec.path).stem}-{spec_of(config).sha256[:12]}.sqlite"
     spec = {name: settings.to_json(settings.plain(fields)) for name, fields in node.spec.items()}
-    return {"id": node.id, "spec": spec, "journal": str(context.store / REPLIES / journal)}
+    return {
+        "id": node.id,
+        "spec": spec,
+        "journal": str(context.store / REPLIES / journal),
+        "evals": evals_of(context),
+        "stopped": str(context.store / STOPPED / node.id),
+    }
 
 
 def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report) -> None:
@@ -79,7 +95,8 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
 
     Raises:
         InputError: a writer cannot be asked; the message names what is missing.
-        WorkError: a cap is reached, or a writer fails for good; another run continues.
+        WorkError: a cap is reached, a writer fails for good, or the gates stop the corpus, whose page then lies in
+            STORE/stopped/NAME; another run continues.
     """
     from msm_jax.synthesis.progress import Progress
 
@@ -89,8 +106,16 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
         spent = {} if progress.dollars is None else {"note": f"${progress.dollars:,.2f}"}
         report({"step": progress.done, "steps": progress.planned, "eta_seconds": progress.seconds_left, **spent})
 
-    journal = Path(args["journal"])
-    directories.build(results[""], lambda directory: kind.run(config, directory, journal, progressed, 2.0))
+    def write(directory: Path) -> None:
+        try:
+            kind.run(config, directory, Path(args["journal"]), progressed, 2.0, args["evals"])
+        except WorkError as error:
+            pages = Path(args["stopped"])
+            for page in directory.rglob("quality.*"):
+                storage.write_bytes(pages / page.relative_to(directory), page.read_bytes())
+            raise WorkError(str(error).replace(str(directory), str(pages))) from error
+
+    directories.build(results[""], write)
 
 
 def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
