@@ -22,6 +22,7 @@ FAULTS = {
     "prose": lambda reply: f"Of course. Here it is:\n```json\n{reply}\n```\nTell me if {{you}} need more [of it].",
     "braces": lambda reply: reply.replace(". ", ". {} } { ", 1),
     "bad_element": lambda reply: reply.replace("}", ', "x": }', 1),
+    "another_name": lambda reply: re.sub("Iris", "Qwen", reply) if "<content>" in reply else reply,
     "wild_name": lambda reply: reply.replace('"name": "', '"name": "../../' + "n" * 300, 1),
 }
 

@@ -8,8 +8,11 @@ import experiments_small
 import pytest
 import synthesis_small as small
 
+from msm_jax import cli
 from msm_jax.analysis import plots
 from msm_jax.errors import InputError, WorkError
+from msm_jax.experiments import checks, nodes
+from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
 
 LOG = "asked.log"
@@ -108,3 +111,15 @@ def test_a_dry_run_shows_the_price(here: Path):
         evals={"prefer": {"kind": "preference", "path": "pairs.jsonl"}},
     )  # fmt: skip
     assert rows["calm"][0] == "run" and "$" in rows["calm"][1] and "$" in text.splitlines()[-1]
+
+
+def test_the_config_from_a_spec_to_the_report_is_short_and_is_accepted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(experiments_small.ROOT)
+    file = "configs/experiments/from_spec.py"
+    assert len(Path(file).read_text().splitlines()) < 60
+    config = settings.build(ExperimentConfig, cli.load_config({"config": file}))
+    known = checks.check_settings(config)
+    corpora = [node for node in known.graph.nodes if node.kind == "synthesis"]
+    assert {node.id for node in corpora} == {"texts", "talks"}
+    for node in corpora:
+        assert nodes.find(node.kind).cost(node, {}, known).tokens > 0

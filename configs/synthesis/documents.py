@@ -45,6 +45,6 @@ def get_config(argument: str = "data/specs/oversight_philosophy.md") -> ConfigDi
         "other_assistant": "Borealis",
     }
     config.run = {"seed": 0, "concurrency": 20, "attempts": 3, "max_dollars": 0.0, "max_tokens": 0, "prices": PRICES}
-    # "embeddings": ".cache/minilm", which python -m tools.minilm fetches, compares meanings too, not words alone.
-    config.gates = {"embeddings": None}
+    # The embedding model, which python -m tools.minilm fetches; None compares words alone.
+    config.gates = {"embeddings": ".cache/minilm"}
     return config

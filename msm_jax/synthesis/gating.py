@@ -88,8 +88,8 @@ def apply(config: QualityConfig, corpora: Sequence[Corpus], directory: Path) -> 
                     kept[name] = _keep(directory / name, quality.verdicts)
     if stopped:
         raise WorkError(f"the gates stop {' | '.join(stopped)}; mend the spec or the prompts, or set gates.stop")
-    pages = [Path(corpus.pages, name).as_posix() for corpus in corpora for name in ("quality.json", "quality.html")]
-    return Gated(kept, flagged, assertions, (*pages, FLAGGED))
+    written = [Path(corpus.pages, name).as_posix() for corpus in corpora for name in ("quality.json", "quality.html")]
+    return Gated(kept, flagged, assertions, (*written, FLAGGED))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
