@@ -121,6 +121,7 @@ def documents_fields(url: str, documents: int, concurrency: int, seed: int = 0, 
         "plan": {**shape, "document_types": 5, "documents_per_assertion": documents // assertions},
         "text": {"words": 300, "plan_tokens": 100, "text_tokens": 2000},
         "run": {"seed": seed, "concurrency": concurrency, "attempts": 3},
+        "gates": None,
         **fields,
     }
 

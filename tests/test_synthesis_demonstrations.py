@@ -27,6 +27,7 @@ def settings_of(path: Path, writer: dict[str, Any] | None = None, **fields: Any)
         "plan": {"samples": 12, "questions_per_domain": 4, "questions_per_call": 3},
         "reply": {"words": 200, "reasoning_tokens": 100, "text_tokens": 600},
         "identity": {"samples": 5},
+        "gates": None,
     }
     for name, value in fields.items():
         given[name] = {**given.get(name, {}), **value}
