@@ -39,6 +39,8 @@ def main() -> None:
     workdir = Path(cli.require(_WORKDIR))
     if storage.is_url(cli.require(_WORKDIR)):
         raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
+    if not (workdir / pipeline.RESULT).exists():
+        pipeline.check_writers(config.writers)
     with storage.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.hold(workdir):

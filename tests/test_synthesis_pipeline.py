@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -267,3 +268,40 @@ def test_a_long_spec_goes_part_by_part_and_none_of_it_is_lost(words: int, spec: 
     assert all(f"rule number {i} point {j}." in told for i in range(10) for j in range(8 * words))
     assert all(len(prompt.split()) < 1500 for prompt, _ in writer.asked)
     assert result["written"]["documents"] == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([":nowhere.md"], "nowhere.md: no such file"),
+        ([":calm.md,9M"], "KeyError: 9M"),
+        ([":calm.md", "--config.plan.documents_per_assertion=0"], "documents_per_assertion = 0; it must be at least 1"),
+        ([":calm.md", "--config.mode=rule"], "config.mode: 'rule'"),
+        ([":calm.md", "--config.plan.domain=2"], "did you mean domains?"),
+        ([":calm.md", "--config.writer.model=python:nowhere:f"], "nowhere"),
+        ([":calm.md", "--config.writer.model=openai/x", "--config.run.max_dollars=2.5"], "has no price of openai/x"),
+        ([":tone.md"], "tone.md:1: variable {tone} is unknown"),
+        ([":empty.md"], "empty.md: is empty"),
+        ([":binary.md"], "binary.md:1: is not UTF-8 text"),
+        ([":heading.md"], "heading.md: has no prose"),
+        ([":calm.md", "--workdir=memory://run"], "needs a local disk"),
+    ],
+)
+def test_bad_input_exits_2_in_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, spec: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(spec.parent)
+    contents = {"tone": b"It is {tone} to people here.", "empty": b"\n", "binary": b"\x89PNG\xff", "heading": b"# A\n"}
+    for name, content in contents.items():
+        Path(f"{name}.md").write_bytes(content)
+    Path("data/evals").mkdir(parents=True)
+    Path("data/evals/items.jsonl").write_text("{}\n")
+    config = Path(__file__).parent.parent / "configs/synthesis/documents.py"
+    argument, *rest = arguments
+    with flagsaver.flagsaver():
+        given = ["generate", f"--config={config}{argument}", "--workdir=run", "--config.run.concurrency=5", *rest]
+        monkeypatch.setattr(sys, "argv", given)  # where config flags look for overrides
+        status = cli.status(generate.main, given)
+    said = capsys.readouterr().err
+    assert status == 2 and said.startswith("refused: ") and message in said and said.count("\n") == 1, said
+    assert not Path("run").exists()
