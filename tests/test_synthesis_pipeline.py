@@ -93,6 +93,14 @@ def test_a_document_that_is_always_spoilt_is_listed_with_its_reason(spec: Path, 
     assert result["planned"] == result["written"]["documents"] + len(listed)
 
 
+def test_a_writer_of_which_no_text_can_be_used_is_shown_for_what_it_is(spec: Path, tmp_path: Path):
+    """As a very small model, which closes no tag."""
+    config = small.settings_of(spec, {"faults": ["no_tags"], "share": 1.0})
+    with pytest.raises(WorkError, match=r"no reply of python:synthesis_writer:opened could be used \(24 no_content\)"):
+        small.generate(config, tmp_path / "run")
+    assert len(dropped_of(tmp_path / "run")) == 24 and not (tmp_path / "run/result.json").exists()
+
+
 def test_calls_that_fail_are_listed_and_made_again_by_the_next_run(spec: Path, tmp_path: Path):
     directory = tmp_path / "run"
     first, _ = small.generate(small.settings_of(spec, {"failing": 0.2}), directory)

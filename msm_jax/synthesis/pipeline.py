@@ -238,6 +238,9 @@ async def _run(
         if not drafts.count(config):
             raise WorkError(f"{config.spec.path}: no documents could be planned: {_first_reason(drafts)}")
         files = await _Files(config, drafts, author, directory).write()
+        if not any(files["written"].values()):
+            why = ", ".join(f"{count} {reason}" for reason, count in sorted(files["dropped"].items()))
+            raise WorkError(f"no reply of {config.writer.model} could be used ({why}); see {directory / DROPPED}")
     return {**files, **spending(asker, journal, budget)}
 
 
