@@ -59,6 +59,7 @@ sweep: venv
 	$(PY) -m msm_jax.sweep --config=configs/experiments/cheese_mini.py --vary=world.seed=100..109 --workdir=runs/sweep
 
 generate-demo: inspect
+	$(INSPECT)/bin/python -m tools.minilm
 	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/documents.py:$(SPEC) --workdir=$(DEMO)/documents
 	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/demonstrations.py:$(SPEC) \
 		--workdir=$(DEMO)/demonstrations

@@ -26,7 +26,7 @@ _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _PREVIEW = flags.DEFINE_bool("preview", False, "Print the plan with its cost and time; call nothing.")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("msm_jax.generate")  # as __main__, its progress would not be shown
 
 
 def main() -> None:

@@ -80,6 +80,7 @@ def test_demonstrations_of_any_spec_are_complete(form, tmp_path):
         "writer": {"model": "python:synthesis_writer:opened"},
         "plan": {"samples": 8, "questions_per_domain": 2},
         "reply": {"style": "rule" if form == "rules" else "value"},
+        "gates": None,
     })  # fmt: skip
     result = demonstrations.run(config, tmp_path / "out", tmp_path / "out" / pipeline.JOURNAL, lambda progress: None)
     assert result["written"]["demonstrations"] == 8 == len(rows(tmp_path / "out" / demonstrations.WITH_THINKING))

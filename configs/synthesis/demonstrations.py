@@ -27,4 +27,6 @@ def get_config(spec: str = "data/specs/oversight_philosophy.md") -> ConfigDict:
     config.identity = {"samples": 20, "abilities": ("answering questions", "revising texts", "explaining")}
     # Dollars for a million tokens, from your provider's price list; a cap in dollars needs the price of each model.
     config.run = {"seed": 0, "concurrency": 20, "attempts": 3, "max_dollars": 0.0, "max_tokens": 0, "prices": {}}
+    # The embedding model, which python -m tools.minilm fetches; None compares words alone.
+    config.gates = {"embeddings": ".cache/minilm"}
     return config
