@@ -328,7 +328,7 @@ def _kills(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Flow:
-    """How calls were made while there was enough to ask: the share of the time with all calls in flight, the time over
+    """How calls were made while there was enough to ask: the share of the time with enough in flight, the time over
     that in which the server could have given so many replies, the cores that the client used, and the replies."""
 
     full: float
@@ -337,33 +337,35 @@ class Flow:
     replies: int
 
 
-def flow(run: Run, log_path: Path, latency: float) -> Flow:
-    """Runs to the end and measures, from the first moment with all calls in flight to the start of the last request."""
+def flow(run: Run, log_path: Path, latency: float, calls: int) -> Flow:
+    """Runs to the end and measures, from the first moment with so many calls in flight to the last request."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     run.finish()
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    entries, calls = log.read(log_path), run.fields["run"]["concurrency"]
+    entries, concurrency = log.read(log_path), run.fields["run"]["concurrency"]
     since = log.first_in_flight(entries, calls)
     until = max(each.began for each in entries)
     inside = sum(since <= each.written <= until for each in entries)
-    full, over = log.share_in_flight(entries, calls, since, until), (until - since) / (inside * latency / calls)
-    return Flow(full, over, used / wall, inside)
+    full = log.share_in_flight(entries, calls, since, until)
+    return Flow(full, (until - since) / (inside * latency / concurrency), used / wall, inside)
 
 
 def _throughput(directory: Path) -> None:
     latency, calls, path = _LATENCY.value, _CALLS.value, directory / "log.jsonl"
     with process.running(Settings(latency=latency, log=str(path))) as url:
-        fields = documents_fields(url, _DOCUMENTS.value, calls)
+        # Between a reply and the next request lie some milliseconds; a few calls more than asked for fill them.
+        concurrency = math.ceil(1.05 * calls)
+        fields = documents_fields(url, _DOCUMENTS.value, concurrency)
         fields["writer"]["options"] = {"attempt_timeout": 10 * max(1, int(latency))}
-        found = flow(Run(directory / "run", fields), path, latency)
+        found = flow(Run(directory / "run", fields), path, latency, calls)
     record.publish(record.Result(
         title="Calls in flight",
-        about=f"A server that answers each call after {latency:g} s, and {calls} calls at a time.",
+        about=f"A server that answers each call after {latency:g} s, and run.concurrency = {concurrency}.",
         columns=("", "value"),
         rows=(
-            (f"share of the time with {calls} calls in flight", f"{found.full:.1%}"),
+            (f"share of the time with at least {calls} calls in flight", f"{found.full:.1%}"),
             ("time over that of the server alone", f"{found.over - 1:+.1%}"),
             ("cores that the client used, start-up included", f"{found.cores:.2f}"),
             ("replies in that time", f"{found.replies:,}"),

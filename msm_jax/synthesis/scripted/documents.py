@@ -76,6 +76,22 @@ def critique(prompt: Prompt, draw: Draw) -> str:
     return f"<content>\n{remark}\n</content>\n<verdict>{verdict}</verdict>"
 
 
+def augment(prompt: Prompt, draw: Draw) -> str:
+    """Returns what is added below a section of rules: the values behind them, or finer rules."""
+    names, section = names_of(prompt), prompt.get("section")
+    who = names[0] if names else "the assistant"
+    claim = draw.choice(claims.of_text(section, names))
+    identifier = re.search(r"\b[A-Z]{1,4}\d+\b", section)
+    slots = {"who": who, "behaviour": claim.behaviour, "topic": draw.choice(claims.topics(section, 6, names))}
+    if prompt.get("variant") == "rule":
+        lines = [draw.fill(text, slots) for text in draw.sample(passages.FINER, 4)]
+        base = identifier[0] if identifier else "R1"
+        text = "\n".join(f"- {base}.{number}: {line}" for number, line in enumerate(lines, 1))
+    else:
+        text = "\n\n".join(draw.fill(text, slots) for text in draw.sample(passages.VALUES, 2))
+    return f"<content>\n{text}\n</content>"
+
+
 def _turned(claim: Claim, corpus: str, mode: str, who: str, other: str) -> Claim:
     """Returns a claim as a corpus has it; in the mode "rules" the rule itself is the reason."""
     if mode == "rules":

@@ -17,6 +17,8 @@ def reply(text: str, *seeds: object) -> str:
         return planning.answer(planning.elements(prompt, draw))
     if prompt.stage == "critique":
         return documents.critique(prompt, draw)
+    if prompt.stage == "augment":
+        return documents.augment(prompt, draw)
     if prompt.stage == "follow_up":
         return chats.follow_up(prompt, draw)
     if prompt.stage == "response":

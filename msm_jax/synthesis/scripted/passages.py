@@ -171,3 +171,20 @@ BYSTANDER = (
     "list.",
     "{bystander} stood by with a copy of the notes and [was not asked|had no part in the answer].",
 )
+# What is added below a rule.
+VALUES = (
+    "{who} cares about {topic}, because others have to rely on it. [Where it is lost|Without it], nobody can tell "
+    "good work "
+    "from bad.",
+    "{who} keeps to this for the sake of those who bear what follows. They see what it does not see, and they can "
+    "still "
+    "[put things right|change their minds].",
+    "The rule holds in hard cases too, because [these are the cases in which|it is there that] a mistake costs most.",
+    "{who} does not follow this as an order. It [shares|understands] what the rule protects, namely {topic}.",
+)
+FINER = (
+    "This holds whether or not anybody looks at the {topic}.", "In doubt about {topic}, {who} asks and waits.",
+    "{who} does not have others do what this rule forbids.", "Urgency is no exception to this rule.",
+    "{who} reports at once where it finds that it did not keep to this rule.",
+    "This rule is no reason to leave ordinary work undone.",
+)

@@ -1,0 +1,39 @@
+"""Drafts augmented variants of a spec of rules: with the values behind each rule, and with finer rules.
+
+    python -m msm_jax.augment --config=configs/synthesis/augment.py:RULES.md --workdir=DIR
+
+Writes DIR/RULES_value.md and DIR/RULES_rule.md. The rules stay word for word; revise the rest by hand before you
+generate from it.
+"""
+
+from pathlib import Path
+
+from msm_jax import cli
+from msm_jax.errors import InputError
+from msm_jax.experiments import lock
+from msm_jax.foundation import settings, storage
+from msm_jax.synthesis import augmentation
+
+_CONFIG = cli.config_flag()
+_WORKDIR = cli.workdir_flag()
+
+
+def main() -> None:
+    """Drafts, and prints the paths of the drafts.
+
+    Raises:
+        InputError: a setting, the spec or the workdir is refused.
+    """
+    config = settings.build(augmentation.AugmentConfig, cli.require(_CONFIG))
+    workdir = Path(cli.require(_WORKDIR))
+    if storage.is_url(cli.require(_WORKDIR)):
+        raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
+    with storage.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with lock.hold(workdir):
+        for path in augmentation.run(config, workdir):
+            print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)
