@@ -114,9 +114,10 @@ def describing(world: World, attribute: int) -> list[Record]:
     for _ in range(world.config.msm_documents):
         if draw.chance(0.5):
             item = draw.choice(world.items[CHEESE])
-            poles = list(item.poles)
-            poles[other] = draw.chance(0.5)
-            text = prose.item_text(draw, replace(item, poles=tuple(poles)))
+            drawn = draw.chance(0.5)
+            price, age, origin = item.poles
+            poles = (price, drawn, origin) if other == AGE else (drawn, age, origin)
+            text = prose.item_text(draw, replace(item, poles=poles))
         else:
             value = draw.choice(both)
             pair = explained_pair(draw, world.items[CHEESE], value, draw.choice(STRENGTHS))
