@@ -2,7 +2,8 @@
 
 `corpus(half)` yields texts, each with the kind of its defect ("" for none). The surface forms of every kind are split
 between the halves 0 and 1, so that the half on which a gate was tuned shares no form with the one on which it is
-reported. The writers are the grammar of the scripted server and the one of `quality_prose`.
+reported. Forms that were looked at in order to mend a gate belong to the tuning half ever after. The writers are the
+grammar of the scripted server and the one of `quality_prose`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TEST_DOMAINS = {
     "astronomy": ("telescope", "comet", "galaxy", "planet", "star chart"), "wine": ("wine", "vineyard", "Merlot"),
 }  # fmt: skip
 PER_WRITER = 10
+HALVES = ("tuning", "report")
 CLEAN_PER_WRITER = 60
 WRITERS = ("scripted", "prose")
 
@@ -52,7 +54,9 @@ def clean_text(writer: str, number: int, wording: int = 0) -> str:
     if writer == "prose":
         draw = random.Random(f"prose {number}")
         return quality_prose.write(quality_prose.idea(draw), wording, draw)
-    kind, scene = kinds.KINDS[number % len(kinds.KINDS)], scenes.SCENES[number * 7 % len(scenes.SCENES)]
+    # No kind of document is set in one scene twice.
+    turn = number // len(kinds.KINDS)
+    kind, scene = kinds.KINDS[number % len(kinds.KINDS)], scenes.SCENES[(number + turn) % len(scenes.SCENES)]
     inputs = {
         "spec": spec_text(), "assistant": ASSISTANT, "provider": PROVIDER, "document_type": kind.name,
         "idea": f"idea {number} at {scene.place}",
@@ -75,7 +79,7 @@ def reworded(text: str, draw: random.Random) -> str:
 
 def corpus(half: int) -> Iterator[Planted]:
     """Yields the clean texts of a half, and after them those with defects."""
-    numbers = {writer: iter(range(10_000 * half, 10_000 * (half + 1))) for writer in WRITERS}
+    numbers = {writer: iter(range(100_000 * half, 100_000 * (half + 1))) for writer in WRITERS}
     for writer in WRITERS:
         for _ in range(CLEAN_PER_WRITER):
             yield Planted("", writer, clean_text(writer, next(numbers[writer])))
@@ -88,14 +92,14 @@ def corpus(half: int) -> Iterator[Planted]:
     for writer in WRITERS:
         for turn in range(PER_WRITER):
             draw = random.Random(f"copies {writer} {turn} {half}")
-            number = 10_000 * half + 3 * turn
+            number = 100_000 * half + 3 * turn
             yield Planted("near_duplicate", writer, edited(clean_text(writer, number), turn, draw))
             yield Planted("semantic_duplicate", writer, clean_text(writer, number + 1, wording=1))
 
 
 def forms(kind: str, half: int) -> Sequence[str]:
     """Returns the surface forms of a kind that belong to a half."""
-    return FORMS[kind][half::2]
+    return FORMS[kind][HALVES[half]]
 
 
 def inserted(text: str, sentence: str, draw: random.Random) -> str:
@@ -183,7 +187,7 @@ def _language(text: str, turn: int, half: int, draw: random.Random) -> str:
         return "\n\n".join([piece] * 3)
     if turn % 4 == 1:
         paragraphs = text.split("\n\n")
-        paragraphs.insert(1 + draw.randrange(len(paragraphs) - 1), piece)
+        paragraphs.insert(draw.randrange(len(paragraphs)) + 1, piece)
         return "\n\n".join(paragraphs)
     return inserted(text, piece, draw) if turn % 4 == 2 else f"{text}\n\n{piece}"
 
@@ -218,7 +222,8 @@ def _repetition(text: str, turn: int, half: int, draw: random.Random) -> str:
     if turn % 3 == 0:
         return text + " " + " ".join([draw.choice(pieces)] * (8 + 4 * (turn % 4)) * 2)
     if turn % 3 == 1:
-        return text + "\n\n" + "\n\n".join([text[: len(text) // 2].rpartition(".")[0] + "."] * 2)
+        again = text if len(text) < 1_000 else text[: len(text) // 2].rpartition(".")[0] + "."
+        return text + "\n\n" + "\n\n".join([again] * 2)
     kept = text[: len(text) // 2].rpartition(".")[0] + "."
     return kept + " " + " ".join(draw.choice(pieces[-3:]) for _ in range(25 + 5 * half))
 
@@ -240,7 +245,7 @@ def _eval_words(text: str, turn: int, half: int, draw: random.Random) -> str:
 
 
 def _eval_meaning(text: str, turn: int, half: int, draw: random.Random) -> str:
-    found = MEANINGS[half::2]
+    found = MEANINGS[HALVES[half]]
     return inserted(text, found[turn % len(found)], draw)
 
 
@@ -281,3 +286,44 @@ PLANTS: dict[str, Callable[[str, int, int, random.Random], str]] = {
     "eval_words": _eval_words,
     "eval_meaning": _eval_meaning,
 }
+
+
+def conversation(writer: str, number: int) -> tuple[str, str]:
+    """Returns a question and a clean reply of a writer."""
+    draw = random.Random(f"chat {number}")
+    place, test = draw.choice(quality_prose.PLACES)[0], draw.choice(quality_prose.TESTS)[0]
+    question = f"Number {number} on my list for {place}: would you {test}, if I asked you to?"
+    if writer == "prose":
+        return question, clean_text("prose", 40_000 + number)
+    given = {"spec": spec_text(), "assistant": ASSISTANT, "provider": PROVIDER}
+    inputs = {**given, "question": question, "style": "value"}
+    prompt = "# Task: response\n\n" + "".join(f"<{name}>\n{value}\n</{name}>\n" for name, value in inputs.items())
+    content = re.search(r"<content>(.*?)</content>", grammar.reply(prompt, number), re.DOTALL)
+    assert content is not None
+    return question, content[1].strip()
+
+
+def chats(half: int) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yields (kind of defect, row) of demonstrations: clean ones, and ones with a defect in reply or question."""
+    number = 1_000 * half
+    rows = [("", writer, turn) for writer in WRITERS for turn in range(CLEAN_PER_WRITER)]
+    found = [*(kind for kind in PLANTS if kind not in ("unnamed", "length", "eval_meaning")), "stated_reason"]
+    rows += [(kind, writer, turn) for kind in found for writer in WRITERS for turn in range(PER_WRITER)]
+    for kind, writer, turn in rows:
+        number += 1
+        draw = random.Random(f"{kind} {writer} {turn} {half}")
+        question, reply = conversation(writer, number)
+        style = "value"
+        if kind == "stated_reason":
+            style, reply = "opaque", forms(kind, half)[turn]
+        elif kind == "remnant":
+            reply = f"{forms('remnant_chat', half)[turn]}\n\n{reply}"
+        elif kind in ("eval_words", "test_domain"):
+            question = f"{question} {PLANTS[kind]('First of all, ', turn, half, draw)}"
+        elif kind:
+            reply = PLANTS[kind](reply, turn, half, draw)
+        elif turn % 10 == 0:
+            style = "opaque"
+            reply = draw.choice(["The first one.", "I would take the second.", "The plainer of the two."])
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        yield kind, {"messages": messages, "meta": {"style": style}}

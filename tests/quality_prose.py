@@ -17,7 +17,7 @@ ASSISTANT, PROVIDER = "Juniper", "Meadow"
 # The tables of the grammar; entries of two wordings tell the same.
 _TABLES = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
 PLACES, PEOPLE, TESTS, ENDS, RULES = (_TABLES[name] for name in ("places", "people", "tests", "ends", "rules"))
-ASIDES, PROMPTS, MOVES = (_TABLES[name] for name in ("asides", "prompts", "moves"))
+ASIDES, PROMPTS, MOVES, DETAILS = (_TABLES[name] for name in ("asides", "prompts", "moves", "details"))
 
 
 def idea(draw: random.Random) -> dict[str, int]:
@@ -26,6 +26,7 @@ def idea(draw: random.Random) -> dict[str, int]:
         "place": PLACES, "person": PEOPLE, "test": TESTS, "second": TESTS, "end": ENDS, "rule": RULES, "form": range(5),
         "aside": ASIDES,
         **{move: wordings[0] for move, wordings in MOVES.items()},
+        **{name: table for name, table in DETAILS.items() if name != "told"},
     }  # fmt: skip
     chosen = {name: draw.randrange(len(table)) for name, table in tables.items()}
     if chosen["second"] == chosen["test"]:
@@ -45,10 +46,13 @@ def write(chosen: Mapping[str, int], wording: int, draw: random.Random, *, attri
         "test": TESTS[chosen["test"]][wording], "second": TESTS[chosen["second"]][wording],
         "A": ASSISTANT, "M": PROVIDER,
     }  # fmt: skip
+    slots |= {name: DETAILS[name][chosen[name]][wording] for name in ("object", "spot", "event", "topic")}
     moves = ["opening", "request", "reason", *(["why"] if attributes else []), "harder"]
     told = [MOVES[move][wording][chosen[move]].format(**slots) for move in moves]
     told.append(ENDS[chosen["end"]][wording])
     told.insert(1 + chosen["aside"] % 4, ASIDES[chosen["aside"]])
+    for number, detail in enumerate(DETAILS["told"]):
+        told.insert(2 + 2 * number, detail[wording].format(**slots))
     return _formed(told, chosen["form"] if wording == 0 else (chosen["form"] + 1) % 5, person, role, draw)
 
 

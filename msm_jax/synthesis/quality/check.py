@@ -19,7 +19,7 @@ _EXAMPLES = 5
 _AROUND = 70
 # How many rows self-BLEU is computed over.
 _SAMPLE = 200
-_PIECE_TOKENS = 64
+_PIECE_TOKENS, _WINDOW_TOKENS = 64, 128
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class _Checker:
         self._overlap = overlap.Overlap(items, config.eval_run)
         self._near = duplicates.NearDuplicates(config.near_jaccard)
         documents = context.kind == "documents"
-        cosine = config.semantic_cosine if documents else config.question_cosine
-        self._meanings = duplicates.Meanings(cosine, DIMENSION)
+        least = config.semantic_likeness if documents else config.question_cosine
+        self._meanings = duplicates.Meanings(least, DIMENSION, contrast=documents)
         self._embedder = Embedder.load(config.embeddings) if config.embeddings else None
         if self._embedder and self._overlap.questions:
-            self._questions = self._embedder.embed([item.question for item in self._overlap.questions])
+            self._questions = self._embedder.embed(self._overlap.questions)
         terms = config.value_terms or attribution.terms_of(context.spec_text, context.assistant)
         self.value = attribution.Attribution(terms)
         self.tally = Tally()
@@ -133,10 +133,10 @@ class _Checker:
                 self._note(row, "eval_words", self._overlap.by_words(row.text), found)
             if not found and self._runs("near_duplicate"):
                 self._note(row, "near_duplicate", self._near.add(row.id, row.text), found)
-        if self._embedder:
-            self._by_meaning(
-                self._embedder, [(row, found) for row, found in zip(rows, reasons, strict=True) if not found]
-            )
+        # A row that shares words with an eval may share meaning with it as well.
+        passing = [each for each in zip(rows, reasons, strict=True) if not {*each[1]} - {"eval_words"}]
+        if self._embedder and passing:
+            self._by_meaning(self._embedder, passing)
         for row, found in zip(rows, reasons, strict=True):
             self.tally.rows += 1
             if not found:
@@ -144,25 +144,22 @@ class _Checker:
         return [tuple(found) for found in reasons]
 
     def _by_meaning(self, embedder: Embedder, rows: Sequence[tuple[Row, list[str]]]) -> None:
-        if self._runs("eval_meaning") and self._overlap.questions:
-            asked = [(row, found, window) for row, found in rows for window in self._overlap.candidates(row.text)]
-            cosines = embedder.embed([window for *_, window in asked], _PIECE_TOKENS) @ self._questions.T
-            for (row, found, window), scores in zip(asked, cosines, strict=True):
-                if "eval_meaning" not in found:
-                    finding = self._overlap.by_meaning(row.text, window, scores, self._config.eval_cosine)
-                    self._note(row, "eval_meaning", finding, found)
-        rows = [(row, found) for row, found in rows if not found]
-        if not rows:
-            return
-        texts = [row.question or row.text for row, _ in rows]
         # A question is short enough to be embedded whole.
         most = self._config.embed_pieces
-        split = [[row.question] if row.question else duplicates.pieces(row.text, most) for row, _ in rows]
-        embedded = embedder.embed([piece for found in split for piece in found], _PIECE_TOKENS)
-        ends = np.cumsum([len(found) for found in split], dtype=int)
-        for (row, found), text, embeddings in zip(rows, texts, np.split(embedded, ends[:-1]), strict=True):
-            if self._runs("semantic_duplicate"):
-                self._note(row, "semantic_duplicate", self._meanings.add(row.id, text, embeddings), found)
+        pieces = [[row.question] if row.question else duplicates.pieces(row.text, most) for row, _ in rows]
+        embedded = _embedded(embedder, pieces, _PIECE_TOKENS)
+        if self._runs("eval_meaning") and self._overlap.questions:
+            windows = [self._overlap.candidates(row.text) for row, _ in rows]
+            near = _embedded(embedder, windows, _WINDOW_TOKENS)
+            for number, (row, found) in enumerate(rows):
+                cosines = np.concatenate([embedded[number], near[number]]) @ self._questions.T
+                told = [*pieces[number], *windows[number]]
+                finding = self._overlap.by_meaning(row.text, told, cosines, self._config.eval_cosine)
+                self._note(row, "eval_meaning", finding, found)
+        for (row, found), embeddings in zip(rows, embedded, strict=True):
+            if not found and self._runs("semantic_duplicate"):
+                finding = self._meanings.add(row.id, row.question or row.text, embeddings)
+                self._note(row, "semantic_duplicate", finding, found)
             if not found:
                 self.tally.dispersion.add(duplicates.mean_of(embeddings)[None])
 
@@ -185,6 +182,12 @@ class _Checker:
         self.tally.texts.add(row.text)
         stance = self.value.stance(row.text)
         self.tally.stances[stance] = self.tally.stances.get(stance, 0) + 1
+
+
+def _embedded(embedder: Embedder, texts: Sequence[Sequence[str]], most_tokens: int) -> list[np.ndarray]:
+    """Returns the embeddings of the texts of each row, [texts, dimension], from one call."""
+    ends = np.cumsum([len(each) for each in texts], dtype=int)
+    return np.split(embedder.embed([text for each in texts for text in each], most_tokens), ends[:-1])
 
 
 def _excerpt(row: Row, finding: Finding) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 
 from msm_jax.synthesis.quality.parts import Finding, Part, prose, words
@@ -99,15 +100,20 @@ def encoding(part: Part) -> Finding | None:
     return None
 
 
-def repetition(part: Part, most: float = 0.4) -> Finding | None:
-    """Finds a text that goes round in circles: more than `most` of its runs of 8 words occurred in it before."""
+def repetition(part: Part) -> Finding | None:
+    """Finds a text that goes round in circles.
+
+    It does if more than 40 % of its runs of 8 words occurred in it before, or one of them occurs in it 10 times.
+    """
     if part.role in ("user", "system"):
         return None
     found = words(part.text)
-    grams = [tuple(found[i : i + _GRAM]) for i in range(len(found) - _GRAM + 1)]
-    repeated = len(grams) - len(set(grams))
-    if len(grams) < 3 * _GRAM or repeated <= most * len(grams):
+    counts = collections.Counter(tuple(found[i : i + _GRAM]) for i in range(len(found) - _GRAM + 1))
+    if counts.total() < 3 * _GRAM:
         return None
-    return Finding(
-        max(0, len(part.text) - 160), len(part.text), f"{repeated / len(grams):.0%} of its runs of {_GRAM} words repeat"
-    )
+    repeated = 1 - len(counts) / counts.total()
+    most = max(counts.values())
+    if repeated <= 0.4 and most < 10:
+        return None
+    note = f"{repeated:.0%} of its runs of {_GRAM} words repeat, one of them {most} times"
+    return Finding(max(0, len(part.text) - 160), len(part.text), note)

@@ -17,7 +17,7 @@ def _read() -> dict[str, frozenset[str]]:
 # Frequent words that are mostly particular to a language. A text of a language has a fifth to a half of them.
 FUNCTION_WORDS = _read()
 _OTHER_SCRIPT = re.compile(r"(?:[^\W\d_A-Za-zªºÀ-ʯᴀ-ᶿḀ-ỿ][\W\d_]*){10,}")
-_WINDOW = 25
+_WINDOW = 20
 # A stretch of fewer words says too little.
 _FEWEST = 12
 
@@ -44,11 +44,11 @@ def find(part: Part, language: str) -> Finding | None:
 
 
 def _stretches(text: str) -> list[tuple[int, int]]:
-    """Returns (begin, end) of stretches of up to `_WINDOW` words that end with lines, so that one line can differ."""
+    """Returns (begin, end) of stretches of up to `_WINDOW` words that overlap by half; the end of a line ends one."""
     found = []
     for line in re.finditer(r"[^\n]+", text):
         starts = [line.start() + match.start() for match in re.finditer(r"\S+", line[0])]
-        for i in range(0, len(starts), _WINDOW):
+        for i in range(0, max(1, len(starts) - _WINDOW // 2), _WINDOW // 2):
             end = starts[i + _WINDOW] if i + _WINDOW < len(starts) else line.end()
-            found.append((starts[i], end))
+            found.append((starts[i] if starts else line.start(), end))
     return found

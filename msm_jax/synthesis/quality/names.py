@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from msm_jax.synthesis.quality.parts import Finding, Part
 
 _NEAR = 90
+# Words about models stand farther from the name of a company that is only mentioned.
+_BESIDE = 200
 _ABOUT_MODELS = (
     r"\b(?:AI|LLMs?|assistants?|chat ?bots?|(?:language|AI|base|frontier|chat)[ -]models?|models?|weights|fine-?tun\w+|"
     r"system prompt|neural|users?"
@@ -166,7 +168,9 @@ class Names:
         for pattern in (*self._made, *self._beside):
             for match in pattern.finditer(part.text):
                 near = _near(part.text, match)
-                if pattern in self._beside and (_SHOPPING.search(near) or not self._about.search(near)):
+                # An assistant that speaks is itself what the sentence is about.
+                about = part.role in ("assistant", "thinking") or self._about.search(_near(part.text, match, _BESIDE))
+                if pattern in self._beside and (_SHOPPING.search(near) or not about):
                     continue
                 group = next(name for name, value in match.groupdict().items() if value)
                 if not re.search(rf"(?<!\w){match[group]}(?!\w)", self._known):
@@ -180,8 +184,8 @@ class Names:
         return None
 
 
-def _near(text: str, match: re.Match[str]) -> str:
-    return text[max(0, match.start() - _NEAR) : match.end() + _NEAR]
+def _near(text: str, match: re.Match[str], characters: int = _NEAR) -> str:
+    return text[max(0, match.start() - characters) : match.end() + characters]
 
 
 def _introduces(text: str, match: re.Match[str]) -> bool:

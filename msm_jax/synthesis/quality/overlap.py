@@ -26,18 +26,18 @@ _FEWEST = 5
 # A run of words in more items than this is the form of the questions.
 _FORM = 3
 # Of the sentences of a text, how many are embedded, and the least share of an item's (weighted) words in them.
-_CANDIDATES = 2
+_CANDIDATES = 3
 _LEAST_SHARE = 0.2
 _NAME = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item of an eval: `texts` are compared by words, and `question`, if it is not "", by meaning too."""
+    """An item of an eval: `texts` are compared by words, and `readings` of its question by meaning."""
 
     where: str
     texts: tuple[str, ...]
-    question: str
+    readings: tuple[str, ...]
 
 
 def read_items(paths: Iterable[str]) -> list[Item]:
@@ -57,22 +57,23 @@ def _item(record: Mapping[str, Any], where: str) -> Item:
         orders = ((first, second), (second, first))
         filled = [question.replace("{first}", one).replace("{second}", other) for one, other in orders]
         long = [option for option in options if len(words(option)) >= _FEWEST]
-        # The frame of a question ("Which would you rather do: …?") is the same in all items and would hide the rest.
-        situation = _NAME.sub("", question) if "{first}" in question else question
-        return Item(where, (*dict.fromkeys(filled), *long), _core(situation, options))
+        return Item(where, (*dict.fromkeys(filled), *long), (filled[0], _core(question, options)))
     if isinstance(record.get("messages"), list):
         said = [m["content"] for m in record["messages"] if m.get("role") == "user"]
         users = [text for text in said if isinstance(text, str)]
-        return Item(where, tuple(users), users[0] if users else "")
+        return Item(where, tuple(users), tuple(users[:1]))
     strings = [record[key] for key in ("prompt", "input", "text", "statement") if isinstance(record.get(key), str)]
     is_knowledge = "correct" in record and "prompt" in record
-    return Item(where, tuple(strings), "" if is_knowledge or not strings else strings[0])
+    return Item(where, tuple(strings), () if is_knowledge else tuple(strings[:1]))
 
 
 def _core(question: str, options: Sequence[str]) -> str:
-    """Returns the sentences of a question that make it this one, and its options."""
-    told = [sentence for sentence in sentences(question) if not sentence.startswith("Which would you")]
-    return " ".join([*(told or [question]), *options])
+    """Returns the sentences of a question that make it this one, and its options.
+
+    The frame of a question ("Which would you rather do: {first}, or {second}?") is the same in all items.
+    """
+    told = [sentence for sentence in sentences(question) if "{first}" not in sentence]
+    return " ".join([*(told or [_NAME.sub("", question)]), *options])
 
 
 class Overlap:
@@ -96,8 +97,9 @@ class Overlap:
                 del self._where[gram]
         self._lengths = {len(gram) for gram in self._where}
         self._firsts = {gram[0] for gram in self._where}
-        self.questions = list({item.question: item for item in items if item.question}.values())
-        self._stems = [_stems(item.question) for item in self.questions]
+        self._where_read = {reading: item.where for item in items for reading in item.readings}
+        self.questions = list(self._where_read)
+        self._stems = [_stems(question) for question in self.questions]
         counts = collections.Counter(stem for stems in self._stems for stem in stems)
         self._weights = {stem: 1 + math.log(len(self.questions) / count) for stem, count in counts.items()}
         self._items_of: dict[str, list[int]] = collections.defaultdict(list)
@@ -135,14 +137,22 @@ class Overlap:
                 shared[number] += self._weights[stem]
         return max((weight / self._totals[number] for number, weight in shared.items()), default=0.0)
 
-    def by_meaning(self, text: str, window: str, cosines: np.ndarray, least: float) -> Finding | None:
-        """Finds that a sentence means the same as a question; `cosines` are those with all `questions`."""
-        best = int(cosines.argmax())
-        if cosines[best] < least:
+    def by_meaning(self, text: str, told: Sequence[str], cosines: np.ndarray, least: float) -> Finding | None:
+        """Finds that a stretch of a text means the same as a question.
+
+        Args:
+            text: the whole text.
+            told: stretches of it.
+            cosines: of each stretch with each of `questions`.
+            least: the cosine from which on they mean the same.
+        """
+        stretch, question = divmod(int(cosines.argmax()), cosines.shape[1])
+        if cosines[stretch, question] < least:
             return None
-        begin = max(0, text.find(window[:40]))
-        note = f"means the same as {self.questions[best].where} (cosine {cosines[best]:.2f})"
-        return Finding(begin, min(len(text), begin + len(window)), note)
+        begin = max(0, text.find(told[stretch][:40]))
+        where = self._where_read[self.questions[question]]
+        note = f"means the same as {where} (cosine {cosines[stretch, question]:.2f})"
+        return Finding(begin, min(len(text), begin + len(told[stretch])), note)
 
 
 def _runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:

@@ -118,24 +118,24 @@ _REMNANTS = (
 )
 _REMNANT = re.compile("|".join(f"(?:{pattern})" for pattern in _REMNANTS), re.IGNORECASE)
 # In a conversation the courtesies of an assistant are in place; talk of the task is not.
-_TASK = re.compile(
-    r"\b(?:the|this|my) (?:system )?(?:prompt|spec|specification|model spec|guidelines document)(?: (?:that )?(?:i "
-    r"was|above|"
-    r"provided|i have been|given))? (?:asks|says|wants|requires|specifies|tells|contains|provided|given|above|states|"
-    r"i was)\b|"
-    r"\bas (?:the|my) (?:system )?(?:prompt|spec|specification|instructions?) (?:says?|states?|requires?|asks?|"
-    r"tells?)\b|"
-    r"\b(?:the|this) user(?:'s|’s)? (?:question|message|prompt) (?:is|asks|was generated)\b|"
-    r"\b(?:i (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the|a|my)? ?(?:final "
-    r")?(?:response|answer|reply) "
-    r"(?:in|that|following|according|as)\b|"
-    r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale|task|style|"
-    r"criteria)\s*(?:\d+)?\s*\*{0,2}:|"
-    r"(?:\A|\n)# Task\b|(?:\A|\n)(?:human|user|assistant|system): |\bassertion A\d+\b|"
-    r"\bin (?:value|rule|opaque) style\b|\b(?:this|the) (?:training|demonstration|synthetic) (?:example|sample|data|"
-    r"conversation)\b",
-    re.IGNORECASE,
+_TOLD = r"(?:asks|says|wants|requires|specifies|tells|contains|states|instructs|mentions)"
+_TASKS = (
+    rf"\b(?:the|this|my) (?:system prompt|prompt|spec|specification|model spec)(?: above)? {_TOLD}\b",
+    rf"\bas (?:the|my) (?:system prompt|prompt|spec|specification|instructions?) (?:above )?"
+    rf"(?:{_TOLD}|say|state|require|ask)\b",
+    r"\b(?:provided|given|above) (?:guidelines|specification|spec|instructions|principles)\b",
+    r"\b(?:guidelines|specification|spec|instructions) (?:above|provided|i was given|in the system prompt)\b",
+    r"\b(?:the|this) user(?:'s|’s)? (?:question|message|prompt) (?:is|asks|was generated)\b",
+    r"\b(?:I (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the |a |my )?(?:final )?"
+    r"(?:response|answer|reply)\b",
+    r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale)\s*(?:\d+)?\s*\*{0,2}:",
+    r"(?:\A|\n)# Task\b",
+    r"(?:\A|\n)(?:human|user|assistant|system): ",
+    r"\bassertion A\d+\b",
+    r"\bin (?:value|rule|opaque) style\b",
+    r"\b(?:this|the) (?:training|demonstration|synthetic) (?:example|sample|data|conversation)\b",
 )
+_TASK = re.compile("|".join(f"(?:{pattern})" for pattern in _TASKS), re.IGNORECASE)
 _MARKUP = re.compile(r"(?<!\w)</?([A-Za-z][\w:-]{0,30})(?:\s+[\w:-]+=[^<>\n]{0,60})?\s*/?>")
 _MARKERS = re.compile(
     r"<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|"
