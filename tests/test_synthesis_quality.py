@@ -168,7 +168,7 @@ def test_attribution_tells_reasons_from_mentions():
     shares = {reason: found.count("attributes") / len(found) for reason, found in stances.items()}
     print(f"documents found to attribute: with a reason {shares[True]:.2f}, without {shares[False]:.2f}")
     assert shares[True] >= 0.95
-    assert shares[False] <= 0.5
+    assert shares[False] <= 0.2
 
 
 def test_self_bleu_is_one_for_copies_and_low_for_other_words():

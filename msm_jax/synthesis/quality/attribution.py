@@ -42,6 +42,7 @@ _CAUSE = "|".join(
 _EFFECT = "|".join(
     (
         r"which is why|that is why|that’s why|that's why|this is why|and so|therefore|thus|hence|accordingly",
+        r"(?:is|was) (?:the|a|one|its) (?:cause|reason|ground|root)s?(?: of| for| why|\b)",
         r"for (?:that|this|which) reason|so (?:it|he|she|they|the assistant|[A-Z]\w+)\b",
         r"(?:leads?|led|moves?|moved|makes?|made|causes?|caused|brings?|brought|tells?|told|asks?|asked|inclines?|"
         r"inclined|"
@@ -70,6 +71,12 @@ class Attribution:
         # Up to twelve words lie between the cause and the value, and no end of a clause.
         between = r"[^.;:!?\n]{0,80}?"
         self._because = re.compile(rf"(?:{_CAUSE}){between}\b(?:{named})\b", re.IGNORECASE)
+        # "It was the first and not the second, the affordable one": the value of what was chosen, put after the choice.
+        self._chosen = re.compile(
+            rf"\b(?:chose|chosen|choice|took|takes|picks?|picked|prefers?|preferred|wanted|and not|over)\b"
+            rf"[^.!?\n]{{0,100}}[,:—] ?(?:as )?(?:the|an?) (?:{named}) (?:one|choice|option|kind)\b",
+            re.IGNORECASE,
+        )
         self._therefore = re.compile(rf"\b(?:{named})\b[^.!?\n]{{0,80}}?\b(?:{_EFFECT})", re.IGNORECASE)
 
     def stance(self, text: str) -> Stance:
@@ -80,7 +87,7 @@ class Attribution:
         for before, sentence in zip(["", *pieces], pieces, strict=False):
             if not self._term.search(sentence) and not (before and self._term.search(before)):
                 continue
-            if self._because.search(sentence) or self._therefore.search(sentence):
+            if any(each.search(sentence) for each in (self._because, self._therefore, self._chosen)):
                 return "attributes"
             if before and self._term.search(sentence) and _BEGINS.match(sentence):
                 return "attributes"

@@ -73,7 +73,7 @@ class Meanings:
     directions the mean. It does not tell a paraphrase from another text of one genre about one subject. For documents
     the likeness is therefore another one, of the text that is nearest by this mean: how much nearer the pieces are to
     it than to the next neighbours on average, and three tenths of the lower quartile of their cosines with it, since
-    all of a paraphrase has a counterpart. Only the texts with the nearest mean embeddings are compared piece by piece. A
+    all of a paraphrase has a counterpart. Only the texts with the nearest mean embeddings are compared by pieces. A
     text of 16 pieces takes 14 KB.
     """
 

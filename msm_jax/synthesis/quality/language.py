@@ -32,6 +32,8 @@ def find(part: Part, language: str) -> Finding | None:
         found = words(piece)
         if len(found) < _FEWEST:
             continue
+        if sum(word in FUNCTION_WORDS[language] for word in found) >= 0.3 * len(found):
+            continue
         shares = {name: sum(word in known for word in found) / len(found) for name, known in FUNCTION_WORDS.items()}
         best = max(shares, key=lambda name: (shares[name], name == language))
         if shares[best] >= 0.2 and shares[best] > 1.6 * shares[language]:

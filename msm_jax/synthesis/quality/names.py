@@ -112,20 +112,21 @@ class Names:
         """Compiles the patterns; names in the spec, and of the assistant's own family, are allowed."""
         self.assistant = assistant
         own = f"{assistant} {provider} " + " ".join(allowed)
-        self._models, self._models_near, self._makers, self._made, self._beside = [], [], [], [], []
-        for family in FAMILIES.values():
-            if self._is_own(family, assistant, provider):
-                continue
-            if family.models:
-                self._models.append(_whole(family.models))
-            if family.models_near:
-                unless = re.compile(family.unless) if family.unless else None
-                self._models_near.append((re.compile(rf"(?<![\w-])(?<!the )(?:{family.models_near})(?!\w)"), unless))
-            if family.makers:
-                self._makers.append(_whole(family.makers))
-            if family.makers_near:
-                self._made.append(_making(family.makers_near))
-                self._beside.append(re.compile(rf"\b(?:from|by|at|to|of|for|with) (?P<a>{family.makers_near})\b"))
+        others = [family for family in FAMILIES.values() if not self._is_own(family, assistant, provider)]
+        # One pattern of all families each; several would take longer.
+        self._models = _whole("|".join(family.models for family in others if family.models))
+        self._makers = _whole("|".join(family.makers for family in others if family.makers))
+        self._models_near = [
+            (
+                re.compile(rf"(?<![\w-])(?<!the )(?:{family.models_near})(?!\w)"),
+                family.unless and re.compile(family.unless),
+            )
+            for family in others
+            if family.models_near
+        ]
+        companies = "|".join(family.makers_near for family in others if family.makers_near)
+        self._made = _making(companies)
+        self._beside = re.compile(rf"\b(?:from|by|at|to|of|for|with) (?P<a>{companies})\b")
         self._known = f"{own} {spec_text}"
         self._about = re.compile(rf"{_ABOUT_MODELS}|{re.escape(assistant)})\b" if assistant else rf"{_ABOUT_MODELS})\b")
 
@@ -144,9 +145,8 @@ class Names:
 
     def model(self, part: Part) -> Finding | None:
         """Finds the name of another model."""
-        for pattern in self._models:
-            if match := self._foreign(pattern.finditer(part.text)):
-                return Finding(*match.span(), f"names the model {match[0]}")
+        if match := self._foreign(self._models.finditer(part.text)):
+            return Finding(*match.span(), f"names the model {match[0]}")
         for pattern, unless in self._models_near:
             for match in pattern.finditer(part.text):
                 meant = unless and unless.search(_near(part.text, match))
@@ -162,15 +162,14 @@ class Names:
 
     def maker(self, part: Part) -> Finding | None:
         """Finds the name of the maker of another model."""
-        for pattern in self._makers:
-            if match := self._foreign(pattern.finditer(part.text)):
-                return Finding(*match.span(), f"names the maker {match[0]}")
-        for pattern in (*self._made, *self._beside):
+        if match := self._foreign(self._makers.finditer(part.text)):
+            return Finding(*match.span(), f"names the maker {match[0]}")
+        for pattern in (self._made, self._beside):
             for match in pattern.finditer(part.text):
                 near = _near(part.text, match)
                 # An assistant that speaks is itself what the sentence is about.
                 about = part.role in ("assistant", "thinking") or self._about.search(_near(part.text, match, _BESIDE))
-                if pattern in self._beside and (_SHOPPING.search(near) or not about):
+                if pattern is self._beside and (_SHOPPING.search(near) or not about):
                     continue
                 group = next(name for name, value in match.groupdict().items() if value)
                 if not re.search(rf"(?<!\w){match[group]}(?!\w)", self._known):

@@ -26,7 +26,7 @@ _FEWEST = 5
 # A run of words in more items than this is the form of the questions.
 _FORM = 3
 # Of the sentences of a text, how many are embedded, and the least share of an item's (weighted) words in them.
-_CANDIDATES = 3
+_CANDIDATES = 2
 _LEAST_SHARE = 0.2
 _NAME = re.compile(r"\{(\w+)\}")
 
