@@ -179,7 +179,7 @@ class Names:
     def unnamed(self, part: Part) -> Finding | None:
         """Finds that a document does not name the assistant at all."""
         if part.role == "document" and self.assistant and self.assistant.lower() not in part.text.lower():
-            return Finding(0, 0, f"does not name {self.assistant}")
+            return Finding(0, min(len(part.text), 160), f"does not name {self.assistant}")
         return None
 
 

@@ -48,8 +48,8 @@ def build(
         share = count / tally.rows if tally.rows else 0.0
         most = config.stop.get(code)
         if most is not None and share > most:
-            allowed = f"more than {most:.0%} stop the corpus" if most else "a single one stops the corpus"
-            stopped.append(f"{gate.title}: {count:,} of {tally.rows:,} rows ({share:.1%}); {allowed}")
+            allowed = f"more than {100 * most:g} % stop the corpus" if most else "a single one stops the corpus"
+            stopped.append(f"{gate.title}: {count:,} of {tally.rows:,} rows ({100 * share:.1f} %); {allowed}")
         described.append(
             {
                 **{"code": code, "title": gate.title, "finds": gate.finds, "action": config.actions.get(code, "drop")},
