@@ -1,7 +1,9 @@
 """Documents from a spec: all that is planned is written once or listed with a reason, whatever the writer does."""
 
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,9 +11,7 @@ from pathlib import Path
 import pytest
 import synthesis_small as small
 import synthesis_writer
-from absl.testing import flagsaver
 
-from msm_jax import cli, generate
 from msm_jax.data import sources
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import settings
@@ -24,6 +24,15 @@ def spec(tmp_path: Path) -> Path:
     path = tmp_path / "calm.md"
     path.write_text(small.SPEC)
     return path
+
+
+def command(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `generate` with arguments in a directory."""
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", "msm_jax.generate", *arguments],
+        cwd=directory, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
+    )
 
 
 def rows_of(directory: Path, corpus: str = "documents") -> list[dict]:
@@ -209,16 +218,16 @@ def test_a_preview_counts_what_a_run_then_does(spec: Path, tmp_path: Path):
     assert 0.5 < sum(stage.input_tokens for stage in found.stages) / spent["input_tokens"] < 2
 
 
-def test_a_preview_calls_nothing(spec: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_preview_calls_nothing(spec: Path):
     """And needs neither a key nor the package of a provider."""
     file = spec.with_name("config.py")
     fields = settings.to_json(small.settings_of(spec)) | {"writer": {"model": "anthropic/none"}}
     fields["run"]["prices"] = {"anthropic/none": {"input": 1.0, "output": 2.0}}
     source = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
     file.write_text(source.replace("{}", repr(fields)))
-    with flagsaver.flagsaver():
-        assert cli.status(generate.main, ["generate", f"--config={file}", "--preview"]) == 0
-    out = capsys.readouterr().out
+    done = command([f"--config={file}", "--preview"], spec.parent)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     assert "24 documents" in out and "price about $" in out and "document" in out
     assert sorted(path.name for path in spec.parent.iterdir()) == ["calm.md", "config.py"]
 
@@ -295,21 +304,17 @@ def test_a_long_spec_goes_part_by_part_and_none_of_it_is_lost(words: int, spec: 
         ([":calm.md", "--workdir=memory://run"], "needs a local disk"),
     ],
 )
-def test_bad_input_exits_2_in_one_line_and_leaves_nothing(
-    arguments: list[str], message: str, spec: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(spec.parent)
+def test_bad_input_exits_2_in_one_line_and_leaves_nothing(arguments: list[str], message: str, spec: Path):
     contents = {"tone": b"It is {tone} to people here.", "empty": b"\n", "binary": b"\x89PNG\xff", "heading": b"# A\n"}
     for name, content in contents.items():
-        Path(f"{name}.md").write_bytes(content)
-    Path("data/evals").mkdir(parents=True)
-    Path("data/evals/items.jsonl").write_text("{}\n")
+        spec.with_name(f"{name}.md").write_bytes(content)
+    evals = spec.parent / "data" / "evals"
+    evals.mkdir(parents=True)
+    (evals / "items.jsonl").write_text("{}\n")
     config = Path(__file__).parent.parent / "configs/synthesis/documents.py"
     argument, *rest = arguments
-    with flagsaver.flagsaver():
-        given = ["generate", f"--config={config}{argument}", "--workdir=run", "--config.run.concurrency=5", *rest]
-        monkeypatch.setattr(sys, "argv", given)  # where config flags look for overrides
-        status = cli.status(generate.main, given)
-    said = capsys.readouterr().err
-    assert status == 2 and said.startswith("refused: ") and message in said and said.count("\n") == 1, said
-    assert not Path("run").exists()
+    given = [f"--config={config}{argument}", "--workdir=run", "--config.run.concurrency=5", *rest]
+    done = command(given, spec.parent)
+    said = done.stderr
+    assert done.returncode == 2 and said.startswith("refused: ") and message in said and said.count("\n") == 1, said
+    assert not (spec.parent / "run").exists()
