@@ -121,6 +121,7 @@ def test_a_provider_that_refuses_for_good_stops_the_command(refused: str, spec: 
         fields = {
             "spec": {"path": str(spec), "assistant": "Iris", "provider": "Northwind Labs"},
             "writer": served(url, attempt_timeout=5),
+            "gates": None,
         }
         source = f"from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({fields})\n"
         config.write_text(source)
