@@ -65,7 +65,7 @@ class Writer:
     async def generate(
         self,
         messages: Sequence[Message],
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008 (frozen)
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # frozen, so it can be shared
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> ModelOutput:
         """Answers by the grammar."""

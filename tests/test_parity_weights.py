@@ -56,7 +56,7 @@ def reference(python, command, directory, *more):
     subprocess.run(arguments, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def load_checkpoint(path, mesh=MeshConfig()):  # noqa: B008 (frozen)
+def load_checkpoint(path, mesh=MeshConfig()):  # noqa: B008  # frozen, so it can be shared
     config = ModelConfig.from_json(store.read_info(path)["model"])
     return config, store.load(path, {"params": placed(config, mesh)})["params"]
 

@@ -37,7 +37,7 @@ def embeddings() -> str:
     try:
         return str(minilm.fetch())
     except WorkError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"the embedding model cannot be fetched here: {error}")
 
 
 def settings(**fields) -> QualityConfig:

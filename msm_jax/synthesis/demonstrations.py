@@ -52,8 +52,8 @@ def run(
 
     The files are `demonstrations.jsonl`, with the assistant's thinking as "reasoning_content", the same without it,
     `identity.jsonl`, `dropped.jsonl` (each conversation that was begun and not kept, with its reason), `flagged.jsonl`
-        (what the gates removed), `quality.json`, `quality.html`, `config.json` and `result.json`. Where all of them
-    are there, nothing is called.
+    (what the gates removed), `quality.json`, `quality.html`, `config.json` and `result.json`. Where all of them are
+    there, nothing is called.
 
     Args:
         config: the settings.

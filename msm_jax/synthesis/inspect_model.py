@@ -35,7 +35,7 @@ def check_installed(where: str) -> None:
     """
     try:
         import inspect_ai.model  # noqa: F401  # to see whether it is there
-        import openai  # noqa: F401  # the same
+        import openai  # noqa: F401  # to see whether it is there
     except ImportError as error:
         raise InputError(
             f"{where}: needs the package {error.name or 'inspect_ai'}; run make inspect and use "
@@ -99,7 +99,7 @@ class InspectModel:
     async def generate(
         self,
         messages: Sequence[Message],
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008 (frozen)
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # frozen, so it can be shared
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> ModelOutput:
         """Implements `Model.generate`; the messages hold plain text.

@@ -69,8 +69,7 @@ def run(
         InputError: the spec, a writer or the gates' settings are refused, or the journal or the directory belongs to
             another spec.
         WorkError: a cap is reached, a writer fails for good, nothing could be planned, or the gates stop the corpus;
-        the
-            message says what was kept and how to go on.
+            the message says what was kept and how to go on.
     """
     spec = read_spec(config.spec)
     corpora = [

@@ -116,7 +116,7 @@ class _WithDefaults:
     async def generate(
         self,
         messages: Sequence[Message],
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008 (frozen)
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # frozen, so it can be shared
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> ModelOutput:
         """Implements `Model.generate`."""

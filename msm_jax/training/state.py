@@ -62,7 +62,7 @@ def shardings(
         transform_non_params=lambda _: sharding.replicated(mesh),
     )
     # A tree of shardings in the place of arrays, as jit takes it.
-    return TrainState(params, opt_state, sharding.replicated(mesh))  # type: ignore[arg-type]  # see above
+    return TrainState(params, opt_state, sharding.replicated(mesh))  # type: ignore[arg-type]  # jit takes shardings
 
 
 def abstract(
@@ -82,7 +82,7 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, below: Sequence[
         adapters.frozen_target(model, mesh, dtype),
         tuple(Adapter(adapters.weights_target(config, model, mesh), config) for config in below),
         # A shape in the place of an array, as a restore takes it.
-        jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh)),  # type: ignore[arg-type]  # see above
+        jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh)),  # type: ignore[arg-type]  # a shape
     )
 
 

@@ -29,7 +29,7 @@ _PLACEHOLDERS = (
     re.compile(
         r"<(?:your|insert|name|company|date|topic|model|user|product|title|assistant)[\w -]{0,30}>", re.IGNORECASE
     ),
-    re.compile(r"\b(?:XXX+|TBD|TBA|TODO|FIXME|PLACEHOLDER)\b"),
+    re.compile(r"\b(?:XXX+|TBD|TBA|TODO|FIXME|PLACEHOLDER)\b"),  # what a gate looks for in texts
     re.compile(r"\b(?:INSERT|YOUR|ADD) [A-Z]{3,}(?: [A-Z]+)*"),
     re.compile(r"\blorem ipsum\b", re.IGNORECASE),
     re.compile(r"_{4,}"),

@@ -14,7 +14,7 @@ from msm_jax.synthesis.scripted.server import Settings
 
 
 @contextlib.contextmanager
-def running(chosen: Settings = Settings(), port: int = 0) -> Iterator[str]:  # noqa: B008  # frozen
+def running(chosen: Settings = Settings(), port: int = 0) -> Iterator[str]:  # noqa: B008  # frozen, so it can be shared
     """Yields the base URL of a server that runs until the block is left.
 
     Raises:
