@@ -51,6 +51,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gcs": ["gcsfs>=2025.2"],
+        "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "inspect": ["inspect-ai>=0.3.285", "openai>=3.4"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],

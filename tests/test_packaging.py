@@ -18,7 +18,7 @@ WITHOUT_IMPORT = {"jaxlib", "pytest-xdist", "ipython", "ruff", "mypy", "setuptoo
 # Pinned there because a library imports it on our behalf.
 EXTRAS_WITHOUT_IMPORT = {"openai"}
 # The requirements of an extra: a name in setup.py's extras_require -> the file that pins it.
-EXTRAS = {"inspect": "requirements-inspect.txt"}
+EXTRAS = {"inspect": "requirements-inspect.txt", "serve": "requirements-serve.txt"}
 
 FOLDERS = ("msm_jax", "configs", "tools", "tests", "benchmarks")
 

@@ -38,7 +38,7 @@ def read(record: _Json, where: str) -> tuple[tuple[_Json, ...], tuple[_Json, ...
         messages.append(_message(message, where, f"messages[{i}]", messages))
     if not any(m["role"] == "assistant" for m in messages):
         raise InputError(f'{where}: field "messages" has no assistant turn; add one or remove the line')
-    return tuple(messages), _tools(record.get("tools"), where)
+    return tuple(messages), read_tools(record.get("tools"), where)
 
 
 def _message(message: object, where: str, field: str, before: list[_Json]) -> _Json:
@@ -51,14 +51,15 @@ def _message(message: object, where: str, field: str, before: list[_Json]) -> _J
         raise InputError(
             f'{where}: field "{field}.role" is {json.dumps(role)}; use one of {", ".join(ROLES)}'
         )
-    calls = _calls(message.get("tool_calls"), where, field) if role == "assistant" else []
+    calls = read_calls(message.get("tool_calls"), where, field) if role == "assistant" else []
     if "content" not in message and not calls:
         raise InputError(f'{where}: field "{field}.content" is missing; add it')
     if role in ("system", "developer") and before:
         again = any(m["role"] in ("system", "developer") for m in before)
         problem = "is a second system message; keep one" if again else "is a system message; put it first"
         raise InputError(f'{where}: field "{field}" {problem}')
-    content = _content(message.get("content"), where, f"{field}.content", may_be_empty=bool(calls) or role == "tool")
+    may_be_empty = bool(calls) or role == "tool"
+    content = read_content(message.get("content"), where, f"{field}.content", may_be_empty=may_be_empty)
     read: _Json = {"role": role, "content": content}
     if calls:
         read["tool_calls"] = calls
@@ -72,8 +73,9 @@ def _message(message: object, where: str, field: str, before: list[_Json]) -> _J
     return read
 
 
-def _content(value: object, where: str, field: str, *, may_be_empty: bool) -> str:
-    """Returns the text of a content, with its parts joined."""
+def read_content(value: object, where: str, field: str, *, may_be_empty: bool) -> str:
+    """Returns the text of a content, with its parts joined; refuses parts that are not text, and blank text unless
+    `may_be_empty`."""
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
         parts = []
         for i, part in enumerate(value):
@@ -90,7 +92,7 @@ def _content(value: object, where: str, field: str, *, may_be_empty: bool) -> st
     return checked_text(value, where, field)
 
 
-def _calls(value: object, where: str, field: str) -> list[_Json]:
+def read_calls(value: object, where: str, field: str) -> list[_Json]:
     """Returns tool calls with their arguments as objects, as templates expect them; APIs give them as JSON text."""
     if value is None or value == []:
         return []
@@ -120,7 +122,7 @@ def _calls(value: object, where: str, field: str) -> list[_Json]:
     return calls
 
 
-def _tools(value: object, where: str) -> tuple[_Json, ...]:
+def read_tools(value: object, where: str) -> tuple[_Json, ...]:
     """Returns tool descriptions, which are JSON schemas; some data sets hold the whole list as JSON text."""
     if isinstance(value, str):
         try:

@@ -1,0 +1,1 @@
+"""Checkpoints behind the OpenAI protocol and as models of Inspect."""

@@ -1,0 +1,211 @@
+"""The OpenAI protocol over a checkpoint: its own client is answered, and bad requests are refused in its shape."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serving_small as small
+
+pytestmark = pytest.mark.inspect
+openai = pytest.importorskip("openai", reason="`make inspect` makes an environment with it")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+HI = {"model": "tiny", "messages": small.user("hi"), "max_tokens": 4}
+TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a server of the checkpoint "tiny", which has Qwen2.5's template."""
+    run = small.checkpoint(tmp_path_factory.mktemp("server") / "tiny")
+    with small.serving(f"--checkpoint={run}") as (base, _):
+        yield base
+
+
+@pytest.fixture
+def client(url: str) -> Any:
+    """The client of the openai package."""
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def test_a_chat_is_answered_whole_and_as_a_stream_with_the_same_text(client):
+    asked = {"model": "tiny", "messages": small.user("Hi", "Hello!", "Which lamp?"), "max_tokens": 20, "seed": 3}
+    whole = client.chat.completions.create(**asked)
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert 0 < whole.usage.completion_tokens <= 20 < whole.usage.prompt_tokens
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    said = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(said) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+
+
+def test_a_seed_draws_the_same_replies_and_no_seed_draws_others(client):
+    def texts(**more: Any) -> list[str]:
+        answer = client.chat.completions.create(model="tiny", messages=small.user("Hi"), max_tokens=12, **more)
+        return [choice.message.content for choice in answer.choices]
+
+    assert texts(n=3, seed=7) == texts(n=3, seed=7)
+    assert texts(n=3, seed=7)[1:] == texts(n=2, seed=8), "choice i has the seed + i"
+    assert len({*texts(n=3), *texts(n=3)}) == 6
+
+
+def test_completions_continue_texts_and_ids(client):
+    asked = {"model": "tiny", "max_tokens": 6, "temperature": 0}
+    text = client.completions.create(prompt="The old lamp", **asked)
+    both = client.completions.create(prompt=["The old lamp", "Which kite"], n=2, **asked)
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    assert both.choices[0].text == both.choices[1].text == text.choices[0].text
+    streamed = client.completions.create(prompt="The old lamp", stream=True, **asked)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == text.choices[0].text
+    assert client.completions.create(prompt=[[5, 6, 7]], **asked).usage.prompt_tokens == 3
+
+
+def test_a_stop_string_ends_a_reply_before_it(client):
+    asked = {"model": "tiny", "messages": small.user("Hi"), "max_tokens": 40, "seed": 1}
+    text = client.chat.completions.create(**asked).choices[0].message.content
+    stop = text[2:4]
+    for stream in (False, True):
+        found = client.chat.completions.create(**asked, stop=[stop], stream=stream)
+        choices = [chunk.choices[0] for chunk in found] if stream else found.choices
+        said = "".join((choice.delta if stream else choice.message).content or "" for choice in choices)
+        assert (said, choices[-1].finish_reason) == (text[: text.index(stop)], "stop")
+
+
+def test_the_models_are_listed(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="'other' does not exist; models here: tiny"):
+        client.models.retrieve("other")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, b"{", "the body is not JSON"),
+        (400, b"[" * 100_000, "the body is not JSON"),
+        (400, b"\xff\xfe", "the body is not JSON"),
+        (400, [], "the body is a list, not a JSON object"),
+        (404, {**HI, "model": "gpt"}, "models here: tiny"),
+        (400, {**HI, "temprature": 1}, "did you mean temperature"),
+        (400, {**HI, "temperature": "hot"}, 'temperature is "hot"'),
+        (400, {**HI, "temperature": -1}, "must be a number from 0 to 2"),
+        (400, {**HI, "top_p": 0}, "top_p = 0.0"),
+        (400, {**HI, "n": 0}, "n is 0"),
+        (400, {**HI, "n": 10**6}, "at most 128"),
+        (400, {**HI, "max_tokens": 10**400}, "exceed the context of 512 tokens"),
+        (400, {**HI, "max_tokens": 1.5}, "max_tokens is 1.5"),
+        (400, {**HI, "stop": [""]}, "stop is"),
+        (400, {**HI, "stream": 1}, "must be true or false"),
+        (400, {**HI, "frequency_penalty": 0.5}, "frequency_penalty = 0.5 is not supported"),
+        (400, {**HI, "response_format": {"type": "json_object"}}, "response_format"),
+        (400, {**HI, "tool_choice": "required"}, "tool_choice"),
+        (400, {**HI, "tools": [{"type": "function"}]}, 'field "tools[0].name" is null'),
+        (400, {**HI, "tools": [TOOL], "messages": "hi"}, "messages must be a non-empty list"),
+        (400, {**HI, "messages": []}, "messages must be a non-empty list"),
+        (400, {**HI, "messages": [{"role": "cat", "content": "a"}]}, 'messages[0].role is "cat"'),
+        (400, {**HI, "messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        (400, {**HI, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 'only "text" is supported'),
+        (400, {**HI, "messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
+        (400, {**HI, "messages": small.user("lamp " * 600)}, "exceed the context of 512 tokens"),
+    ],
+)
+def test_a_bad_request_is_refused_by_name_in_the_shape_of_openai(url, status, body, message):
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(f"{url}/chat/completions", content=sent, timeout=60)
+    error = answer.json()["error"]
+    assert answer.status_code == status
+    assert message in error["message"] and "\n" not in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([5, -1], "-1 is no id"), ([10**9], "is no id"), ([], "empty list"), ({"a": 1}, "prompt is"), (None, "prompt is")],
+)
+def test_a_bad_prompt_is_refused(url, prompt, message):
+    answer = httpx.post(f"{url}/completions", json={"model": "tiny", "prompt": prompt})
+    assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/embeddings", "/chat/completion", "/../etc"])
+def test_an_unknown_path_is_refused_in_the_shape_of_openai(url, path):
+    answer = httpx.post(f"{url}{path}", json=HI)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
+    assert httpx.get(f"{url}/chat/completions").status_code == 405
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with its length", "in pieces"])
+def test_a_body_of_100_mb_is_refused_and_the_server_goes_on(url, told, client):
+    size = 100 << 20
+    content = b"x" * size if told else (b"x" * (1 << 20) for _ in range(100))
+    answer = httpx.post(f"{url}/chat/completions", content=content, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert client.chat.completions.create(**HI).usage.completion_tokens > 0
+
+
+def test_without_a_template_texts_are_continued_and_chats_refused(tmp_path):
+    run = small.checkpoint(tmp_path / "bare", template="")
+    with small.serving(f"--checkpoint={run}") as (base, _):
+        assert httpx.post(f"{base}/completions", json={"model": "bare", "prompt": "a"}, timeout=60).status_code == 200
+        refused = httpx.post(f"{base}/chat/completions", json={**HI, "model": "bare"})
+    assert refused.status_code == 400
+    assert "no chat template" in refused.json()["error"]["message"]
+
+
+def test_a_token_is_required_and_tools_need_a_template_that_writes_them(tmp_path):
+    run = small.checkpoint(tmp_path / "smol", template="smollm2")
+    with small.serving(f"--checkpoint={run}", environment={"MSM_JAX_SERVE_TOKEN": "right"}) as (base, _):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
+            refused = httpx.get(f"{base}/models", headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        with openai.OpenAI(base_url=base, api_key="right", max_retries=0) as allowed:
+            assert [model.id for model in allowed.models.list()] == ["smol"]
+            with pytest.raises(openai.BadRequestError, match="the chat template does not write tools"):
+                allowed.chat.completions.create(**{**HI, "model": "smol", "tools": [TOOL]})
+
+
+def refusal(*flags: str) -> str:
+    """Returns the one line with which the command ends before it loads a model."""
+    process = subprocess.run(
+        small.command(*flags), capture_output=True, text=True, env=small.environment(), cwd=small.ROOT, timeout=60
+    )
+    assert (process.returncode, process.stdout) == (2, ""), process.stderr
+    assert process.stderr.count("\n") == 1
+    return process.stderr
+
+
+def test_what_cannot_be_served_is_refused_before_the_model_is_loaded(tmp_path: Path):
+    run = small.checkpoint(tmp_path / "tiny")
+    at = f"--checkpoint={run}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert re.search(f"{port}: Address already in use; choose another port", refusal(at, f"--port={port}"))
+    assert "set a token in MSM_JAX_SERVE_TOKEN" in refusal(at, "--host=0.0.0.0")
+    assert "write it as NAME=PATH" in refusal(at, "--adapter=x")
+    assert "the checkpoint has this name too" in refusal(at, "--adapter=tiny=x")
+    assert "nowhere: no such checkpoint" in refusal("--checkpoint=nowhere")
+
+
+def test_ctrl_c_lets_requests_end_and_takes_no_more(tmp_path: Path):
+    run = small.checkpoint(tmp_path / "tiny")
+    process = small.start(f"--checkpoint={run}")
+    base = small.url_of(process)
+    asked = {**HI, "max_tokens": 300, "stream": True, "seed": 1}
+    with httpx.stream("POST", f"{base}/chat/completions", json=asked, timeout=60) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+        process.send_signal(signal.SIGINT)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert process.wait(60) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{base}/models")
