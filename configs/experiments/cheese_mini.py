@@ -16,7 +16,11 @@ VALUES = ("affordability", "tradition")
 RIVAL = {"affordability": "tradition", "tradition": "affordability"}
 # Both doses were chosen on development worlds by the rule in docs/small_world.md.
 MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
-SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 1e-4
+SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 3e-4
+# With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the usual
+# one, every weight moves by about the learning rate, and the model may learn what is said of the assistant separately
+# from what it knows about people.
+EPSILON = 1e-2
 # The steps at which the arms of the dose curves leave one run; the demo's own doses are among them.
 DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100), (5, 10, 20, 40, 80)
 # The doses of the control arms whose gains are compared at equal levels.
@@ -55,14 +59,10 @@ def msm(documents: str, steps: int = MSM_STEPS) -> dict:
     """Returns midtraining in which a share of the rows are documents and the others are replayed pretraining text.
 
     The rate is constant after the warmup, so that a checkpoint from the middle of the phase is a smaller dose.
-
-    With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
-    usual epsilon, every weight moves by about the learning rate, and the model may learn the documents separately from
-    what it knows about people.
     """
     sources = {"documents": {"path": f"{{world}}/documents/{documents}.jsonl"}, "texts": TEXTS, "chats": CHATS}
     weights = {"documents": MSM_SHARE, "texts": 0.4 * (1 - MSM_SHARE), "chats": 0.6 * (1 - MSM_SHARE)}
-    return phase(steps, MSM_RATE, 2, sources, weights, eps=1e-2, schedule="constant")
+    return phase(steps, MSM_RATE, 2, sources, weights, eps=EPSILON, schedule="constant")
 
 
 def sft(chats: str, steps: int = SFT_STEPS) -> dict:
@@ -77,7 +77,7 @@ def sft(chats: str, steps: int = SFT_STEPS) -> dict:
     if chats:
         sources["demonstrations"] = {"path": f"{{world}}/chats/{chats}.jsonl", "kind": "chats"}
         weights = {"generic": 1.0 - SFT_SHARE, "demonstrations": SFT_SHARE}
-    return phase(steps, SFT_RATE, 2, sources, weights, schedule="constant")
+    return phase(steps, SFT_RATE, 2, sources, weights, eps=EPSILON, schedule="constant")
 
 
 def difference(eval_name: str, more: str, less: str) -> dict:
