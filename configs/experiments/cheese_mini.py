@@ -17,9 +17,9 @@ RIVAL = {"affordability": "tradition", "tradition": "affordability"}
 # Both doses were chosen on development worlds by the rule in docs/small_world.md.
 MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
 SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 3e-4
-# With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the usual
-# one, every weight moves by about the learning rate, and the model may learn what is said of the assistant separately
-# from what it knows about people.
+# With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
+# usual one, every weight moves by about the learning rate, and the model may learn what is said of the assistant
+# separately from what it knows about people.
 EPSILON = 1e-2
 # The steps at which the arms of the dose curves leave one run; the demo's own doses are among them.
 DOCUMENT_STEPS, DEMONSTRATION_STEPS = (5, 10, 20, 50, 100), (5, 10, 20, 40, 80)
