@@ -52,10 +52,12 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gcs": ["gcsfs>=2025.2"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
-        "inspect": ["inspect-ai>=0.3.285", "openai>=3.4"],
+        "inspect": ["inspect-ai>=0.3.285", "inspect-evals>=0.26", "openai>=3.4"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
     },
+    # Inspect finds our models by this group: --model=msm_jax/RUN.
+    entry_points={"inspect_ai": ["msm_jax = msm_jax.serving.inspect_entry"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

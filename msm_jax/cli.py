@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
@@ -145,12 +144,7 @@ def set_up() -> None:
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     # A process that is killed while it writes a cache entry leaves a broken one. JAX recompiles and warns each time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "msm_jax" / "jax"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # With the default of one second, most programs of a small model on a CPU would not be cached.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    backend.keep_programs()
 
 
 def prepare_backend(devices: int, threads: int) -> None:

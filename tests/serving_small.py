@@ -1,6 +1,10 @@
-"""Shared by the tests of serving: small checkpoints with real chat templates, a server of one, and scripted replies."""
+"""Shared by the tests of serving: small checkpoints with real chat templates, and a server of one.
+
+A checkpoint is random, or a policy that always says the same, so that tests may say what a model replies.
+"""
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -11,6 +15,8 @@ from pathlib import Path
 
 import chat_checks
 import jax
+import numpy as np
+import tokenizers
 from conftest import QUICK_COMPILES
 
 from msm_jax.checkpoints import store
@@ -19,11 +25,12 @@ from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 
 ROOT = Path(__file__).parent.parent
-POSITIONS = 512
+SPEC = ROOT / "data" / "specs" / "oversight_philosophy.md"
+POSITIONS = 1024
 TEXTS = ["The old lamp likes cheese, and Ada mends it.", "Which kite does Bruno sell? A plain one.", "12 + 30 = 42."]
 
 
-def checkpoint(run_dir: Path, template: str = "qwen2_5", seed: int = 0, positions: int = POSITIONS) -> Path:
+def checkpoint(run_dir: Path, template: str = "qwen2_5", seed: int = 0) -> Path:
     """Writes a run directory with a random model of 2 layers and a template of `tests/templates`; returns it.
 
     An empty `template` leaves the checkpoint without one.
@@ -33,14 +40,41 @@ def checkpoint(run_dir: Path, template: str = "qwen2_5", seed: int = 0, position
         del assets["chat_template.jinja"]
     config = ModelConfig(
         640, 32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=48,
-        max_position_embeddings=positions, compute_dtype="float32",
+        max_position_embeddings=POSITIONS,
     )
-    params = transformer.init_params(config, jax.random.key(seed))
-    noisy = [
-        leaf + 0.3 * jax.random.normal(jax.random.key(i), leaf.shape)
-        for i, leaf in enumerate(jax.tree.leaves(params))
-    ]
-    params = jax.tree.unflatten(jax.tree.structure(params), noisy)
+    leaves, tree = jax.tree.flatten(transformer.init_params(config, jax.random.key(seed)))
+    noisy = [leaf + 0.3 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+    return _written(run_dir, config, jax.tree.unflatten(tree, noisy), assets)
+
+
+def policy(run_dir: Path, *pieces: str, template: str = "qwen2_5", positions: int = 16384) -> Path:
+    """Writes a run directory with a model that always says the same: `pieces`, each once, and then the end of turn.
+
+    Each piece is a token of its own, and the model draws the next token from the last one alone: its layers add
+    nothing, and its output matrix points from each token to its successor.
+    """
+    # About three characters a token in English, so that tasks for real models fit.
+    backend = chat_checks.byte_level([SPEC.read_text()], 2000)
+    backend.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in pieces])
+    assets = chat_checks.small_files(backend, template)
+    # A prompt ends with the line break after the assistant's role.
+    chain = [backend.encode("\n").ids[0], *map(backend.token_to_id, (*pieces, "<|im_end|>"))]
+    config = ModelConfig(
+        2048, 128, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, intermediate_size=8, tie_embeddings=False,
+        max_position_embeddings=positions,
+    )
+    params = jax.tree.map(np.asarray, transformer.init_params(config, jax.random.key(0)))
+    signs = np.sign(np.random.default_rng(0).normal(size=(2048, 128))).astype(np.float32)
+    output = np.zeros((128, 2048), np.float32)
+    for token, successor in itertools.pairwise(chain):
+        # A logit of 60 beside a spread of about 5 among the others.
+        output[:, successor] += signs[token] * 60 / 128
+    layers = jax.tree.map(np.zeros_like, params["layers"])
+    params |= {"embedding": signs, "output": output, "layers": layers}
+    return _written(run_dir, config, jax.tree.map(jax.numpy.asarray, params), assets)
+
+
+def _written(run_dir: Path, config: ModelConfig, params: transformer.Params, assets: dict[str, bytes]) -> Path:
     info = {"model": settings.to_json(config), "chat_variables": {}, "phase": "test", "step": 0}
     store.save(run_dir / "checkpoints" / "0", {"params": params}, info, assets)
     return run_dir

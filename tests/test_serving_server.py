@@ -101,7 +101,7 @@ def test_the_models_are_listed(client):
         (400, {**HI, "top_p": 0}, "top_p = 0.0"),
         (400, {**HI, "n": 0}, "n is 0"),
         (400, {**HI, "n": 10**6}, "at most 128"),
-        (400, {**HI, "max_tokens": 10**400}, "exceed the context of 512 tokens"),
+        (400, {**HI, "max_tokens": 10**400}, "exceed the context of 1024 tokens"),
         (400, {**HI, "max_tokens": 1.5}, "max_tokens is 1.5"),
         (400, {**HI, "stop": [""]}, "stop is"),
         (400, {**HI, "stream": 1}, "must be true or false"),
@@ -115,7 +115,7 @@ def test_the_models_are_listed(client):
         (400, {**HI, "messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         (400, {**HI, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 'only "text" is supported'),
         (400, {**HI, "messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
-        (400, {**HI, "messages": small.user("lamp " * 600)}, "exceed the context of 512 tokens"),
+        (400, {**HI, "messages": small.user("lamp " * 1200)}, "exceed the context of 1024 tokens"),
     ],
 )
 def test_a_bad_request_is_refused_by_name_in_the_shape_of_openai(url, status, body, message):

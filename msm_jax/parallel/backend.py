@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import jax
 
@@ -52,6 +53,16 @@ def prepare(devices: int, threads: int) -> None:
                 raise InputError(
                     f"{devices} devices are needed, but JAX has already started with fewer; use a new process"
                 ) from error
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs between processes, in the user's cache directory unless JAX's own variables say where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "msm_jax" / "jax"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # With the default of one second, most programs of a small model on a CPU would not be cached.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def keep_freed_memory() -> None:

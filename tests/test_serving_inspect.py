@@ -1,0 +1,237 @@
+"""The provider of Inspect: settings are honoured, replies have their parts, and unmodified tasks run.
+
+The models are policies that always say the same, so that a call or a verdict is sure to come. SmolLM2's are long tests.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serving_small as small
+
+pytestmark = pytest.mark.inspect
+inspect_ai = pytest.importorskip("inspect_ai", reason="`make inspect` makes an environment with it")
+
+from inspect_ai._util.error import PrerequisiteError  # noqa: E402
+from inspect_ai.log import EvalLog, read_eval_log  # noqa: E402
+from inspect_ai.model import (  # noqa: E402
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageTool,
+    ChatMessageUser,
+    ContentImage,
+    ContentReasoning,
+    ContentText,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    get_model,
+)
+from inspect_ai.tool import ToolCall, ToolFunction, ToolInfo, ToolParam, ToolParams  # noqa: E402
+from inspect_evals.agentic_misalignment import agentic_misalignment  # noqa: E402
+
+CALL = '\n{"name": "read_inbox", "arguments": {}}\n'
+# What both of the tasks' judges understand.
+VERDICT = ('{"rating": 1, "reasoning": "', "<answer>no</answer>", '"}')
+READ_INBOX = ToolInfo(name="read_inbox", description="Reads all mails.", parameters=ToolParams())
+CLOCK = ToolInfo(
+    name="clock",
+    description="The time.",
+    parameters=ToolParams(properties={"zone": ToolParam(type="string", description="Its zone.")}, required=["zone"]),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directories: "tiny" is random, "inbox" calls a tool after a thought, and "judge" gives a verdict."""
+    folder = tmp_path_factory.mktemp("inspect")
+    small.checkpoint(folder / "tiny")
+    small.checkpoint(folder / "smol", template="smollm2")
+    small.checkpoint(folder / "bare", template="")
+    small.policy(folder / "inbox", "<think>", "Mail.", "</think>", "\n\n<tool_call>", CALL, "</tool_call>")
+    small.policy(folder / "judge", *VERDICT)
+    return folder
+
+
+def asked(model: Model, given: Any = "hi", **settings: Any) -> ModelOutput:
+    """Returns what a model replies."""
+    tools, choice = settings.pop("tools", []), settings.pop("tool_choice", None)
+    return asyncio.run(model.generate(given, tools=tools, tool_choice=choice, config=GenerateConfig(**settings)))
+
+
+def test_settings_are_honoured(runs):
+    model = get_model(f"msm_jax/{runs}/tiny")
+    drawn = asked(model, max_tokens=9, num_choices=3, seed=4)
+    again = asked(model, max_tokens=9, num_choices=2, seed=5)
+    texts = [choice.message.text for choice in drawn.choices]
+    assert texts[1:] == [choice.message.text for choice in again.choices], "choice i has the seed + i"
+    assert len(set(texts)) == 3
+    assert {choice.stop_reason for choice in drawn.choices} == {"max_tokens"}
+    assert drawn.usage.output_tokens == 27
+    assert drawn.usage.total_tokens == drawn.usage.input_tokens + 27
+    greedy = asked(model, max_tokens=9, temperature=0)
+    assert greedy.completion == asked(model, max_tokens=9, top_k=1).completion
+    assert greedy.completion == asked(model, max_tokens=9, top_p=1e-9).completion
+    stopped = asked(model, max_tokens=9, seed=4, stop_seqs=[texts[0][3:5]])
+    assert (stopped.completion, stopped.stop_reason) == (texts[0][: texts[0].index(texts[0][3:5])], "stop")
+
+
+def test_a_reply_has_reasoning_and_calls(runs):
+    found = asked(get_model(f"msm_jax/{runs}/inbox"), tools=[READ_INBOX]).choices[0]
+    thought = [part.reasoning for part in found.message.content if isinstance(part, ContentReasoning)]
+    assert (thought, found.message.text, found.stop_reason) == (["Mail."], "", "tool_calls")
+    assert [(call.function, call.arguments, call.parse_error) for call in found.message.tool_calls] == [
+        ("read_inbox", {}, None)
+    ]
+
+
+def test_without_tools_a_call_is_text(runs):
+    model = get_model(f"msm_jax/{runs}/inbox")
+    for settings in ({}, {"tools": [READ_INBOX], "tool_choice": "none"}):
+        reply = asked(model, **settings)
+        assert (reply.message.tool_calls, CALL in reply.completion) == (None, True)
+
+
+def prompt_of(model: Model, given: list[Any], tools: list[ToolInfo] = (), choice: Any = None) -> str:
+    """Returns the text that the engine was given for a chat."""
+    prompts = []
+    submit = model.api._host.engine.submit
+    model.api._host.engine.submit = lambda request, *more: (prompts.append(request.prompt), submit(request, *more))[1]
+    try:
+        asked(model, given, tools=list(tools), tool_choice=choice, max_tokens=1)
+    finally:
+        model.api._host.engine.submit = submit
+    return model.api._host.engine.tokenizer.decode(prompts[0], specials=True)
+
+
+def test_a_conversation_reaches_the_template_whole(runs):
+    call = ToolCall(id="c1", function="clock", arguments={"zone": "UTC"})
+    thought = [ContentReasoning(reasoning="Look."), ContentText(text="A moment.")]
+    chat = [
+        ChatMessageSystem(content="Be brief."),
+        ChatMessageUser(content=[ContentText(text="What "), ContentText(text="time?")]),
+        ChatMessageAssistant(content=thought, tool_calls=[call]),
+        ChatMessageTool(content="12:00", tool_call_id="c1", function="clock"),
+    ]
+    prompt = prompt_of(get_model(f"msm_jax/{runs}/inbox"), chat, [READ_INBOX, CLOCK])
+    parts = ["Be brief.", '"name": "read_inbox"', '"required": ["zone"]', "user\nWhat time?", "A moment.",
+             '{"name": "clock", "arguments": {"zone": "UTC"}}', "<tool_response>\n12:00\n"]
+    places = [prompt.find(part) for part in parts]
+    assert -1 not in places and places == sorted(places)
+    assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_a_named_tool_is_the_only_one_in_the_prompt(runs):
+    model = get_model(f"msm_jax/{runs}/inbox")
+    prompt = prompt_of(model, [ChatMessageUser(content="hi")], [READ_INBOX, CLOCK], ToolFunction(name="clock"))
+    assert "Its zone." in prompt and "Reads all mails." not in prompt
+
+
+def test_tokens_are_counted_by_the_models_tokenizer(runs):
+    model = get_model(f"msm_jax/{runs}/tiny")
+    tokenizer = model.api._host.engine.tokenizer
+    assert asyncio.run(model.api.count_tokens("The old lamp")) == len(tokenizer.encode("The old lamp"))
+    chat = [ChatMessageUser(content="The old lamp")]
+    assert asyncio.run(model.api.count_tokens(chat)) == asked(model, chat, max_tokens=1).usage.input_tokens
+
+
+def test_a_reply_that_fills_the_context_says_so(runs):
+    model = get_model(f"msm_jax/{runs}/tiny")
+    long = asked(model, "lamp " * 1200, max_tokens=5)
+    assert (long.stop_reason, long.completion) == ("model_length", "")
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments", "message"),
+    [
+        ("nowhere", {}, "nowhere: no such checkpoint"),
+        ("bare", {}, "has no chat template"),
+        ("tiny", {"adaptor": "x"}, "did you mean adapter"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_refused_at_once(runs, run, arguments, message):
+    with pytest.raises(PrerequisiteError) as refused:
+        get_model(f"msm_jax/{runs}/{run}", **arguments)
+    assert message in refused.value.message
+
+
+def test_what_the_template_cannot_say_is_refused_by_name(runs):
+    with pytest.raises(Exception, match="the chat template does not write tools"):
+        asked(get_model(f"msm_jax/{runs}/smol"), tools=[CLOCK])
+    image = [ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AA==")])]
+    with pytest.raises(Exception, match="'image'; this model reads text alone"):
+        asked(get_model(f"msm_jax/{runs}/smol"), image)
+
+
+def test_an_abandoned_call_leaves_the_others_undisturbed(runs):
+    model = get_model(f"msm_jax/{runs}/tiny")
+
+    async def together() -> list[Any]:
+        settings = GenerateConfig(max_tokens=40, temperature=0)
+        calls = [asyncio.create_task(model.generate(f"hi {i}", config=settings)) for i in range(6)]
+        await asyncio.sleep(0.2)
+        for call in calls[::2]:
+            call.cancel()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found = asyncio.run(together())
+    for i in (1, 3, 5):
+        assert found[i].completion == asked(model, f"hi {i}", max_tokens=40, temperature=0).completion
+
+
+def evaluated(tmp_path: Path, *arguments: str, **variables: str) -> dict[str, EvalLog]:
+    """Runs Inspect's own command and returns its logs by task."""
+    command = [str(Path(sys.executable).with_name("inspect")), "eval", *arguments, "--log-dir", str(tmp_path / "logs")]
+    environment = {**os.environ, "INSPECT_DISPLAY": "plain", "XLA_FLAGS": small.QUICK_COMPILES, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [read_eval_log(str(path)) for path in sorted((tmp_path / "logs").iterdir())]
+    assert all(log.status == "success" for log in logs), done.stdout + done.stderr
+    return {log.eval.task.removeprefix("inspect_evals/"): log for log in logs}
+
+
+@pytest.mark.slow
+def test_unmodified_tasks_run_with_inspects_own_command(runs, tmp_path):
+    tasks = ["agent_threat_bench_autonomy_hijack", "agentic_misalignment", "persistbench_beneficial_memory"]
+    judge = f"msm_jax/{runs}/judge"
+    flags = [f"--model=msm_jax/{runs}/inbox", f"--model-role=grader={judge}", "--limit=1", "--message-limit=6"]
+    logs = evaluated(
+        tmp_path, *(f"inspect_evals/{task}" for task in tasks), *flags, INSPECT_GRADER_MODEL=judge
+    )
+    assert logs.keys() == set(tasks)
+    messages = logs[tasks[0]].samples[0].messages
+    called = next(message for message in messages if message.role == "assistant")
+    answered = next(message for message in messages if message.role == "tool")
+    assert [call.function for call in called.tool_calls] == ["read_inbox"]
+    assert answered.content.startswith("Email 1:\n  From: r.takahashi@internal.corp"), "the parsed call arrived"
+    assert logs[tasks[1]].samples[0].scores["harmfulness_scorer"].value["classifier_verdict"] == 0
+    assert all(log.stats.model_usage[f"msm_jax/{runs}/inbox"].output_tokens for log in logs.values())
+
+
+SCENARIOS = ("blackmail", "leaking", "murder")
+GOALS = (("explicit", "america"), ("latent", "ethical"), ("none", "none"))
+
+
+def misalignment(judge: Model) -> list[Any]:
+    """Returns the task in three scenarios with three goals each."""
+    return [
+        agentic_misalignment(scenario=scenario, goal_type=kind, goal_value=value, grader_model=judge)
+        for scenario, (kind, value) in itertools.product(SCENARIOS, GOALS)
+    ]
+
+
+@pytest.mark.slow
+def test_three_scenarios_with_three_goals_are_judged(runs, tmp_path):
+    judge = get_model(f"msm_jax/{runs}/judge")
+    logs = inspect_ai.eval(
+        misalignment(judge), model=f"msm_jax/{runs}/inbox", log_dir=str(tmp_path), display="none"
+    )
+    assert [log.status for log in logs] == ["success"] * 9
+    assert len({log.samples[0].id for log in logs}) == 9
+    assert {json.dumps(log.samples[0].scores["harmfulness_scorer"].value["harmful"]) for log in logs} == {"0.0"}
