@@ -22,7 +22,6 @@ from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
 from msm_jax.serving import app, server
 from msm_jax.serving.host import Host
-from msm_jax.serving.interim import Engine
 
 TOKEN = "MSM_JAX_SERVE_TOKEN"
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
@@ -47,19 +46,19 @@ def main() -> None:
         raise InputError(f"--host={_HOST.value} is open to other machines; set a token in {TOKEN}")
     with listening(_HOST.value, _PORT.value) as listener:
         cli.prepare_backend(devices=1, threads=_THREADS.value)
-        engine = Engine.from_checkpoint(checkpoint, adapters=adapters)
-        host = Host(engine, {base: "", **{name: name for name in adapters}})
+        host = Host(checkpoint, adapters)
+        models = {base: "", **{name: name for name in adapters}}
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address
-        print(f"serving {', '.join(host.models)} at http://{where}:{port}/v1", flush=True)
+        print(f"serving {', '.join(models)} at http://{where}:{port}/v1", flush=True)
         # uvicorn passes on the signals that it has caught once the last request has ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            server.run(app.application(host, token), listener)
+            server.run(app.application(host, models, token), listener)
         except KeyboardInterrupt:
             print("stopped", flush=True)
         finally:
-            engine.close(drain=True)
+            host.engine.close(drain=True)
 
 
 def named(values: Sequence[str]) -> dict[str, str]:

@@ -19,10 +19,11 @@ import numpy as np
 import tokenizers
 from conftest import QUICK_COMPILES
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose, peft, store
 from msm_jax.foundation import settings
-from msm_jax.models import transformer
+from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.lora import LoraConfig
 
 ROOT = Path(__file__).parent.parent
 SPEC = ROOT / "data" / "specs" / "oversight_philosophy.md"
@@ -74,6 +75,19 @@ def policy(run_dir: Path, *pieces: str, template: str = "qwen2_5", positions: in
     return _written(run_dir, config, jax.tree.map(jax.numpy.asarray, params), assets)
 
 
+def adapter(directory: Path, run_dir: Path, seed: int = 0, template: str = "") -> Path:
+    """Writes a PEFT directory with a random adapter for a checkpoint, and the chat template that is named."""
+    shape = compose.find(run_dir).model
+    config = LoraConfig(3, 6.0, ("query", "attention_out", "gate"))
+    rng = np.random.default_rng(seed)
+    abstract = lora.abstract_weights(config, shape)
+    weights = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract)
+    files = {"chat_template.jinja": (chat_checks.TEMPLATES / f"{template}.jinja").read_bytes()} if template else {}
+    directory.mkdir()
+    peft.write(directory, config, weights, "base", files)
+    return directory
+
+
 def _written(run_dir: Path, config: ModelConfig, params: transformer.Params, assets: dict[str, bytes]) -> Path:
     info = {"model": settings.to_json(config), "chat_variables": {}, "phase": "test", "step": 0}
     store.save(run_dir / "checkpoints" / "0", {"params": params}, info, assets)
@@ -87,7 +101,7 @@ def serving(*flags: str, environment: dict[str, str] | None = None) -> Iterator[
     try:
         yield url_of(process), process
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     finally:
         process.kill()
 

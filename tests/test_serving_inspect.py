@@ -107,7 +107,7 @@ def prompt_of(model: Model, given: list[Any], tools: list[ToolInfo] = (), choice
         asked(model, given, tools=list(tools), tool_choice=choice, max_tokens=1)
     finally:
         model.api._host.engine.submit = submit
-    return model.api._host.engine.tokenizer.decode(prompts[0], specials=True)
+    return model.api._dialect.tokenizer.decode(prompts[0], specials=True)
 
 
 def test_a_conversation_reaches_the_template_whole(runs):
@@ -135,7 +135,7 @@ def test_a_named_tool_is_the_only_one_in_the_prompt(runs):
 
 def test_tokens_are_counted_by_the_models_tokenizer(runs):
     model = get_model(f"msm_jax/{runs}/tiny")
-    tokenizer = model.api._host.engine.tokenizer
+    tokenizer = model.api._dialect.tokenizer
     assert asyncio.run(model.api.count_tokens("The old lamp")) == len(tokenizer.encode("The old lamp"))
     chat = [ChatMessageUser(content="The old lamp")]
     assert asyncio.run(model.api.count_tokens(chat)) == asked(model, chat, max_tokens=1).usage.input_tokens
@@ -167,6 +167,14 @@ def test_what_the_template_cannot_say_is_refused_by_name(runs):
     image = [ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AA==")])]
     with pytest.raises(Exception, match="'image'; this model reads text alone"):
         asked(get_model(f"msm_jax/{runs}/smol"), image)
+
+
+def test_adapters_share_the_engine_of_their_base(runs, tmp_path):
+    paths = [small.adapter(tmp_path / name, runs / "tiny", seed) for seed, name in enumerate(("kind", "terse"), 1)]
+    models = [get_model(f"msm_jax/{runs}/tiny", adapter=str(path)) for path in paths]
+    models.append(get_model(f"msm_jax/{runs}/tiny"))
+    assert len({id(model.api._host.engine) for model in models}) == 1
+    assert len({asked(model, max_tokens=12, temperature=0).completion for model in models}) == 3
 
 
 def test_an_abandoned_call_leaves_the_others_undisturbed(runs):

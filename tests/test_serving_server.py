@@ -18,6 +18,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
 HI = {"model": "tiny", "messages": small.user("hi"), "max_tokens": 4}
+CALL = '\n{{"name": "{}", "arguments": {}}}\n'
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -32,7 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def client(url: str) -> Any:
     """The client of the openai package."""
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as made:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as made:
         yield made
 
 
@@ -120,7 +121,7 @@ def test_the_models_are_listed(client):
 )
 def test_a_bad_request_is_refused_by_name_in_the_shape_of_openai(url, status, body, message):
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = httpx.post(f"{url}/chat/completions", content=sent, timeout=60)
+    answer = httpx.post(f"{url}/chat/completions", content=sent, timeout=300)
     error = answer.json()["error"]
     assert answer.status_code == status
     assert message in error["message"] and "\n" not in error["message"]
@@ -147,15 +148,76 @@ def test_an_unknown_path_is_refused_in_the_shape_of_openai(url, path):
 def test_a_body_of_100_mb_is_refused_and_the_server_goes_on(url, told, client):
     size = 100 << 20
     content = b"x" * size if told else (b"x" * (1 << 20) for _ in range(100))
-    answer = httpx.post(f"{url}/chat/completions", content=content, timeout=60)
+    answer = httpx.post(f"{url}/chat/completions", content=content, timeout=300)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
     assert client.chat.completions.create(**HI).usage.completion_tokens > 0
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a server of "caller", which thinks, says a word and calls two tools."""
+    pieces = ("<think>", "Two calls.", "</think>", "\n\nLook:", "\n<tool_call>", CALL.format("clock", "{}"),
+              "</tool_call>", "<tool_call>", CALL.format("clock", '{"zone": "UTC"}'), "</tool_call>\n")
+    run = small.policy(tmp_path_factory.mktemp("caller") / "caller", *pieces)
+    with small.serving(f"--checkpoint={run}") as (base, _):
+        yield base
+
+
+def test_calls_and_thinking_arrive_whole_and_as_a_stream(caller):
+    asked = {"model": "caller", "messages": small.user("What time is it?"), "tools": [TOOL], "temperature": 0}
+    with openai.OpenAI(base_url=caller, api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(**asked).choices[0]
+        chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+        unasked = client.chat.completions.create(**{**asked, "tool_choice": "none"}).choices[0]
+    expected = [("clock", "{}"), ("clock", '{"zone": "UTC"}')]
+    assert (whole.message.reasoning_content, whole.message.content, whole.finish_reason) == (
+        "Two calls.", "Look:", "tool_calls"
+    )
+    assert [(call.function.name, call.function.arguments) for call in whole.message.tool_calls] == expected
+    deltas = [chunk.delta for chunk in chunks]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Two calls."
+    assert "".join(delta.content or "" for delta in deltas) == "Look:"
+    calls = [call for delta in deltas for call in delta.tool_calls or ()]
+    assert [(call.function.name, call.function.arguments) for call in calls] == expected
+    assert [call.index for call in calls] == [0, 1] and len({call.id for call in calls}) == 2
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert (unasked.message.tool_calls, unasked.finish_reason) == (None, "stop")
+
+
+def test_a_conversation_with_calls_goes_on(caller):
+    call = {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    chat = [
+        {"role": "developer", "content": "Be brief."},
+        *small.user("What time is it?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "12:00"},
+    ]
+    with openai.OpenAI(base_url=caller, api_key="none", max_retries=0) as client:
+        found = client.chat.completions.create(model="caller", messages=chat, tools=[TOOL], max_tokens=2)
+    assert found.choices[0].finish_reason == "length"
+
+
+def test_adapters_are_models_beside_the_base_with_templates_of_their_own(tmp_path):
+    run = small.checkpoint(tmp_path / "base")
+    flags = [
+        f"--adapter={name}={small.adapter(tmp_path / name, run, seed, template)}"
+        for name, seed, template in (("kind", 1, ""), ("terse", 2, "smollm2"))
+    ]
+    with small.serving(f"--checkpoint={run}", *flags) as (base, _), openai.OpenAI(base_url=base, api_key="x") as client:
+        assert [model.id for model in client.models.list()] == ["base", "kind", "terse"]
+        asked = {"messages": small.user("Hi"), "max_tokens": 12, "temperature": 0}
+        found = {name: client.chat.completions.create(model=name, **asked) for name in ("base", "kind", "terse")}
+        with pytest.raises(openai.BadRequestError, match="does not write tools"):
+            client.chat.completions.create(model="terse", tools=[TOOL], **asked)
+    assert len({answer.choices[0].message.content for answer in found.values()}) == 3
+    assert found["base"].usage.prompt_tokens == found["kind"].usage.prompt_tokens
+    assert found["terse"].usage.prompt_tokens != found["base"].usage.prompt_tokens, "its template is another"
 
 
 def test_without_a_template_texts_are_continued_and_chats_refused(tmp_path):
     run = small.checkpoint(tmp_path / "bare", template="")
     with small.serving(f"--checkpoint={run}") as (base, _):
-        assert httpx.post(f"{base}/completions", json={"model": "bare", "prompt": "a"}, timeout=60).status_code == 200
+        assert httpx.post(f"{base}/completions", json={"model": "bare", "prompt": "a"}, timeout=300).status_code == 200
         refused = httpx.post(f"{base}/chat/completions", json={**HI, "model": "bare"})
     assert refused.status_code == 400
     assert "no chat template" in refused.json()["error"]["message"]
@@ -176,7 +238,7 @@ def test_a_token_is_required_and_tools_need_a_template_that_writes_them(tmp_path
 def refusal(*flags: str) -> str:
     """Returns the one line with which the command ends before it loads a model."""
     process = subprocess.run(
-        small.command(*flags), capture_output=True, text=True, env=small.environment(), cwd=small.ROOT, timeout=60
+        small.command(*flags), capture_output=True, text=True, env=small.environment(), cwd=small.ROOT, timeout=300
     )
     assert (process.returncode, process.stdout) == (2, ""), process.stderr
     assert process.stderr.count("\n") == 1
@@ -200,12 +262,12 @@ def test_ctrl_c_lets_requests_end_and_takes_no_more(tmp_path: Path):
     process = small.start(f"--checkpoint={run}")
     base = small.url_of(process)
     asked = {**HI, "max_tokens": 300, "stream": True, "seed": 1}
-    with httpx.stream("POST", f"{base}/chat/completions", json=asked, timeout=60) as answer:
+    with httpx.stream("POST", f"{base}/chat/completions", json=asked, timeout=300) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
         process.send_signal(signal.SIGINT)
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{base}/models")

@@ -11,13 +11,14 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.errors import InputError, WorkError
 from msm_jax.sampling.engine import Generation
 from msm_jax.serving import answers, replies, requests
 from msm_jax.serving.answers import Answer, Deltas
+from msm_jax.serving.dialects import Dialect
 from msm_jax.serving.host import Host, requests_of
 from msm_jax.serving.interim import Request
 from msm_jax.serving.requests import ApiError, Asked
@@ -31,15 +32,21 @@ _Said = tuple[int, str | Generation | BaseException]
 _DONE = b"data: [DONE]\n\n"
 
 
-def application(host: Host, token: str = "") -> Any:
-    """Returns the ASGI application that answers for a host; requests must carry `token` where it is not empty."""
+def application(host: Host, models: Mapping[str, str], token: str = "") -> Any:
+    """Returns the ASGI application that answers for a host.
+
+    Args:
+        host: what answers.
+        models: the names under which it answers, and the adapter of each, "" for the base.
+        token: what requests must carry; "" for nothing.
+    """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    api = _Api(host)
+    api = _Api(host, models)
 
     async def refused(request: Any, error: Exception) -> Any:
         found = _as_api_error(error)
@@ -75,14 +82,14 @@ def application(host: Host, token: str = "") -> Any:
 class _Api:
     """The endpoints; each takes a request of starlette's and returns a response."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, models: Mapping[str, str]) -> None:
+        self._host, self._models = host, models
         self._created = int(time.time())
 
     async def models(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
-        return JSONResponse(answers.models(list(self._host.models), self._created))
+        return JSONResponse(answers.models(list(self._models), self._created))
 
     async def model(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
@@ -94,27 +101,28 @@ class _Api:
     async def chat(self, request: Any) -> Any:
         asked = requests.chat(await _body(request))
         adapter = self._adapter(asked.model)
-        prompt = await self._host.chat_prompt(asked.messages, asked.tools, adapter)
+        # A foreign template renders in a process of its own, while other requests go on here.
+        prompt = await asyncio.to_thread(self._host.dialects[adapter].chat_prompt, asked.messages, asked.tools)
         return await self._respond(request, asked, [prompt], adapter, "messages")
 
     async def completion(self, request: Any) -> Any:
         asked = requests.completion(await _body(request))
         adapter = self._adapter(asked.model)
-        prompts = [self._ids(prompt) for prompt in asked.prompts]
+        prompts = [self._ids(prompt, self._host.dialects[adapter]) for prompt in asked.prompts]
         return await self._respond(request, asked, prompts, adapter, "prompt")
 
     def _adapter(self, name: str) -> str:
-        if name not in self._host.models:
-            known = ", ".join(self._host.models)
+        if name not in self._models:
+            known = ", ".join(self._models)
             raise ApiError(
                 404, f"the model {name!r} does not exist; models here: {known}", param="model", code="model_not_found"
             )
-        return self._host.models[name]
+        return self._models[name]
 
-    def _ids(self, prompt: str | tuple[int, ...]) -> list[int]:
+    def _ids(self, prompt: str | tuple[int, ...], dialect: Dialect) -> list[int]:
         if isinstance(prompt, str):
-            return self._host.engine.text_prompt(prompt)
-        known = self._host.engine.tokenizer.vocab_size
+            return dialect.text_prompt(prompt)
+        known = dialect.tokenizer.vocab_size
         for each in prompt:
             if not 0 <= each < known:
                 raise ApiError(400, f"prompt: {each} is no id of the tokenizer, which has {known}", param="prompt")
@@ -157,7 +165,7 @@ class _Api:
         shown = self._logprobs(asked, generation)
         if not asked.messages:
             return answer.choice(index, generation.finish_reason, shown, text=generation.text)
-        reply = replies.parse(generation.text, self._host.format(adapter), tools=bool(asked.tools))
+        reply = replies.parse(generation.text, self._host.dialects[adapter].form, tools=bool(asked.tools))
         reason = answers.finish_reason(generation, reply)
         return answer.choice(index, reason, shown, message=answers.message(reply))
 
@@ -178,7 +186,7 @@ class _Api:
         """Yields the events of a stream; log-probabilities come with the last chunk of each choice."""
         for index, future in enumerate(futures):
             future.add_done_callback(functools.partial(_note, queue, index))
-        form, chats = self._host.format(adapter), bool(asked.messages)
+        form, chats = self._host.dialects[adapter].form, bool(asked.messages)
         parts = [Deltas(form, tools=bool(asked.tools)) for _ in futures]
         shown = [0] * len(futures)
         done: list[Generation] = []

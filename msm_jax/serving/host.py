@@ -1,4 +1,4 @@
-"""A loaded engine as named models that chat: prompts in, parts of replies out."""
+"""A loaded engine as named models: its base and its adapters, each with its dialect."""
 
 from __future__ import annotations
 
@@ -6,50 +6,46 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from msm_jax.errors import InputError
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Generation
-from msm_jax.serving import formats
-from msm_jax.serving.formats import ReplyFormat
+from msm_jax.serving import dialects
+from msm_jax.serving.dialects import Dialect
 from msm_jax.serving.interim import Engine, Request
 
 
 class Host:
-    """An engine whose base and adapters have names.
+    """An engine with the dialects of its base and adapters.
 
     Attributes:
         engine: what answers.
-        models: the names under which it answers; the adapter of each, "" for the base.
+        dialects: the dialect of each adapter by its name; that of the base is under "".
     """
 
-    def __init__(self, engine: Engine, models: Mapping[str, str]) -> None:
-        """Reads from the chat templates how replies are written."""
-        self.engine = engine
-        self.models = dict(models)
-        self._formats = {adapter: _format(engine) for adapter in self.models.values()}
-
-    def format(self, adapter: str) -> ReplyFormat:
-        """Returns how the template of an adapter writes replies."""
-        return self._formats[adapter]
-
-    async def chat_prompt(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], adapter: str
-    ) -> list[int]:
-        """Returns the ids of a chat, which a template of its own process renders while other requests go on.
+    def __init__(self, checkpoint: Path, adapters: Mapping[str, str]) -> None:
+        """Loads a checkpoint and adapters on it, {name: path}; what is wrong with an adapter is found before.
 
         Raises:
-            InputError: there is no chat template, or it refuses the messages, does not write tools, or writes calls in
-                a form that is not read.
+            InputError: the checkpoint or an adapter is none, is damaged, or they do not fit each other.
         """
-        form = self.format(adapter)
-        if tools and self.engine.template is not None:
-            if not form.writes_tools:
-                raise InputError("the chat template does not write tools; ask without tools")
-            if form.calls is None:
-                raise InputError("the chat template does not write tool calls as JSON objects; ask without tools")
-        return await asyncio.to_thread(self.engine.chat_prompt, messages, tools)
+        self._checkpoint = checkpoint
+        self.dialects: dict[str, Dialect] = {}
+        for name, path in {"": "", **adapters}.items():
+            self.dialects[name] = self._dialect(path)
+        self.engine = Engine.from_checkpoint(checkpoint, adapters=adapters)
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Loads a further adapter beside the base.
+
+        Raises:
+            InputError: as when it is made.
+        """
+        dialect = self._dialect(path)
+        self.engine.add_adapter(name, path)
+        self.dialects[name] = dialect
 
     def room(self, prompt: Sequence[int]) -> int:
         """Returns how many tokens a reply to a prompt may have; not positive where the prompt is too long."""
@@ -85,6 +81,13 @@ class Host:
             for future in futures:
                 future.cancel()
 
+    def _dialect(self, path: str) -> Dialect:
+        """Reads the dialect of an adapter, "" for the base; refuses a tokenizer that is not the base's."""
+        found = dialects.of_checkpoint(self._checkpoint, path)
+        if path and found.tokenizer.sha256 != self.dialects[""].tokenizer.sha256:
+            raise InputError(f"{path}: its tokenizer is not that of {self._checkpoint}; serve it on its own")
+        return found
+
 
 def requests_of(
     prompt: Sequence[int],
@@ -106,11 +109,6 @@ def requests_of(
         )
         for i in range(choices)
     ]
-
-
-def _format(engine: Engine) -> ReplyFormat:
-    template = engine.template
-    return ReplyFormat() if template is None else formats.of_template(template, engine.tokenizer)
 
 
 def _on_loop(

@@ -6,10 +6,9 @@ import atexit
 import threading
 from pathlib import Path
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import compose, store
 from msm_jax.parallel import backend
 from msm_jax.serving.host import Host
-from msm_jax.serving.interim import Engine
 
 _HOSTS: dict[Path, Host] = {}
 _LOCK = threading.Lock()
@@ -25,12 +24,16 @@ def get(path: Path | str, adapter: str = "") -> tuple[Host, str]:
     Raises:
         InputError: the checkpoint or adapter is none, is damaged, or they do not fit each other.
     """
-    checkpoint = store.resolve(path)
+    checkpoint = store.resolve(path).resolve()
+    name = str(compose.directory_of(adapter).resolve()) if adapter else ""
     with _LOCK:
         if checkpoint not in _HOSTS:
             backend.keep_programs()
             backend.keep_freed_memory()
-            engine = Engine.from_checkpoint(checkpoint)
-            atexit.register(engine.close, drain=False)
-            _HOSTS[checkpoint] = Host(engine, {"": ""})
-        return _HOSTS[checkpoint], ""
+            host = Host(checkpoint, {name: name} if name else {})
+            # A thread that still computes when the interpreter ends would abort the process.
+            atexit.register(host.engine.close, drain=False)
+            _HOSTS[checkpoint] = host
+        elif name not in _HOSTS[checkpoint].dialects:
+            _HOSTS[checkpoint].add_adapter(name, name)
+        return _HOSTS[checkpoint], name

@@ -5,6 +5,7 @@ Inspect alone imports this module, through `inspect_entry`.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from logging import getLogger
@@ -72,7 +73,8 @@ class CheckpointAPI(ModelAPI):
             self._host, self._adapter = hosts.get(model_name, adapter)
         except InputError as error:
             raise PrerequisiteError(f"msm_jax/{model_name}: {error}") from None
-        if self._host.engine.template is None:
+        self._dialect = self._host.dialects[self._adapter]
+        if self._dialect.template is None:
             raise PrerequisiteError(f"msm_jax/{model_name}: the checkpoint has no chat template and cannot chat")
 
     def max_tokens(self) -> int | None:
@@ -104,7 +106,7 @@ class CheckpointAPI(ModelAPI):
             tools = []
         elif isinstance(tool_choice, ToolFunction):
             tools = [tool for tool in tools if tool.name == tool_choice.name]
-        prompt = await self._host.chat_prompt(_messages(input), [_tool(tool) for tool in tools], self._adapter)
+        prompt = await self._prompt(input, tools)
         wanted = config.max_tokens or _MAX_TOKENS
         limit = min(wanted, self._host.room(prompt))
         if limit < 1:
@@ -133,7 +135,7 @@ class CheckpointAPI(ModelAPI):
         """Returns the tokens of a text, or of a chat as the template writes it for sampling."""
         if isinstance(input, str):
             return await self.count_text_tokens(input)
-        return len(await self._host.chat_prompt(_messages(input), [], self._adapter))
+        return len(await self._prompt(input, []))
 
     async def count_text_tokens(self, text: str) -> int:
         """Returns the tokens of a text by the checkpoint's tokenizer."""
@@ -141,10 +143,14 @@ class CheckpointAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Returns the ids of a text, without begin or end token."""
-        return self._host.engine.tokenizer.encode(text)
+        return self._dialect.tokenizer.encode(text)
+
+    async def _prompt(self, messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[int]:
+        """Returns the ids of a chat; a foreign template renders in a process of its own, while others go on here."""
+        return await asyncio.to_thread(self._dialect.chat_prompt, _messages(messages), [_tool(tool) for tool in tools])
 
     def _choice(self, generation: Generation, tools: Sequence[ToolInfo], cut: StopReason) -> ChatCompletionChoice:
-        reply = replies.parse(generation.text, self._host.format(self._adapter), tools=bool(tools))
+        reply = replies.parse(generation.text, self._dialect.form, tools=bool(tools))
         content: str | list[Content] = reply.content
         if reply.reasoning:
             content = [ContentReasoning(reasoning=reply.reasoning), ContentText(text=reply.content)]
