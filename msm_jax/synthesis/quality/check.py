@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,8 +113,6 @@ class _Checker:
         least = config.semantic_likeness if documents else config.question_cosine
         self._meanings = duplicates.Meanings(least, DIMENSION, contrast=documents)
         self._embedder = Embedder.load(config.embeddings) if config.embeddings else None
-        if self._embedder and self._overlap.questions:
-            self._questions = self._embedder.embed(self._overlap.questions)
         terms = config.value_terms or attribution.terms_of(context.spec_text, context.assistant)
         self.value = attribution.Attribution(terms)
         self.tally = Tally()
@@ -142,6 +141,12 @@ class _Checker:
             if not found:
                 self._count(row)
         return [tuple(found) for found in reasons]
+
+    @functools.cached_property
+    def _questions(self) -> np.ndarray:
+        """The embeddings of the items' questions, [questions, dimension]."""
+        assert self._embedder is not None
+        return self._embedder.embed(self._overlap.questions)
 
     def _by_meaning(self, embedder: Embedder, rows: Sequence[tuple[Row, list[str]]]) -> None:
         # A question is short enough to be embedded whole.
