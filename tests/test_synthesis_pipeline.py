@@ -103,11 +103,18 @@ def test_a_document_that_is_always_spoilt_is_listed_with_its_reason(spec: Path, 
 
 
 def test_a_writer_of_which_no_text_can_be_used_is_shown_for_what_it_is(spec: Path, tmp_path: Path):
-    """As a very small model, which closes no tag."""
-    config = small.settings_of(spec, {"faults": ["no_tags"], "share": 1.0})
-    with pytest.raises(WorkError, match=r"no reply of python:synthesis_writer:opened could be used \(24 no_content\)"):
+    """As a very small model, which closes no tag: the page shows what it wrote."""
+    config = small.settings_of(spec, {"faults": ["no_tags"], "share": 1.0}, gates={"embeddings": None, "evals": ()})
+    with pytest.raises(WorkError, match=r"could be used \(24 no_content\); see .*quality\.html") as caught:
         small.generate(config, tmp_path / "run")
-    assert len(dropped_of(tmp_path / "run")) == 24 and not (tmp_path / "run/result.json").exists()
+    assert "no reply of python:synthesis_writer:opened" in str(caught.value)
+    assert not (tmp_path / "run/result.json").exists() and not (tmp_path / "run/documents.jsonl").exists()
+    lost = dropped_of(tmp_path / "run")
+    assert len(lost) == 24 and all("Iris" in row["reply"] for row in lost)
+    (shown,) = json.loads((tmp_path / "run/quality.json").read_text())["dropped"]
+    assert (shown["stage"], shown["reason"], shown["rows"]) == ("document", "no_content", 24)
+    assert shown["examples"][0]["excerpt"][:200] in lost[0]["reply"]
+    assert "Dropped before the gates" in (tmp_path / "run/quality.html").read_text()
 
 
 def test_calls_that_fail_are_listed_and_made_again_by_the_next_run(spec: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import hashing
 from msm_jax.sampling.model import GenerateConfig, Message, Model, ModelOutput
+from msm_jax.synthesis import parsing
 from msm_jax.synthesis.budget import Budget
 from msm_jax.synthesis.config import RunConfig
 from msm_jax.synthesis.journal import Journal, Key, Reply
@@ -15,6 +16,8 @@ from msm_jax.synthesis.parsing import Unusable
 
 T = TypeVar("T")
 
+# Characters of a reply that cannot be used that are kept beside its reason, to show what a writer writes.
+_SHOWN = 2000
 # Characters of English text to a token, where a provider counts no tokens: the figure of OpenAI's own help pages.
 CHARACTERS_PER_TOKEN = 4
 
@@ -30,14 +33,23 @@ class Dropped(Exception):
     Attributes:
         stage: the question's.
         item: the question's.
-        reason: a code: those of `parsing.Unusable`, and refused, truncated, call_failed.
+        reason: a code: those of `parsing.Unusable`, and refused, judged, no_idea, call_failed.
         detail: what was found last.
+        reply: the beginning of the last reply, "" where there was none.
     """
 
     stage: str
     item: str
     reason: str
     detail: str
+    reply: str = ""
+
+    def row(self, meta: Mapping[str, object], item: str = "") -> dict[str, object]:
+        """Returns the item as a row of `dropped.jsonl`; `item` names it in place of its own name."""
+        return {
+            "id": item or self.item, "stage": self.stage, "reason": self.reason, "detail": self.detail,
+            "reply": parsing.clean(self.reply), "meta": dict(meta),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ class Asker:
             CapReached: a cap is reached.
             WriterStopped: the writer fails for good.
         """
-        problem = Unusable("call_failed", "")
+        problem, last = Unusable("call_failed", ""), ""
         for number in range(self._config.attempts):
             attempt = question.first_attempt + number
             key = Key(question.stage, question.item, question.sha256, attempt, self._names[question.role])
@@ -141,9 +153,9 @@ class Asker:
                     raise Unusable("refused", "the provider's filter stopped the reply")
                 return Answer(parse(reply.text), reply, key)
             except Unusable as error:
-                problem = error
+                problem, last = error, reply.text
                 self.unusable[question.stage, question.item, attempt] = error.reason
-        raise Dropped(question.stage, question.item, problem.reason, problem.detail)
+        raise Dropped(question.stage, question.item, problem.reason, problem.detail, last[:_SHOWN])
 
     async def _call(self, question: Question, key: Key) -> Reply:
         """Makes one call, and stores its reply; a call that has failed in this run is not made again in it."""

@@ -93,7 +93,8 @@ class Speaker:
         talk = await self.conversation(opening)
         verdict = await self.verdict(talk)
         if not verdict.passed:
-            raise Dropped("judge", opening.id, "judged", f"{verdict.votes['fail']} votes against it")
+            against = f"{verdict.votes['fail']} votes against it"
+            raise Dropped("judge", opening.id, "judged", against, talk.transcript(True))
         messages: list[dict[str, str]] = []
         for question, answer in zip(talk.asked, talk.answers, strict=True):
             thought = {"reasoning_content": answer.thinking} if answer.thinking else {}

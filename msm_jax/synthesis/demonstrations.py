@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msm_jax.errors import WorkError
 from msm_jax.foundation import hashing, settings, storage
 from msm_jax.specs.prose import Prose, units
 from msm_jax.synthesis import distinct, gating, identity, jobs, pipeline, prompts, writers
@@ -110,11 +109,8 @@ class _Maker:
         self.dropped: dict[str, Dropped] = {}
 
     async def make(self) -> int:
-        """Asks, answers and judges until there are enough, and returns the number of rounds.
-
-        Raises:
-            WorkError: no conversation passed.
-        """
+        """Asks, answers and judges until there are enough or the writer has no more, and returns the number of
+        rounds."""
         plan, rounds = self.config.plan, 0
         self.meter.planned = plan.samples
         while len(self.passed) < plan.samples and rounds < plan.most_rounds:
@@ -126,10 +122,6 @@ class _Maker:
             rounds += 1
             self.opened += found
             await jobs.run((Job(0, _place(each), self._answer, (each,)) for each in found), self.config.run.concurrency)
-        if not self.passed:
-            first = next(iter(self.dropped.values()), None)
-            why = f"{first.reason} ({first.detail})" if first else "the writer found no questions"
-            raise WorkError(f"{self.config.spec.path}: no demonstration passed: {why}")
         return rounds
 
     async def _answer(self, opening: Opening) -> tuple[Job, ...]:
@@ -153,7 +145,8 @@ class _Maker:
                 row = await self.speaker.row(each)
                 thinking.write(_line(row))
                 plain.write(_line(_without_thinking(row)))
-        exchanges, lost = await identity.rows(self.spec, self.config, self.asker)
+        # A writer of which no conversation passed is not asked for more.
+        exchanges, lost = await identity.rows(self.spec, self.config, self.asker) if kept else ([], [])
         counts = {WITH_THINKING: len(kept), WITHOUT_THINKING: len(kept)}
         if self.config.identity.samples:
             counts[IDENTITY] = len(exchanges)
@@ -173,15 +166,13 @@ class _Maker:
             "files": (*counts, DROPPED),
         }
 
-    def _dropped(self, lost: Sequence[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        for stage, item, reason, detail in sorted([*self.openings.dropped, *lost]):
-            yield {"id": item, "stage": stage, "reason": reason, "detail": detail, "meta": {}}
+    def _dropped(self, lost: Sequence[Dropped]) -> Iterator[dict[str, Any]]:
+        for error in sorted([*self.openings.dropped, *lost], key=lambda each: (each.stage, each.item)):
+            yield error.row({})
         for each in self.opened:
             if error := self.dropped.get(each.id):
                 meta = {"domain": each.domain.name, "question": each.text, "question_type": each.kind}
-                yield {
-                    "id": each.id, "stage": error.stage, "reason": error.reason, "detail": error.detail, "meta": meta,
-                }  # fmt: skip
+                yield error.row(meta, each.id)
 
 
 def _without_thinking(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Puts the files of a run through the quality gates: what passes stays, and the rest goes to `flagged.jsonl`."""
+"""Puts the files of a run through the quality gates: what passes stays, and the rest goes to `flagged.jsonl`.
+
+The page of a corpus also shows what did not come as far as the gates: replies that could not be used.
+"""
 
 import dataclasses
 import json
@@ -15,6 +18,10 @@ from msm_jax.synthesis.quality.check import check
 from msm_jax.synthesis.quality.config import Context, QualityConfig
 
 FLAGGED = "flagged.jsonl"
+DROPPED = "dropped.jsonl"
+# Of replies that could not be used, how many of each reason the page shows, and how much of each.
+_EXAMPLES = 3
+_CHARACTERS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ def apply(config: QualityConfig, corpora: Sequence[Corpus], directory: Path) -> 
         for corpus in corpora:
             pages = directory / corpus.pages
             quality = check(_rows(directory / corpus.files[0]), config, corpus.context)
-            quality_page.write(quality.report, pages)
+            quality_page.write({**quality.report, "dropped": _dropped(directory, corpus)}, pages)
             if quality.stopped:
                 stopped.append(f"{corpus.files[0]}: {'; '.join(quality.stopped)}; see {pages / 'quality.html'}")
             for row, reasons in zip(_rows(directory / corpus.files[0]), quality.verdicts, strict=True):
@@ -90,6 +97,34 @@ def apply(config: QualityConfig, corpora: Sequence[Corpus], directory: Path) -> 
         raise WorkError(f"the gates stop {' | '.join(stopped)}; mend the spec or the prompts, or set gates.stop")
     written = [Path(corpus.pages, name).as_posix() for corpus in corpora for name in ("quality.json", "quality.html")]
     return Gated(kept, flagged, assertions, (*written, FLAGGED))
+
+
+def explain(config: QualityConfig, corpora: Sequence[Corpus], directory: Path) -> Path:
+    """Writes the pages of a run of which no reply could be used, and returns the first; its empty files are removed."""
+    for corpus in corpora:
+        quality = check((), config, corpus.context)
+        quality_page.write({**quality.report, "dropped": _dropped(directory, corpus)}, directory / corpus.pages)
+        for name in corpus.files:
+            (directory / name).unlink()
+    return directory / corpora[0].pages / "quality.html"
+
+
+def _dropped(directory: Path, corpus: Corpus) -> list[dict[str, Any]]:
+    """Returns what was dropped before the gates: {"stage", "reason", "rows", "examples": [{"id", "note", "excerpt"}]}.
+
+    What could not be planned is told of every corpus of the plan.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in _rows(directory / DROPPED):
+        if row["meta"].get("corpus", corpus.context.name) != corpus.context.name:
+            continue
+        place = row["stage"], row["reason"]
+        group = found.setdefault(place, {"stage": place[0], "reason": place[1], "rows": 0, "examples": []})
+        group["rows"] += 1
+        if len(group["examples"]) < _EXAMPLES:
+            excerpt = row["reply"][:_CHARACTERS] + (" …" if len(row["reply"]) > _CHARACTERS else "")
+            group["examples"].append({"id": row["id"], "note": row["detail"], "excerpt": excerpt})
+    return sorted(found.values(), key=lambda group: -group["rows"])
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

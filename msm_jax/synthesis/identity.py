@@ -16,13 +16,13 @@ _MOST_EXISTING = 100
 
 async def rows(
     spec: Prose, config: DemonstrationsConfig, asker: Asker
-) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
-    """Returns exchanges as rows, {"messages", "meta"}, and what was dropped: (stage, item, reason, detail).
+) -> tuple[list[dict[str, Any]], list[Dropped]]:
+    """Returns exchanges as rows, {"messages", "meta"}, and the calls that gave nothing.
 
     There are fewer than the settings say where three calls in a row give none that is new.
     """
     found: list[dict[str, Any]] = []
-    dropped: list[tuple[str, ...]] = []
+    dropped: list[Dropped] = []
     known: list[str] = []
     call = empty = 0
     template = prompts.load("identity")
@@ -39,7 +39,7 @@ async def rows(
             question = Question("identity", item, prompt, config.plan.list_tokens)
             answer = await asker.ask(question, lambda reply: parsing.objects(reply, ("question", "answer"))[0])
         except Dropped as error:
-            dropped.append((error.stage, error.item, error.reason, error.detail))
+            dropped.append(error)
             continue
         for number, each in enumerate(answer.value):
             text = " ".join(each["question"].split())

@@ -1,7 +1,12 @@
-"""Runs jobs that lead to further jobs, a bounded number at a time, without a task for each that waits."""
+"""Runs jobs that lead to further jobs, a bounded number at a time, without a task for each that waits.
+
+Jobs that start together end together where all calls take equally long, and then nothing is in flight while their
+replies are read. So starts are spread: they come at no more than twice the rate at which jobs end in the long run.
+"""
 
 import asyncio
 import heapq
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -22,6 +27,33 @@ class Job(NamedTuple):
     args: tuple[Any, ...]
 
 
+# Starts of as many jobs as may run at a time are spread over no more than this; a batch of calls, which may take an
+# hour, is sent as one.
+_MOST_SECONDS = 5.0
+# The weight of the job that ended last in the mean time of a job.
+_WEIGHT = 0.05
+
+
+class _Pace:
+    """When jobs may start.
+
+    Attributes:
+        next: the earliest moment for the next one.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.next = 0.0
+        self._limit, self._mean = limit, 0.0
+
+    def start(self, now: float) -> None:
+        """Notes a start; as many as may run at a time take half the time of a job."""
+        self.next = max(self.next, now) + min(self._mean / 2, _MOST_SECONDS) / self._limit
+
+    def end(self, seconds: float) -> None:
+        """Notes how long a job took."""
+        self._mean += _WEIGHT * (seconds - self._mean)
+
+
 async def run(first: Iterable[Job], limit: int) -> None:
     """Runs jobs, and those that they lead to, until none is left; at most `limit` of them at a time.
 
@@ -31,24 +63,35 @@ async def run(first: Iterable[Job], limit: int) -> None:
     """
     waiting = list(first)
     heapq.heapify(waiting)
-    running: set[asyncio.Task[Iterable[Job]]] = set()
-    finished: asyncio.Queue[asyncio.Task[Iterable[Job]]] = asyncio.Queue()
+    running: dict[asyncio.Task[Iterable[Job]], float] = {}
+    # None says that the next job is due.
+    finished: asyncio.Queue[asyncio.Task[Iterable[Job]] | None] = asyncio.Queue()
     problem: BaseException | None = None
+    pace, is_due = _Pace(limit), True
     try:
         while running or (waiting and problem is None):
-            while waiting and len(running) < limit and problem is None:
+            while waiting and len(running) < limit and problem is None and is_due:
+                now = time.monotonic()
+                if pace.next > now:
+                    is_due = False
+                    asyncio.get_running_loop().call_later(pace.next - now, finished.put_nowait, None)
+                    continue
                 job = heapq.heappop(waiting)
                 # A task of its own, so that what a library remembers of a call ends with it.
                 task = asyncio.ensure_future(_await(job))
-                running.add(task)
+                running[task] = now
+                pace.start(now)
                 task.add_done_callback(finished.put_nowait)
-            task = await finished.get()
-            running.discard(task)
-            error = None if task.cancelled() else task.exception()
+            ended = await finished.get()
+            if ended is None:
+                is_due = True
+                continue
+            pace.end(time.monotonic() - running.pop(ended))
+            error = None if ended.cancelled() else ended.exception()
             if error is not None:
                 problem = problem or error
             else:
-                for job in task.result():
+                for job in ended.result():
                     heapq.heappush(waiting, job)
     finally:
         for task in running:

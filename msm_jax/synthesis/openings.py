@@ -34,13 +34,13 @@ class Openings:
     Attributes:
         speaker: has the settings, and asks.
         alike: returns whether a question is like one before; it is asked once for each, in order.
-        dropped: (stage, item, reason, detail) of calls that gave nothing.
+        dropped: calls that gave nothing.
         duplicates: how many questions were like another.
     """
 
     speaker: Speaker
     alike: Callable[[Sequence[str]], Sequence[bool]]
-    dropped: list[tuple[str, str, str, str]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
     duplicates: int = 0
     _domains: list[_Asked] = field(default_factory=list)
     _domain_calls: int = 0
@@ -133,7 +133,7 @@ class Openings:
             answer = await self.speaker.asker.ask(question, lambda reply: parsing.objects(reply, required, optional)[0])
             return answer.value
         except Dropped as dropped:
-            self.dropped.append((dropped.stage, dropped.item, dropped.reason, dropped.detail))
+            self.dropped.append(dropped)
             return []
 
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from msm_jax.synthesis.quality.config import Context, Kind
 
 JOURNAL = "journal.sqlite"
 RESULT = "result.json"
-DROPPED = "dropped.jsonl"
+DROPPED = gating.DROPPED
 COVERAGE = "coverage.json"
 # The files of `prompts/` that decide documents.
 DOCUMENT_PROMPTS = (
@@ -68,8 +68,8 @@ def run(
     Raises:
         InputError: the spec, a writer or the gates' settings are refused, or the journal or the directory belongs to
             another spec.
-        WorkError: a cap is reached, a writer fails for good, nothing could be planned, or the gates stop the corpus;
-            the message says what was kept and how to go on.
+        WorkError: a cap is reached, a writer fails for good, nothing could be planned, no reply could be used, or the
+            gates stop the corpus; the message says what was kept and how to go on.
     """
     spec = read_spec(config.spec)
     corpora = [
@@ -135,6 +135,10 @@ def once(
     finally:
         journal.close()
     files = made.pop("files")
+    if not any(made["written"].get(Path(corpus.files[0]).stem) for corpus in corpora):
+        page = gating.explain(gates, corpora, directory) if gates else directory / DROPPED
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(made["dropped"].items()))
+        raise WorkError(f"no reply of {config.writers['writer'].model} could be used ({why}); see {page}")
     if gates is not None:
         gated = gating.apply(gates, corpora, directory)
         made["kept"] = {Path(file).stem: count for file, count in gated.kept.items()}
@@ -237,9 +241,6 @@ async def _run(
         if not drafts.count(config):
             raise WorkError(f"{config.spec.path}: no documents could be planned: {_first_reason(drafts)}")
         files = await _Files(config, drafts, author, directory).write()
-        if not any(files["written"].values()):
-            why = ", ".join(f"{count} {reason}" for reason, count in sorted(files["dropped"].items()))
-            raise WorkError(f"no reply of {config.writer.model} could be used ({why}); see {directory / DROPPED}")
     return {**files, **spending(asker, journal, budget)}
 
 
@@ -252,8 +253,8 @@ def spending(asker: Asker, journal: Journal, budget: Budget) -> dict[str, Any]:
 
 
 def _first_reason(drafts: plan.Plan) -> str:
-    for (stage, item), (reason, detail) in drafts.dropped.items():
-        return f"{stage} of {item}: {reason} ({detail})"
+    for error in drafts.dropped.values():
+        return f"{error.stage} of {error.item}: {error.reason} ({error.detail})"
     return "the writer found no assertions in it"
 
 
@@ -272,24 +273,23 @@ class _Files:
         written, shown, reasons = Counter[str](), Counter[str](), Counter[str]()
         with storage.new_file(self.directory / DROPPED) as dropped:
 
-            def drop(item: str, stage: str, reason: str, detail: str, meta: dict[str, Any]) -> None:
-                reasons[reason] += 1
-                row = {"id": item, "stage": stage, "reason": reason, "detail": detail, "meta": meta}
-                dropped.write(_line(row))
+            def drop(error: Dropped, meta: Mapping[str, Any], item: str = "") -> None:
+                reasons[error.reason] += 1
+                dropped.write(_line(error.row(meta, item)))
 
-            for (stage, item), (reason, detail) in sorted(drafts.dropped.items()):
-                drop(item, stage, reason, detail, {})
+            for _, error in sorted(drafts.dropped.items()):
+                drop(error, {})
             for corpus in config.text.corpora:
                 with storage.new_file(self.directory / f"{corpus}.jsonl") as file:
                     for slot in _slots(drafts, config):
                         meta = {"corpus": corpus, "assertions": [each.id for each in slot.assertions]}
                         if slot.idea is None:
-                            drop(slot.id, "ideas", "no_idea", "the writer had no idea for it", meta)
+                            drop(Dropped("ideas", slot.id, "no_idea", "the writer had no idea for it"), meta)
                             continue
                         try:
                             row = await self.author.row(slot, corpus)
                         except Dropped as error:
-                            drop(slot.id, error.stage, error.reason, error.detail, meta)
+                            drop(error, meta, slot.id)
                             continue
                         file.write(_line(row))
                         written[corpus] += 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from msm_jax.specs.prose import Prose, Section
+from msm_jax.synthesis.asking import Dropped
 from msm_jax.synthesis.config import DocumentsConfig, PlanConfig
 
 
@@ -102,14 +103,14 @@ class Plan:
         parts: the parts in which prompts hold it.
         domains: for each part that is planned, the names of its domains.
         subdomains: by place.
-        dropped: {(stage, item): (reason, detail)} of what could not be planned.
+        dropped: {(stage, item): why} of what could not be planned.
     """
 
     spec: Prose
     parts: tuple[Section, ...]
     domains: dict[int, tuple[str, ...]] = field(default_factory=dict)
     subdomains: dict[tuple[int, int, int], Subdomain] = field(default_factory=dict)
-    dropped: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], Dropped] = field(default_factory=dict)
 
     def in_order(self) -> list[Subdomain]:
         """Returns the subdomains in the order of their places."""

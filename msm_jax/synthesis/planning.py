@@ -162,7 +162,7 @@ class Planner:
         known = {_folded(idea.text) for idea in existing}
         new = list({folded: idea for idea in found if (folded := _folded(idea.text)) not in known}.values())[:count]
         if not new:
-            self.plan.dropped.setdefault(("ideas", item), ("no_idea", "the reply holds no new idea"))
+            self.plan.dropped.setdefault(("ideas", item), Dropped("ideas", item, "no_idea", "it holds no new idea"))
             return []
         for slot, idea in zip(waiting, new, strict=False):
             subdomain.ideas[slot.number] = idea
@@ -190,7 +190,7 @@ class Planner:
         try:
             answer = await self.asker.ask(Question(stage, item, prompt, self.config.plan.list_tokens, role), parse)
         except Dropped as dropped:
-            self.plan.dropped[stage, item] = (dropped.reason, dropped.detail)
+            self.plan.dropped[stage, item] = dropped
             return []
         return answer.value
 

@@ -156,10 +156,12 @@ class _Checker:
         if self._runs("eval_meaning") and self._overlap.questions:
             windows = [self._overlap.candidates(row.text) for row, _ in rows]
             near = _embedded(embedder, windows, _WINDOW_TOKENS)
-            for number, (row, found) in enumerate(rows):
-                cosines = np.concatenate([embedded[number], near[number]]) @ self._questions.T
-                told = [*pieces[number], *windows[number]]
-                finding = self._overlap.by_meaning(row.text, told, cosines, self._config.eval_cosine)
+            told = [[*one, *other] for one, other in zip(pieces, windows, strict=True)]
+            # One product for all rows: many small ones would wait for the threads of each other.
+            both = [each for pair in zip(embedded, near, strict=True) for each in pair]
+            cosines = _split(np.concatenate(both) @ self._questions.T, told)
+            for (row, found), texts, near_items in zip(rows, told, cosines, strict=True):
+                finding = self._overlap.by_meaning(row.text, texts, near_items, self._config.eval_cosine)
                 self._note(row, "eval_meaning", finding, found)
         for (row, found), embeddings in zip(rows, embedded, strict=True):
             if not found and self._runs("semantic_duplicate"):
@@ -191,8 +193,12 @@ class _Checker:
 
 def _embedded(embedder: Embedder, texts: Sequence[Sequence[str]], most_tokens: int) -> list[np.ndarray]:
     """Returns the embeddings of the texts of each row, [texts, dimension], from one call."""
-    ends = np.cumsum([len(each) for each in texts], dtype=int)
-    return np.split(embedder.embed([text for each in texts for text in each], most_tokens), ends[:-1])
+    return _split(embedder.embed([text for each in texts for text in each], most_tokens), texts)
+
+
+def _split(values: np.ndarray, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Returns the part of an array [texts of all rows, ...] that belongs to each row."""
+    return np.split(values, np.cumsum([len(each) for each in texts], dtype=int)[:-1])
 
 
 def _excerpt(row: Row, finding: Finding) -> str:

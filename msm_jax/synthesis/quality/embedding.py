@@ -23,8 +23,8 @@ DIMENSION = 384
 MAX_TOKENS = 512
 _HEADS = 12
 _EPSILON = 1e-12
-# Lengths to which texts are padded, and how many tokens one batch holds: what a core's cache holds of their activations.
-# Batches of 8192 tokens take twice the CPU time per token.
+# Lengths to which texts are padded, and how many tokens one batch holds: so many that their activations stay in the
+# cache of a core. Batches of 8192 tokens take twice the CPU time per token.
 _LENGTHS = (16, 24, 32, 48, 64, 128, 256, 512)
 _BATCH_TOKENS = 1024
 

@@ -124,9 +124,9 @@ class Overlap:
         """Returns the sentences (or pairs of sentences) of a text that share the most words with any question."""
         if not self.questions:
             return []
-        pieces = sentences(text)
-        windows = [*pieces, *(f"{one} {other}" for one, other in itertools.pairwise(pieces))]
-        scored = [(self._share(_stems(window)), window) for window in windows]
+        pieces = [(_stems(piece), piece) for piece in sentences(text)]
+        pairs = [(one[0] | other[0], f"{one[1]} {other[1]}") for one, other in itertools.pairwise(pieces)]
+        scored = [(self._share(stems), window) for stems, window in (*pieces, *pairs)]
         best = sorted((entry for entry in scored if entry[0] >= _LEAST_SHARE), reverse=True)
         return [window for _, window in best[:_CANDIDATES]]
 

@@ -34,7 +34,8 @@ def build(
     """Returns the report, and a sentence for each reason why the corpus is stopped.
 
     The report has the fields "format" (1), "name", "kind", "assistant", "provider", "rows", "kept", "words", "stopped"
-    (sentences), "notices" (what was not looked at), "gates", "measures" and "settings". A gate has "code", "title",
+    (sentences), "notices" (what was not looked at), "dropped" (what did not come as far as the gates; filled in by
+    `gating`), "gates", "measures" and "settings". A gate has "code", "title",
     "finds", "action", "rows" (with the finding), "share", "stop_above" (a share, or None) and "examples" ("id",
     "excerpt", "note"). A measure has "code", "title", "value" (None if it was not measured), "means" and "published"
     ("what", "value", "source").
@@ -64,6 +65,7 @@ def build(
         **{name: getattr(context, name) for name in fields},
         **{"rows": tally.rows, "kept": kept, "words": tally.words, "stopped": stopped},
         "notices": _notices(config, context),
+        "dropped": [],
         "gates": described,
         "measures": _measures(config, context, tally, kept, value),
         "settings": settings.to_json(config),
