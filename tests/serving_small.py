@@ -95,9 +95,11 @@ def _written(run_dir: Path, config: ModelConfig, params: transformer.Params, ass
 
 
 @contextlib.contextmanager
-def serving(*flags: str, environment: dict[str, str] | None = None) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(
+    *flags: str, environment: dict[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Yields the base URL and the process of `python -m msm_jax.serve` on a free port, and stops it by Ctrl-C."""
-    process = start(*flags, **(environment or {}))
+    process = start(*flags, cwd=cwd, **(environment or {}))
     try:
         yield url_of(process), process
         process.send_signal(signal.SIGINT)
@@ -106,10 +108,10 @@ def serving(*flags: str, environment: dict[str, str] | None = None) -> Iterator[
         process.kill()
 
 
-def start(*flags: str, **variables: str) -> "subprocess.Popen[str]":
+def start(*flags: str, cwd: Path = ROOT, **variables: str) -> "subprocess.Popen[str]":
     """Returns the process of the command, with more environment variables."""
     return subprocess.Popen(
-        command("--port=0", *flags), stdout=subprocess.PIPE, text=True, env=environment(**variables), cwd=ROOT
+        command("--port=0", *flags), stdout=subprocess.PIPE, text=True, env=environment(**variables), cwd=cwd
     )
 
 
