@@ -25,7 +25,7 @@ help:
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
 	@echo "make generate-demo   a spec to documents, demonstrations and a short training, with a scripted writer"
-	@echo "make inspect  .venv-inspect, the environment in which models behind APIs are asked"
+	@echo "make inspect  .venv-inspect, the environment of the server, of Inspect, and of models behind APIs"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks in turn, into docs/performance.md; half an hour"
@@ -40,7 +40,7 @@ tpu:
 ref:
 	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
 
-# The package itself is installed too, so that Inspect's own command finds our models.
+# The package itself is installed too, so that Inspect's own command finds our models: docs/sampling.md.
 inspect:
 	@tools/venv.sh $(INSPECT) requirements-inspect.txt $(LOWEST) 3.99 $(PYTHONS)
 	@$(INSPECT)/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-deps \

@@ -130,7 +130,14 @@ def test_a_bad_request_is_refused_by_name_in_the_shape_of_openai(url, status, bo
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [([5, -1], "-1 is no id"), ([10**9], "is no id"), ([], "empty list"), ({"a": 1}, "prompt is"), (None, "prompt is")],
+    [
+        ([5, -1], "-1 is no id"),
+        ([10**9], "is no id"),
+        ([], "lists 0 prompts"),
+        (["a"] * 1025, "give 1 to 1024"),
+        ({"a": 1}, "prompt is"),
+        (None, "prompt is"),
+    ],
 )
 def test_a_bad_prompt_is_refused(url, prompt, message):
     answer = httpx.post(f"{url}/completions", json={"model": "tiny", "prompt": prompt})

@@ -108,7 +108,7 @@ class _Api:
     async def completion(self, request: Any) -> Any:
         asked = requests.completion(await _body(request))
         adapter = self._adapter(asked.model)
-        prompts = [self._ids(prompt, self._host.dialects[adapter]) for prompt in asked.prompts]
+        prompts = await asyncio.to_thread(_ids, asked.prompts, self._host.dialects[adapter])
         return await self._respond(request, asked, prompts, adapter, "prompt")
 
     def _adapter(self, name: str) -> str:
@@ -118,15 +118,6 @@ class _Api:
                 404, f"the model {name!r} does not exist; models here: {known}", param="model", code="model_not_found"
             )
         return self._models[name]
-
-    def _ids(self, prompt: str | tuple[int, ...], dialect: Dialect) -> list[int]:
-        if isinstance(prompt, str):
-            return dialect.text_prompt(prompt)
-        known = dialect.tokenizer.vocab_size
-        for each in prompt:
-            if not 0 <= each < known:
-                raise ApiError(400, f"prompt: {each} is no id of the tokenizer, which has {known}", param="prompt")
-        return list(prompt)
 
     async def _respond(
         self, request: Any, asked: Asked, prompts: Sequence[list[int]], adapter: str, field: str
@@ -218,6 +209,15 @@ class _Api:
         if asked.with_usage:
             yield answer.chunk([], answers.usage(prompt_tokens, done))
         yield _DONE
+
+
+def _ids(prompts: Sequence[str | tuple[int, ...]], dialect: Dialect) -> list[list[int]]:
+    """Returns the ids of prompts; refuses ids that the tokenizer does not have."""
+    known = dialect.tokenizer.vocab_size
+    for each in (each for prompt in prompts if not isinstance(prompt, str) for each in prompt):
+        if not 0 <= each < known:
+            raise ApiError(400, f"prompt: {each} is no id of the tokenizer, which has {known}", param="prompt")
+    return [dialect.text_prompt(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
 
 
 class _Events:

@@ -15,8 +15,9 @@ from msm_jax.data import messages as chat_data
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 
-# The most choices of one request, and the most alternatives of one token.
+# The most choices of one prompt, prompts of one request, and alternatives of one token.
 MOST_CHOICES = 128
+MOST_PROMPTS = 1024
 MOST_ALTERNATIVES = 20
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Fields that say nothing about the reply.
@@ -276,8 +277,8 @@ def _prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
                 400, f"prompt is {_shown(value)}; it must be a text, a list of token ids, or a list of those",
                 param="prompt",
             )
-    if not found:
-        raise ApiError(400, "prompt is an empty list; give at least one prompt", param="prompt")
+    if not 0 < len(found) <= MOST_PROMPTS:
+        raise ApiError(400, f"prompt lists {len(found)} prompts; give 1 to {MOST_PROMPTS}", param="prompt")
     return tuple(found)
 
 
