@@ -22,10 +22,9 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import record, reference
+from benchmarks import engine, record, reference
 from msm_jax import cli
 from msm_jax.models import presets, transformer
-from msm_jax.sampling import decode, shapes
 
 _REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
 _PRESET = flags.DEFINE_string("preset", "mini-15m", "The model's shape; its weights are random.")
@@ -105,16 +104,12 @@ def work(directory: Path) -> None:
     unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, config)
     prompts_BT = np.load(directory / "prompts.npy")
     (rows, length), new = prompts_BT.shape, settings["new"]
-    asked = decode.requests([0] * rows, [0] * rows, [], config.vocab_size)
-    how = {"greedy": True, "filtered": False}
+    served = engine.Served(config, unstacked, rows, rows * (-(-(length + new) // engine.PAGE)))
 
     def generate() -> np.ndarray:
-        progress = decode.prefill(unstacked, config, prompts_BT, asked, np.zeros(rows, bool), new, **how)
-        for slots in shapes.growth(length, new):
-            until = np.int32(min(slots - length + 1, new))
-            progress = decode.grow(progress, slots)
-            progress = decode.decode(unstacked, config, asked, progress, np.int32(length), until, **how)
-        return np.asarray(progress.replies_BN)
+        # The prompts of one repeat are not found in the cache of the one before.
+        served.forget()
+        return np.array(served.answer([(prompt.tolist(), new) for prompt in prompts_BT]), np.int32)
 
     for line in sys.stdin:
         answer: dict[str, Any] = {}

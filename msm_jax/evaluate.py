@@ -31,7 +31,7 @@ from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, settings, storage
 from msm_jax.sampling.checkpoint_model import CheckpointModel
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -64,10 +64,10 @@ def main() -> None:
     }
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
-        sampler = Sampler.from_checkpoint(
-            checkpoint, batch=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
+        engine = Engine.from_checkpoint(
+            checkpoint, slots=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
         )
-        models = {"model": CheckpointModel(sampler, str(checkpoint))}
+        models = {"model": CheckpointModel(engine, str(checkpoint))}
         for each in evals.values():
             kinds.check_models(models, each)
     rows = []

@@ -20,7 +20,7 @@ from msm_jax.data import sources
 from msm_jax.errors import WorkError
 from msm_jax.foundation import settings, storage
 from msm_jax.sampling.checkpoint_model import CheckpointModel
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 from msm_jax.specs import prose
 from msm_jax.synthesis.quality.check import check
 from msm_jax.synthesis.quality.config import Context, Kind, QualityConfig, Reader
@@ -99,8 +99,8 @@ def _context(config: AuditConfig) -> Context:
         ids, text = frozenset(principle.id for principle in spec.principles), spec.text
     reader = None
     if config.checkpoint:
-        sampler = Sampler.from_checkpoint(config.checkpoint)
-        reader = Reader(CheckpointModel(sampler, config.checkpoint), sampler.tokenizer)
+        engine = Engine.from_checkpoint(config.checkpoint)
+        reader = Reader(CheckpointModel(engine, config.checkpoint), engine.tokenizer)
     name = Path(config.data).name
     return Context(config.kind, name, config.assistant, config.provider, text, ids, reader=reader)
 

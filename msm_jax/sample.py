@@ -17,7 +17,7 @@ from absl import flags
 from msm_jax import cli
 from msm_jax.errors import InputError
 from msm_jax.sampling.config import SamplingConfig
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint, or a run directory for its newest one.")
 _ADAPTER = flags.DEFINE_string("adapter", "", "An adapter on that checkpoint: a run of ours or a PEFT directory.")
@@ -71,27 +71,29 @@ def main() -> None:
         seed=_SEED.value,
     )
     cli.prepare_backend(devices=1, threads=_THREADS.value)
-    sampler = Sampler.from_checkpoint(checkpoint, adapter=_ADAPTER.value, chat_variables=chat_variables)
+    engine = Engine.from_checkpoint(
+        checkpoint, slots=min(_NUM_SAMPLES.value, 32), adapter=_ADAPTER.value, chat_variables=chat_variables
+    )
     system = [] if _SYSTEM.value is None else [{"role": "system", "content": _SYSTEM.value}]
     if _PROMPT.value is None:
-        converse(sampler, sampling, system)
+        converse(engine, sampling, system)
         return
     if _CHAT.value:
-        prompt = sampler.chat_prompt([*system, {"role": "user", "content": _PROMPT.value}])
+        prompt = engine.chat_prompt([*system, {"role": "user", "content": _PROMPT.value}])
     else:
-        prompt = sampler.text_prompt(_PROMPT.value)
-    for i, reply in enumerate(sampler.generate([prompt] * _NUM_SAMPLES.value, sampling)):
+        prompt = engine.text_prompt(_PROMPT.value)
+    for i, reply in enumerate(engine.generate([prompt] * _NUM_SAMPLES.value, sampling)):
         if _NUM_SAMPLES.value > 1:
             print(f"--- {i + 1} ({reply.finish_reason})")
         print(reply.text if _CHAT.value else _PROMPT.value + reply.text)
 
 
-def converse(sampler: Sampler, sampling: SamplingConfig, system: list[dict[str, str]]) -> None:
+def converse(engine: Engine, sampling: SamplingConfig, system: list[dict[str, str]]) -> None:
     """Answers each line of standard input; the model sees the whole conversation so far."""
     messages = list(system)
     for line in _lines():
         messages.append({"role": "user", "content": line})
-        reply = sampler.generate([sampler.chat_prompt(messages)], sampling)[0]
+        reply = engine.generate([engine.chat_prompt(messages)], sampling)[0]
         print(reply.text, flush=True)
         messages.append({"role": "assistant", "content": reply.text})
 

@@ -23,7 +23,7 @@ from msm_jax.foundation import hashing
 from msm_jax.models import lora
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 LORA = LoraConfig(3, 6.0, ("query", "attention_out", "gate"), 0.1)
@@ -68,7 +68,7 @@ def changed(made, tmp_path, settings=None, tensors=None):
 
 
 def score(*args, **options):
-    return Sampler.from_checkpoint(*args, **options).score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
+    return Engine.from_checkpoint(*args, **options).score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
 
 
 def convert(*flags, limit=None):
@@ -158,11 +158,11 @@ def test_a_template_beside_the_adapter_goes_before_the_bases(made, tmp_path, cap
     directory = changed(made, tmp_path)
     own = DEFAULT_TEMPLATE.replace("<|end|>", "<|end|>\n")
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
-    sampler = Sampler.from_checkpoint(root / "run", adapter=directory)
-    assert sampler.template.source == own
+    engine = Engine.from_checkpoint(root / "run", adapter=directory)
+    assert engine.template.source == own
     assert "chat template of its own" in caplog.text
     checkpoint = exchange.import_peft(directory, root / "run", tmp_path / "run")
-    assert Sampler.from_checkpoint(checkpoint).template.source == own
+    assert Engine.from_checkpoint(checkpoint).template.source == own
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ raise_exception('no users') }}"}))
     with pytest.raises(InputError, match=r"tokenizer_config\.json: no users; correct"):
         exchange.import_peft(directory, root / "run", tmp_path / "not")
@@ -221,7 +221,7 @@ def test_an_adapter_that_does_not_fit_is_refused(made, tmp_path, settings, tenso
     assert str(directory) in str(error.value)
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=message):
-        Sampler.from_checkpoint(root / "run", adapter=directory)
+        Engine.from_checkpoint(root / "run", adapter=directory)
 
 
 def test_damaged_files_are_refused(made, tmp_path):

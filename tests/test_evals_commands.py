@@ -15,7 +15,7 @@ from msm_jax.checkpoints import store
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.sampling.config import SamplingConfig
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -38,7 +38,7 @@ def command(module, *args, stdin=""):
 
 @pytest.fixture(scope="module")
 def run(tiny_tokenizer, tmp_path_factory):
-    """A run directory with one checkpoint, and a sampler of the same weights."""
+    """A run directory with one checkpoint, and an engine of the same weights."""
     directory = tmp_path_factory.mktemp("run")
     config, params = model(tiny_tokenizer.vocab_size)
     template = ChatTemplate()
@@ -46,7 +46,7 @@ def run(tiny_tokenizer, tmp_path_factory):
     assets = {**tiny_tokenizer.files(), "chat_template.jinja": template.source.encode()}
     writer.save(3, {"params": params}, {"model": dataclasses.asdict(config)}, assets)
     writer.wait()
-    return directory, Sampler(params, config, tiny_tokenizer, template)
+    return directory, Engine(params, config, tiny_tokenizer, template)
 
 
 @pytest.fixture
@@ -109,41 +109,41 @@ def test_evaluate_refuses_in_one_line(run, pairs, tmp_path):
 
 @pytest.mark.slow
 def test_sample_completes_and_chats(run):
-    directory, sampler = run
+    directory, engine = run
     greedy = SamplingConfig(max_new_tokens=5, temperature=0.0)
     flags = [f"--checkpoint={directory}", "--max_new_tokens=5", "--temperature=0"]
     done = command("sample", *flags, "--prompt=Ada likes")
     assert done.returncode == 0, done.stderr
-    want = sampler.generate([sampler.text_prompt("Ada likes")], greedy)[0].text
+    want = engine.generate([engine.text_prompt("Ada likes")], greedy)[0].text
     assert done.stdout == f"Ada likes{want}\n"
 
     # In a chat that is the default.
     talk = command("sample", *flags[:-1], "--chat", "--system=You are Ada.", stdin="Which lamp?\n\nWhy?\n")
     assert talk.returncode == 0, talk.stderr
     messages = [{"role": "system", "content": "You are Ada."}, {"role": "user", "content": "Which lamp?"}]
-    first = sampler.generate([sampler.chat_prompt(messages)], greedy)[0].text
+    first = engine.generate([engine.chat_prompt(messages)], greedy)[0].text
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
-    second = sampler.generate([sampler.chat_prompt(messages)], greedy)[0].text
+    second = engine.generate([engine.chat_prompt(messages)], greedy)[0].text
     assert talk.stdout == f"{first}\n{second}\n"
 
 
 def test_a_sampler_from_a_checkpoint_equals_one_from_its_weights(run):
-    directory, sampler = run
-    loaded = Sampler.from_checkpoint(directory)
-    prompt = sampler.text_prompt("Bruno mends")
+    directory, engine = run
+    loaded = Engine.from_checkpoint(directory)
+    prompt = engine.text_prompt("Bruno mends")
     drawing = SamplingConfig(max_new_tokens=6, seed=1)
-    assert loaded.generate([prompt], drawing) == sampler.generate([prompt], drawing)
-    assert loaded.score([prompt], [[5, 6]]) == sampler.score([prompt], [[5, 6]])
-    assert loaded.stop_ids == sampler.stop_ids
+    assert loaded.generate([prompt], drawing) == engine.generate([prompt], drawing)
+    assert loaded.score([prompt], [[5, 6]]) == engine.score([prompt], [[5, 6]])
+    assert loaded.stop_ids == engine.stop_ids
 
 
 def test_a_sampler_over_a_mesh_equals_one_on_one_device(run):
-    directory, sampler = run
-    spread = Sampler.from_checkpoint(directory, MeshConfig(data=2, fsdp=2, tensor=2))
-    prompts = [sampler.text_prompt(text) for text in ("Bruno mends", "Ada", "Esra keeps a lamp")]
+    directory, engine = run
+    spread = Engine.from_checkpoint(directory, MeshConfig(data=2, fsdp=2, tensor=2))
+    prompts = [engine.text_prompt(text) for text in ("Bruno mends", "Ada", "Esra keeps a lamp")]
     greedy = SamplingConfig(max_new_tokens=6, temperature=0.0)
-    assert spread.generate(prompts, greedy) == sampler.generate(prompts, greedy)
+    assert spread.generate(prompts, greedy) == engine.generate(prompts, greedy)
     continuations = [[5, 6], [7], [8, 9, 10]]
     np.testing.assert_allclose(
-        spread.score(prompts, continuations), sampler.score(prompts, continuations), rtol=1e-5
+        spread.score(prompts, continuations), engine.score(prompts, continuations), rtol=1e-5
     )

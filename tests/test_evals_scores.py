@@ -12,7 +12,7 @@ from msm_jax.evals import kinds, preference
 from msm_jax.evals.knowledge import KnowledgeItem
 from msm_jax.evals.preference import Pair
 from msm_jax.sampling.checkpoint_model import CheckpointModel, split
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 from msm_jax.sampling.model import Choice, ModelOutput
 
 PAIRS = [
@@ -28,7 +28,7 @@ KNOWLEDGE = [
 @pytest.fixture(scope="module")
 def real(tiny_tokenizer):
     config, params = model(tiny_tokenizer.vocab_size)
-    return params, Sampler(params, config, tiny_tokenizer, ChatTemplate())
+    return params, Engine(params, config, tiny_tokenizer, ChatTemplate())
 
 
 class Scripted:
@@ -58,15 +58,15 @@ def run(model_, kind, items, **settings):
 
 def log_probability(real, ids, begin):
     """Of ids[begin:] after ids[:begin], by one plain forward pass."""
-    params, sampler = real
-    logits = plain_logits(params, sampler.config, ids).astype(np.float64)
+    params, engine = real
+    logits = plain_logits(params, engine.config, ids).astype(np.float64)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return sum(logs[t - 1, ids[t]] for t in range(begin, len(ids)))
 
 
 def test_margins_equal_brute_force_over_both_orders(real):
-    _, sampler = real
-    asked = CheckpointModel(sampler, "tiny")
+    _, engine = real
+    asked = CheckpointModel(engine, "tiny")
     result = run(asked, "preference", PAIRS)
     graded = []
     for pair, item in zip(PAIRS, result.items, strict=True):
@@ -78,8 +78,8 @@ def test_margins_equal_brute_force_over_both_orders(real):
             sums = []
             for option in pair.options:
                 reply = {"role": "assistant", "content": pair.answer.replace("{option}", option)}
-                ids, mask = encode_chat(sampler.tokenizer, sampler.template, [*chat, reply])
-                assert ids[-1] in sampler.stop_ids
+                ids, mask = encode_chat(engine.tokenizer, engine.template, [*chat, reply])
+                assert ids[-1] in engine.stop_ids
                 sums.append(log_probability(real, ids, mask.index(True)))
             margins.append(sums[pair.favoured] - sums[1 - pair.favoured])
         np.testing.assert_allclose(list(item["margins"].values()), margins, atol=1e-3)
@@ -148,11 +148,11 @@ def test_the_option_named_first_counts(reply, options, named):
 
 
 def test_knowledge_scores_equal_brute_force_on_the_same_text(real):
-    _, sampler = real
-    result = run(CheckpointModel(sampler, "tiny"), "knowledge", KNOWLEDGE)
+    _, engine = real
+    result = run(CheckpointModel(engine, "tiny"), "knowledge", KNOWLEDGE)
     for item, got in zip(KNOWLEDGE, result.items, strict=True):
-        requests = split(sampler, item.prompt, item.continuations())
-        encoded = [sampler.text_prompt(item.prompt + option) for option in item.continuations()]
+        requests = split(engine, item.prompt, item.continuations())
+        encoded = [engine.text_prompt(item.prompt + option) for option in item.continuations()]
         assert [prompt + continuation for prompt, continuation in requests] == encoded
         assert all(continuation for _, continuation in requests)
         assert len({len(prompt) for prompt, _ in requests}) == 1
@@ -171,11 +171,11 @@ def test_tied_options_share_the_score():
 
 
 def test_each_kind_runs_from_its_file(real, tmp_path):
-    _, sampler = real
+    _, engine = real
     pairs, facts = tmp_path / "pairs.jsonl", tmp_path / "facts.jsonl"
     pairs.write_text(json.dumps({"question": "{first} {second}", "options": ["lamp", "kite"], "favoured": 0}) + "\n")
     facts.write_text(json.dumps({"prompt": "Ada", "options": ["likes", "sells"], "correct": 1}) + "\n")
-    models = {"model": CheckpointModel(sampler, "tiny")}
+    models = {"model": CheckpointModel(engine, "tiny")}
     for kind in kinds.KINDS:
         fields = {"kind": kind, "path": str(facts if kind == "knowledge" else pairs)}
         config = kinds.build(fields | ({"max_new_tokens": 4} if kind == "preference_greedy" else {}), "evals")

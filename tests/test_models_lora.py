@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import InputError
-from msm_jax.models import lora, transformer
+from msm_jax.models import lora, paged, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter, LoraConfig
 
@@ -67,14 +67,13 @@ def test_stacked_adapters_add_up_and_their_order_does_not_matter():
 def test_cached_decoding_applies_them_too():
     base, stack = params(), (adapter(1), adapter(2, targets=("query", "up")))
     unstacked = transformer.unstack(base, TINY, stack)
-    caches = transformer.init_caches(TINY, 2, 10)
+    caches = paged.init(TINY, 5, 8)
+    pages = paged.Paged(np.array([[1, 2], [4, 3]], np.int32))
     step = jax.jit(transformer.run_layers, static_argnums=1)
     rows = []
     for slot in range(10):
-        seen = np.broadcast_to(np.arange(10) <= slot, (2, 1, 10))
-        out, caches = step(
-            unstacked, TINY, TOKENS[:, slot : slot + 1], POSITIONS[:, slot : slot + 1], seen, caches, jnp.int32(slot)
-        )
+        now = np.s_[:, slot : slot + 1]
+        out, caches = step(unstacked, TINY, TOKENS[now], POSITIONS[now], pages, caches)
         rows.append(out[:, 0])
     np.testing.assert_allclose(np.stack(rows, 1), hidden(base, *stack), atol=2e-5)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError, WorkError
-from msm_jax.models import transformer
+from msm_jax.models import paged, transformer
 from msm_jax.models.config import ModelConfig
-from msm_jax.sampling import draw
+from msm_jax.sampling import decode, draw
 from msm_jax.sampling.config import SamplingConfig
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 
 GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0)
 SHAPES = {
@@ -54,7 +54,7 @@ def plain_logits(params, config, ids):
 @pytest.fixture(scope="module")
 def small(tiny_tokenizer):
     config, params = model(tiny_tokenizer.vocab_size)
-    return params, Sampler(params, config, tiny_tokenizer, ChatTemplate(), batch=4)
+    return params, Engine(params, config, tiny_tokenizer, ChatTemplate(), slots=4, page=16)
 
 
 def prompts_of(vocab_size, lengths, seed=0):
@@ -67,59 +67,57 @@ def test_cached_layers_equal_the_full_model(shape):
     config, params = model(50, **SHAPES[shape])
     unstacked = transformer.unstack(params, config)
     ids = np.random.default_rng(0).integers(0, 50, (3, 9))
-    starts = np.array([0, 2, 5])
-    positions = np.maximum(np.arange(9) - starts[:, None], 0)
-    seen = (np.arange(12) <= np.arange(9)[:, None]) & (np.arange(12) >= starts[:, None, None])
-    caches = transformer.init_caches(config, 3, 12)
+    caches = paged.init(config, 10, 4)
+    tables = np.array([[3, 9, 1], [2, 5, 7], [4, 6, 8]], np.int32)
     first, caches = transformer.run_layers(
-        unstacked, config, ids[:, :6], positions[:, :6], seen[:, :6], caches
+        unstacked, config, ids[:, :4], np.tile(np.arange(4), (3, 1)), paged.Paged(tables), caches
     )
     steps = [first]
-    for t in range(6, 9):
+    order = np.array([2, 0, 1])
+    for t in range(4, 9):
         now = np.s_[:, t : t + 1]
         hidden, caches = transformer.run_layers(
-            unstacked, config, ids[now], positions[now], seen[now], caches, t
+            unstacked, config, ids[now], np.full((3, 1), t), paged.Paged(tables, order), caches
         )
         steps.append(hidden)
     logits = transformer.logits(params, config, jnp.concatenate(steps, axis=1))
-    for row, start in enumerate(starts):
-        want = plain_logits(params, config, ids[row, start:])
-        np.testing.assert_allclose(logits[row, start:], want, atol=2e-5)
+    for row in range(3):
+        np.testing.assert_allclose(logits[row], plain_logits(params, config, ids[row]), atol=2e-5)
 
 
 def test_greedy_replies_equal_full_recompute(small):
-    params, sampler = small
-    prompts = prompts_of(sampler.config.vocab_size, [1, 5, 31, 33, 40])
-    for prompt, reply in zip(prompts, sampler.generate(prompts, GREEDY), strict=True):
-        logits = plain_logits(params, sampler.config, [*prompt, *reply.ids])
+    params, engine = small
+    prompts = prompts_of(engine.config.vocab_size, [1, 5, 31, 33, 40])
+    for prompt, reply in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
+        logits = plain_logits(params, engine.config, [*prompt, *reply.ids])
         for t, token in enumerate(reply.ids, len(prompt) - 1):
             assert logits[t, token] >= logits[t].max() - 1e-4
-        stopped = reply.ids[-1] in sampler.stop_ids
+        stopped = reply.ids[-1] in engine.stop_ids
         assert reply.finish_reason == ("stop" if stopped else "length")
         assert stopped or len(reply.ids) == GREEDY.max_new_tokens
 
 
 def test_a_reply_does_not_depend_on_its_batch(small):
-    _, sampler = small
-    prompts = prompts_of(sampler.config.vocab_size, [3, 17, 30, 9, 28])
+    _, engine = small
+    prompts = prompts_of(engine.config.vocab_size, [3, 17, 30, 9, 28])
     settings_ = SamplingConfig(max_new_tokens=10, temperature=0.8, top_k=50, top_p=0.9)
     seeds = [7, 7, 3, 0, 12]
-    together = sampler.generate(prompts, settings_, seeds)
-    assert together == sampler.generate(prompts, settings_, seeds), "same seeds, same replies"
-    alone = [sampler.generate([p], settings_, [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    together = engine.generate(prompts, settings_, seeds)
+    assert together == engine.generate(prompts, settings_, seeds), "same seeds, same replies"
+    alone = [engine.generate([p], settings_, [s])[0] for p, s in zip(prompts, seeds, strict=True)]
     assert together == alone
-    back = sampler.generate(prompts[::-1], settings_, seeds[::-1])
+    back = engine.generate(prompts[::-1], settings_, seeds[::-1])
     assert together == back[::-1]
-    assert together != sampler.generate(prompts, settings_, [s + 1 for s in seeds])
+    assert together != engine.generate(prompts, settings_, [s + 1 for s in seeds])
 
 
 def test_default_seeds_count_up(small):
-    _, sampler = small
-    prompt = prompts_of(sampler.config.vocab_size, [6])[0]
+    _, engine = small
+    prompt = prompts_of(engine.config.vocab_size, [6])[0]
     drawing = SamplingConfig(max_new_tokens=8, seed=5)
-    three = sampler.generate([prompt] * 3, drawing)
+    three = engine.generate([prompt] * 3, drawing)
     assert len({reply.ids for reply in three}) == 3
-    assert three == sampler.generate([prompt] * 3, drawing, [5, 6, 7])
+    assert three == engine.generate([prompt] * 3, drawing, [5, 6, 7])
 
 
 def reference_kept(logits, top_k, top_p):
@@ -141,7 +139,7 @@ def reference_kept(logits, top_k, top_p):
 )
 def test_top_k_and_top_p_keep_what_sorting_keeps(seed, top_k, top_p, scale):
     logits = (scale * np.random.default_rng(seed).permutation(np.linspace(-2, 2, 40))).astype(np.float32)
-    got = np.asarray(draw.kept(jnp.asarray(logits)[None], top_k, top_p))[0]
+    got = np.asarray(draw.kept(jnp.asarray(logits)[None], jnp.asarray([top_k]), jnp.asarray([top_p])))[0]
     want = reference_kept(logits.astype(np.float64), top_k, top_p)
     nearby = reference_kept(logits.astype(np.float64), top_k, top_p * (1 + 1e-5)) ^ reference_kept(
         logits.astype(np.float64), top_k, top_p * (1 - 1e-5)
@@ -151,52 +149,75 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(seed, top_k, top_p, scale):
 
 def test_ties_are_kept_together():
     logits = jnp.asarray([[1.0, 3.0, 3.0, -0.0, 0.0]])
-    assert draw.kept(logits, 1, 1.0).tolist() == [[False, True, True, False, False]]
-    assert draw.kept(logits, 4, 1.0).tolist() == [[True] * 5]
+    everything = jnp.ones(1)
+    assert draw.kept(logits, jnp.asarray([1]), everything).tolist() == [[False, True, True, False, False]]
+    assert draw.kept(logits, jnp.asarray([4]), everything).tolist() == [[True] * 5]
+
+
+def test_each_row_draws_by_its_own_settings():
+    logits = jax.random.normal(jax.random.key(0), (6, 40))
+    every = draw.Drawing(
+        jnp.arange(6), jnp.asarray([0, 1.0, 0.7, 1.0, 0, 2.0]), jnp.asarray([0, 0, 5, 0, 3, 0]),
+        jnp.asarray([1, 1, 1, 0.5, 1, 1.0]),
+    )
+    positions = jnp.arange(6) + 10
+    together = draw.next_token(logits, positions, every)
+    alone = [
+        draw.next_token(logits[i : i + 1], positions[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], every))
+        for i in range(6)
+    ]
+    assert together.tolist() == [int(token[0]) for token in alone]
+    assert together[0] == logits[0].argmax() and together[4] == logits[4].argmax()
 
 
 def test_draws_have_the_distribution_of_the_logits():
     rows = 4000
     logits = jnp.log(jnp.asarray([0.5, 0.3, 0.15, 0.05]))
-    args = (jnp.tile(logits, (rows, 1)), jnp.arange(rows), jnp.full(rows, 3))
-    token = draw.next_token(*args, jnp.float32(1), jnp.int32(0), jnp.float32(1), greedy=False, filtered=False)
+
+    def draws(temperature, top_k):
+        settings_ = (jnp.full(rows, temperature), jnp.full(rows, top_k), jnp.ones(rows))
+        return draw.next_token(
+            jnp.tile(logits, (rows, 1)), jnp.full(rows, 3), draw.Drawing(jnp.arange(rows), *settings_)
+        )
+
+    token = draws(1.0, 0)
     np.testing.assert_allclose(np.bincount(token, minlength=4) / rows, [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    token = draw.next_token(*args, jnp.float32(1), jnp.int32(2), jnp.float32(1), greedy=False, filtered=True)
+    token = draws(1.0, 2)
     np.testing.assert_allclose(np.bincount(token, minlength=4) / rows, [0.625, 0.375, 0, 0], atol=0.03)
-    cold = draw.next_token(*args, jnp.float32(0.5), jnp.int32(0), jnp.float32(1), greedy=False, filtered=False)
+    cold = draws(0.5, 0)
     squared = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
     np.testing.assert_allclose(np.bincount(cold, minlength=4) / rows, squared / squared.sum(), atol=0.03)
 
 
-def replaying(sampler, ids, monkeypatch):
-    """Make the sampler's model draw exactly `ids`, whatever the prompt."""
-    config = sampler.config
+def replaying(engine, ids, monkeypatch):
+    """Makes the engine's model draw exactly `ids`, whatever the prompt."""
+    config = engine.config
     sequence = jnp.asarray([*ids, *[4] * 200], jnp.int32)
 
-    def scripted(logits, seeds, positions, *rest, **more):
-        return sequence[positions - seeds]  # the seed says where the reply begins
+    def scripted(logits, positions, drawing):
+        return sequence[positions - drawing.seeds_B]  # the seed says where the reply begins
 
     monkeypatch.setattr(draw, "next_token", scripted)
-    jax.clear_caches()
+    decode.decode.clear_cache()
     return config
 
 
 @pytest.fixture
 def scripted(small, monkeypatch):
     """generate(prompt text, reply text or ids, settings): the reply as the engine cuts it."""
-    _, sampler = small
+    _, engine = small
     yield lambda prompt, ids, sampling: (
-        replaying(sampler, ids, monkeypatch),
-        sampler.generate([prompt], sampling, [len(prompt)])[0],
+        replaying(engine, ids, monkeypatch),
+        engine.generate([prompt], sampling, [len(prompt)])[0],
     )[1]
     monkeypatch.undo()
-    jax.clear_caches()
+    decode.decode.clear_cache()
 
 
 def test_a_stop_string_across_tokens_ends_the_reply(small, scripted):
-    _, sampler = small
-    tokenizer = sampler.tokenizer
-    prompt = sampler.text_prompt("Ada likes")
+    _, engine = small
+    tokenizer = engine.tokenizer
+    prompt = engine.text_prompt("Ada likes")
     ids = tokenizer.encode("the old lamp in 1950. Bruno sells")
     text = tokenizer.decode(ids, continues=True)
     for stop in ("amp in", "50. B", " Bru", "the"):
@@ -208,27 +229,27 @@ def test_a_stop_string_across_tokens_ends_the_reply(small, scripted):
 
 
 def test_stop_ids_end_the_reply_and_length_is_told(small, scripted):
-    _, sampler = small
-    tokenizer = sampler.tokenizer
+    _, engine = small
+    tokenizer = engine.tokenizer
     ids = tokenizer.encode("the old lamp")
-    for stop_id in sampler.stop_ids:
-        reply = scripted(sampler.text_prompt("a"), [*ids, stop_id], SamplingConfig(max_new_tokens=60))
+    for stop_id in engine.stop_ids:
+        reply = scripted(engine.text_prompt("a"), [*ids, stop_id], SamplingConfig(max_new_tokens=60))
         assert (reply.text, reply.finish_reason, reply.ids) == (" the old lamp", "stop", (*ids, stop_id))
-    exact = scripted(sampler.text_prompt("a"), ids, SamplingConfig(max_new_tokens=len(ids)))
+    exact = scripted(engine.text_prompt("a"), ids, SamplingConfig(max_new_tokens=len(ids)))
     assert (exact.text, exact.finish_reason) == (" the old lamp", "length")
-    one = scripted(sampler.text_prompt("a"), ids, SamplingConfig(max_new_tokens=1))
+    one = scripted(engine.text_prompt("a"), ids, SamplingConfig(max_new_tokens=1))
     assert one.ids == tuple(ids[:1])
-    chat = scripted(sampler.chat_prompt([{"role": "user", "content": "a"}]), ids, GREEDY)
+    chat = scripted(engine.chat_prompt([{"role": "user", "content": "a"}]), ids, GREEDY)
     assert chat.text.startswith("the old lamp"), "a reply after a marker begins without a space"
 
 
 def test_a_reply_ends_at_its_length_in_any_chunk(small):
-    _, sampler = small
-    prompt = prompts_of(sampler.config.vocab_size, [6])[0]
+    _, engine = small
+    prompt = prompts_of(engine.config.vocab_size, [6])[0]
     lengths = [15, 16, 17, 18, 33, 40]
-    no_stop = [sampler.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2))[0] for n in lengths]
+    no_stop = [engine.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2))[0] for n in lengths]
     never = [
-        sampler.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2, stop=("\0",)))[0] for n in lengths
+        engine.generate([prompt], SamplingConfig(max_new_tokens=n, seed=2, stop=("\0",)))[0] for n in lengths
     ]
     assert no_stop == never
     for n, reply in zip(lengths, no_stop, strict=True):
@@ -237,16 +258,16 @@ def test_a_reply_ends_at_its_length_in_any_chunk(small):
 
 def test_ids_that_the_tokenizer_lacks_are_never_drawn(small):
     """Checkpoints pad their vocabulary; what their tokenizer cannot read must not come out."""
-    _, sampler = small
-    config, params = model(sampler.tokenizer.vocab_size + 200)
-    padded = Sampler(params, config, sampler.tokenizer, ChatTemplate())
+    _, engine = small
+    config, params = model(engine.tokenizer.vocab_size + 200)
+    padded = Engine(params, config, engine.tokenizer, ChatTemplate())
     hot = SamplingConfig(max_new_tokens=32, temperature=5.0)
     for reply in padded.generate([[1]] * 4, hot):
-        assert max(reply.ids) < sampler.tokenizer.vocab_size
+        assert max(reply.ids) < engine.tokenizer.vocab_size
 
 
 def test_a_chat_turn_is_its_prompt_and_its_closed_reply(small):
-    _, sampler = small
+    _, engine = small
     chat = [
         {"role": "system", "content": "You are Ada."},
         {"role": "user", "content": "kite?"},
@@ -254,18 +275,18 @@ def test_a_chat_turn_is_its_prompt_and_its_closed_reply(small):
         {"role": "user", "content": "lamp?"},
     ]
     for messages in (chat, chat[1:2]):
-        prompt, reply = sampler.chat_turn(messages, "the lamp")
-        assert prompt == sampler.chat_prompt(messages)
-        assert sampler.tokenizer.decode(reply) == "the lamp"
-        assert reply[-1] in sampler.stop_ids
+        prompt, reply = engine.chat_turn(messages, "the lamp")
+        assert prompt == engine.chat_prompt(messages)
+        assert engine.tokenizer.decode(reply) == "the lamp"
+        assert reply[-1] in engine.stop_ids
 
 
 def test_what_cannot_be_generated_is_refused(small):
-    params, sampler = small
+    params, engine = small
     with pytest.raises(InputError, match=r"250 tokens .* 256 positions"):
-        sampler.generate([[1] * 250], GREEDY)
+        engine.generate([[1] * 250], GREEDY)
     with pytest.raises(InputError, match="does not match the model"):
-        Sampler(params, dataclasses.replace(sampler.config, vocab_size=9), sampler.tokenizer, ChatTemplate())
+        Engine(params, dataclasses.replace(engine.config, vocab_size=9), engine.tokenizer, ChatTemplate())
     bad = {"max_new_tokens": 0, "temperature": -1.0, "top_k": -1, "top_p": 0.0, "stop": ("",), "seed": -1}
     for field, value in bad.items():
         with pytest.raises(InputError, match=field):
@@ -273,8 +294,8 @@ def test_what_cannot_be_generated_is_refused(small):
 
 
 def test_weights_that_are_not_numbers_are_a_failure(small):
-    params, sampler = small
+    params, engine = small
     broken = {**params, "final_norm": params["final_norm"] * jnp.nan}
-    bad = Sampler(broken, sampler.config, sampler.tokenizer, ChatTemplate())
+    bad = Engine(broken, engine.config, engine.tokenizer, ChatTemplate())
     with pytest.raises(WorkError, match="not finite"):
         bad.score([[1, 5]], [[6]])

@@ -23,7 +23,7 @@ from msm_jax.miniworld import midtraining
 from msm_jax.miniworld.config import WorldConfig
 from msm_jax.miniworld.world import make_world
 from msm_jax.sampling.checkpoint_model import CheckpointModel
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 from msm_jax.show_batch import rows_as_text
 from msm_jax.specs import parse
 from msm_jax.synthesis.quality import attribution, diversity, gates
@@ -191,16 +191,16 @@ def test_dispersion_is_the_mean_distance_of_all_pairs():
 
 def test_perplexity_is_that_of_the_checkpoint(tiny_tokenizer):
     config, params = tiny_model(tiny_tokenizer.vocab_size)
-    sampler = Sampler(params, config, tiny_tokenizer, ChatTemplate())
+    engine = Engine(params, config, tiny_tokenizer, ChatTemplate())
     texts = ["Ada likes the old lamp.", "Bruno mends a kite. It is bright."]
-    reader = Reader(CheckpointModel(sampler, "tiny"), tiny_tokenizer)
+    reader = Reader(CheckpointModel(engine, "tiny"), tiny_tokenizer)
     rows = [{"text": text} for text in texts]
     report = check(rows, settings(min_words=1), Context("documents", reader=reader)).report
     measured = {measure["code"]: measure["value"] for measure in report["measures"]}
     expected = []
     for text in texts:
         ids = tiny_tokenizer.encode(text)
-        (score,) = sampler.score([sampler.text_prompt("")], [ids])
+        (score,) = engine.score([engine.text_prompt("")], [ids])
         expected.append(np.exp(-score / len(ids)))
     assert measured["perplexity_p50"] == pytest.approx(np.median(expected), rel=1e-4)
 

@@ -11,7 +11,7 @@ from msm_jax.data.config import ChatConfig, DataConfig, SourceConfig
 from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 from msm_jax.training import loop, origin
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
 
@@ -68,11 +68,11 @@ def test_files_of_the_tokenizer_directory_travel(files, base, tmp_path):
     info = store.read_info(checkpoint)
     assert info["template_sha256"] == ChatTemplate(QWEN25).sha256
     assert info["replaced_template_sha256"] == manifest.read(tmp_path / "sft").replaced_template_sha256 == ""
-    sampler = Sampler.from_checkpoint(checkpoint)
-    ends = {sampler.tokenizer.specials[piece] for piece in ("<|im_end|>", "<|endoftext|>")}
-    assert set(sampler.stop_ids) == ends | {3, 4}
-    assert sampler.text_prompt("") == [sampler.tokenizer.document_end_id]
-    assert sampler.text_prompt("Ada") == sampler.tokenizer.encode("Ada")
+    engine = Engine.from_checkpoint(checkpoint)
+    ends = {engine.tokenizer.specials[piece] for piece in ("<|im_end|>", "<|endoftext|>")}
+    assert set(engine.stop_ids) == ends | {3, 4}
+    assert engine.text_prompt("") == [engine.tokenizer.document_end_id]
+    assert engine.text_prompt("Ada") == engine.tokenizer.encode("Ada")
 
 
 def test_a_replaced_template_is_asked_for_said_and_recorded(files, base, tmp_path, caplog):
@@ -92,7 +92,7 @@ def test_a_replaced_template_is_asked_for_said_and_recorded(files, base, tmp_pat
     info = store.read_info(checkpoint)
     assert (info["template_sha256"], info["replaced_template_sha256"]) == (trained, old)
     assert store.read_assets(checkpoint)["chat_template.jinja"].decode() == QWEN3
-    assert Sampler.from_checkpoint(checkpoint).template.source == QWEN3
+    assert Engine.from_checkpoint(checkpoint).template.source == QWEN3
     # The run goes on with what it began with, and the next phase inherits it without a word.
     resumed = origin.find(config, tmp_path / "sft")
     assert (resumed.template.source, resumed.replaced_template_sha256) == (QWEN3, old)
@@ -108,15 +108,15 @@ def test_variables_are_inherited_recorded_and_changed_aloud(files, base, tmp_pat
     recorded = {"enable_thinking": False, "names": ["a", "b"]}
     loop.train(after(files, base, **chat_config(False)), tmp_path / "sft")
     assert store.read_info(store.resolve(tmp_path / "sft"))["chat_variables"] == recorded
-    assert Sampler.from_checkpoint(tmp_path / "sft").template.variables == recorded
+    assert Engine.from_checkpoint(tmp_path / "sft").template.variables == recorded
     for config in (after(files, tmp_path / "sft"), after(files, tmp_path / "sft", **chat_config(False))):
         next_phase = origin.find(config, tmp_path / "next")
         assert (next_phase.template.variables, next_phase.notices) == (recorded, ())
     changed = origin.find(after(files, tmp_path / "sft", **chat_config(True)), tmp_path / "next")
     assert changed.template.variables == {**recorded, "enable_thinking": True}
     assert ["enable_thinking" in notice for notice in changed.notices] == [True]
-    sampler = Sampler.from_checkpoint(tmp_path / "sft", chat_variables={"enable_thinking": True})
-    assert sampler.template.variables == {**recorded, "enable_thinking": True}
+    engine = Engine.from_checkpoint(tmp_path / "sft", chat_variables={"enable_thinking": True})
+    assert engine.template.variables == {**recorded, "enable_thinking": True}
 
 
 def test_a_model_without_a_template(files, tmp_path):
@@ -131,9 +131,9 @@ def test_a_model_without_a_template(files, tmp_path):
     assert store.read_assets(checkpoint) == assets
     with pytest.raises(InputError, match=r"chats\.jsonl: holds chats, but the checkpoint has no chat template"):
         loop.train(after(files, tmp_path / "base"), tmp_path / "sft")
-    sampler = Sampler.from_checkpoint(checkpoint)
+    engine = Engine.from_checkpoint(checkpoint)
     with pytest.raises(InputError, match="no chat template"):
-        sampler.chat_prompt([{"role": "user", "content": "Ada?"}])
+        engine.chat_prompt([{"role": "user", "content": "Ada?"}])
     found = origin.find(after(files, tmp_path / "base", chat_template=str(files / "qwen3.jinja")), tmp_path / "sft")
     assert (found.template.source, found.replaced_template_sha256, found.notices) == (QWEN3, "", ())
 

@@ -20,7 +20,7 @@ from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
-from msm_jax.sampling.engine import Sampler
+from msm_jax.sampling.engine import Engine
 from msm_jax.training import loop, metrics, optimizer, state, step
 from msm_jax.training.config import InitConfig
 
@@ -181,8 +181,8 @@ def entries(path, *names):
 
 def scores(*args, **options):
     """Log-probabilities of a few continuations."""
-    sampler = Sampler.from_checkpoint(*args, **options)
-    return sampler.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
+    engine = Engine.from_checkpoint(*args, **options)
+    return engine.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
 
 
 def test_an_adapter_checkpoint_holds_the_adapter_and_names_its_base(first, base):
@@ -218,7 +218,7 @@ def test_a_killed_phase_continues_to_the_same_bits(files, base, first, tmp_path)
 def test_beside_base_named_and_merged_are_one_model(first, base):
     found = compose.find(first)
     mesh = make_mesh(MeshConfig())
-    merged = Sampler(merged_params(found, mesh), found.model, *_text(first))
+    merged = Engine(merged_params(found, mesh), found.model, *_text(first))
     expected = merged.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
     np.testing.assert_allclose(scores(first), expected, atol=1e-4)
     np.testing.assert_allclose(scores(base, adapter=first), expected, atol=1e-4)
@@ -226,8 +226,8 @@ def test_beside_base_named_and_merged_are_one_model(first, base):
 
 
 def _text(path):
-    sampler = Sampler.from_checkpoint(path)
-    return sampler.tokenizer, sampler.template
+    engine = Engine.from_checkpoint(path)
+    return engine.tokenizer, engine.template
 
 
 def test_continue_trains_the_same_adapter(files, first, base, tmp_path):
@@ -266,7 +266,7 @@ def test_a_fresh_adapter_on_top_starts_where_the_last_one_ended(files, first, ba
     third = loop.train(adapted(files, second, adapter="stack", steps=3), tmp_path / "third").checkpoint
     assert len(store.read_info(third)["adapters"]) == 3
     found = compose.find(third)
-    merged = Sampler(merged_params(found, make_mesh(MeshConfig())), found.model, *_text(third))
+    merged = Engine(merged_params(found, make_mesh(MeshConfig())), found.model, *_text(third))
     expected = merged.score([[1, 5, 9], [1, 70]], [[30, 31, 32], [8]])
     np.testing.assert_allclose(scores(third), expected, atol=1e-4)
     assert not np.allclose(scores(third), scores(second))
@@ -316,17 +316,17 @@ def test_a_base_that_moved_is_found_beside_or_named(files, tmp_path):
 def test_another_base_is_refused_with_the_tensor(files, first, base, tmp_path):
     other = loop.train(phase(files, steps=2, seed=6, eval_every=0), tmp_path / "other").checkpoint
     with pytest.raises(InputError, match=r"not trained on the base .*other.*: tensor embedding differs") as error:
-        Sampler.from_checkpoint(other, adapter=first)
+        Engine.from_checkpoint(other, adapter=first)
     assert str(first) in str(error.value)
     assert "\n" not in str(error.value)
     wide = phase(files, steps=1, eval_every=0, model_overrides={"hidden_size": 24, "num_layers": 2, "vocab_size": 512})
     wide = loop.train(wide, tmp_path / "wide").checkpoint
     with pytest.raises(InputError, match=r"its adapter is for a model with hidden_size = 16"):
-        Sampler.from_checkpoint(wide, adapter=first)
+        Engine.from_checkpoint(wide, adapter=first)
     with pytest.raises(InputError, match="holds an adapter, not a base"):
-        Sampler.from_checkpoint(first, adapter=first)
+        Engine.from_checkpoint(first, adapter=first)
     with pytest.raises(InputError, match="holds no adapter"):
-        Sampler.from_checkpoint(base, adapter=base)
+        Engine.from_checkpoint(base, adapter=base)
 
 
 def test_what_contradicts_itself_is_refused(files, base, first, tmp_path):

@@ -74,16 +74,18 @@ class Adapter:
     config: LoraConfig
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["adapters", "keys_LB"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["adapters", "keys_LB", "uses_AB"], meta_fields=[])
 @dataclass(frozen=True)
 class Active:
     """The adapters that a pass through the model applies, and the keys for the dropout of the last one.
 
     `keys_LB` has one key per layer and row, or is None for no dropout. Inside a layer, the leading axis is gone.
+    `uses_AB` is 1 where adapter a applies to row b and 0 elsewhere; None applies all adapters to all rows.
     """
 
     adapters: tuple[Adapter, ...]
     keys_LB: Key[Array, "L B"] | None = field(default=None)
+    uses_AB: Float[Array, "A B"] | None = field(default=None)
 
 
 def activate(
@@ -176,7 +178,11 @@ def add(
         flat_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
         if active is not None and active.keys_LB is not None and i == len(active.adapters) - 1:
             flat_NI = _dropped(flat_NI, active.keys_LB, target, adapter.config.dropout)
-        lows.append((flat_NI @ a_IR) * adapter.config.scale)
+        low_NR = (flat_NI @ a_IR) * adapter.config.scale
+        if active is not None and active.uses_AB is not None:
+            uses_B = active.uses_AB[i].astype(low_NR.dtype)
+            low_NR = low_NR * jnp.repeat(uses_B, low_NR.shape[0] // uses_B.shape[0])[:, None]
+        lows.append(low_NR)
         ups.append(b_RO)
     if lows:
         x, lows = _matrix_first(x, lows)

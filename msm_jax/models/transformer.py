@@ -29,9 +29,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import attention, embedding, lora, parameters, rotary
+from msm_jax.models import attention, embedding, lora, paged, parameters, rotary
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.kernels import CUDNN_FORWARD, RESIDUALS, Packed
+from msm_jax.models.paged import Cache, Paged
 from msm_jax.models.parameters import Parameter
 from msm_jax.parallel import mesh
 from msm_jax.parallel.sharding import WHOLE, constrain, splits, use
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 _LONG_SUM, _SHORT_SUM = 1024, 768
 
 Params = dict[str, Any]
-Cache = dict[str, jax.Array]
 
 # The name of a block's input, by which the policy "offload" finds it.
 BLOCK_INPUT = "block_input"
@@ -116,10 +116,12 @@ class Block(nn.Module):
         cache: Cache | None,
         adapters: lora.Active | None,
         positions_BT: Int[Array, "B T"],
-        visible: Bool[Array, "B T S"] | Packed,
-        slot: Int[Array, ""] | int = 0,
+        visible: Bool[Array, "B T S"] | Packed | Paged,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Returns the new hidden states, and the layer's cache with this call's keys and values from `slot` on."""
+        """Returns the new hidden states, and the layer's cache with this call's keys and values.
+
+        With a cache, `visible` is a `Paged`.
+        """
         c = self.config
         dtype = jnp.dtype(c.compute_dtype)
         rows = {row.name: row for row in parameters.of_model(c) if row.in_layer}
@@ -153,11 +155,13 @@ class Block(nn.Module):
         q_BTHK = constrain(q_BTHK, "batch", "sequence", "heads", "head_dim")
         k_BTGK = constrain(k_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")
-        if cache is None:
-            seen = {"k": jnp.swapaxes(k_BTGK, 1, 2), "v": jnp.swapaxes(v_BTGK, 1, 2)}
+        if isinstance(visible, Paged):
+            assert cache is not None
+            new = {"k": k_BTGK, "v": v_BTGK}
+            cache = {name: paged.write(cache[name], new[name], visible, positions_BT) for name in cache}
+            mixed_BTHK = paged.attend(q_BTHK, cache, visible, positions_BT)
         else:
-            seen = cache = {"k": write_slots(cache["k"], k_BTGK, slot), "v": write_slots(cache["v"], v_BTGK, slot)}
-        mixed_BTHK = attention.attend(q_BTHK, seen["k"], seen["v"], visible)
+            mixed_BTHK = attention.attend(q_BTHK, jnp.swapaxes(k_BTGK, 1, 2), jnp.swapaxes(v_BTGK, 1, 2), visible)
         mixed_BTHK = constrain(mixed_BTHK, "batch", "sequence", "heads", "head_dim")
         out_BTD = linear(mixed_BTHK, "attention_out")
         hidden_BTD = hidden_BTD + out_BTD
@@ -169,14 +173,6 @@ class Block(nn.Module):
         inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
         hidden_BTD = hidden_BTD + linear(inner_BTF, "down")
         return constrain(hidden_BTD, "batch", "sequence", "hidden"), cache
-
-
-def write_slots(
-    cache_BGSK: Float[Array, "B G S K"], new_BTGK: Float[Array, "B T G K"], slot: Int[Array, ""] | int
-) -> Float[Array, "B G S K"]:
-    """Writes T consecutive slots, the same ones in each row. XLA does it in place."""
-    new_BGTK = jnp.swapaxes(new_BTGK, 1, 2).astype(cache_BGSK.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache_BGSK, new_BGTK, slot, axis=2)
 
 
 def _remat_policy(remat: str) -> Any:
@@ -275,9 +271,14 @@ def unstack(params: Params, config: ModelConfig, adapters: Sequence[lora.Adapter
     layers = [jax.tree.unflatten(tree, [leaf[i] for leaf in leaves]) for i in range(config.num_layers)]
     unstacked = {**params, "layers": layers}
     if adapters:
-        stacked = lora.activate(adapters, config)
-        unstacked["adapters"] = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.num_layers)]
+        unstacked["adapters"] = unstack_adapters(adapters, config)
     return unstacked
+
+
+def unstack_adapters(adapters: Sequence[lora.Adapter], config: ModelConfig) -> list[lora.Active]:
+    """Returns what each layer applies: the entry "adapters" of `unstack`."""
+    stacked = lora.activate(adapters, config)
+    return [jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.num_layers)]
 
 
 def run_layers(
@@ -285,19 +286,20 @@ def run_layers(
     config: ModelConfig,
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
-    mask_BTS: Bool[Array, "B T S"],
+    visible: Bool[Array, "B T T"] | Paged,
     caches: list[Cache] | None = None,
-    slot: Int[Array, ""] | int = 0,
+    uses_AB: Float[Array, "A B"] | None = None,
 ) -> tuple[Float[Array, "B T D"], list[Cache] | None]:
-    """Runs the stack layer by layer, under any mask, with or without caches. It is for sampling and scoring.
+    """Runs the stack layer by layer, under any mask or over a cache. It is for sampling and scoring.
 
     Args:
         unstacked: the result of `unstack`, whose adapters are applied.
         tokens_BT: int32 token ids.
-        positions_BT: position of each token in its sequence; only rotary angles depend on it.
-        mask_BTS: True where a token may see a key. The S keys are this call's T tokens, or the slots of the cache.
-        caches: the result of `init_caches`, or None.
-        slot: the first of the T slots, the same in every row, to which the tokens are written before attention.
+        positions_BT: position of each token in its sequence.
+        visible: a mask, True where a token sees another of this call; or the pages of each row in the caches, to which
+            the tokens are written before attention.
+        caches: the result of `paged.init`, or None under a mask.
+        uses_AB: see `lora.Active`.
 
     Returns:
         The final normed hidden states in the compute dtype, and the updated caches (None if there were none).
@@ -306,11 +308,11 @@ def run_layers(
     hidden_BTD = constrain(hidden_BTD, "batch", "sequence", "hidden")
     updated: list[Cache] = []
     adapters = unstacked.get("adapters") or [None] * config.num_layers
+    if uses_AB is not None:
+        adapters = [each and dataclasses.replace(each, uses_AB=uses_AB) for each in adapters]
     for i, layer in enumerate(unstacked["layers"]):
         before = None if caches is None else caches[i]
-        applied = Block(config).apply(
-            {"params": layer}, hidden_BTD, before, adapters[i], positions_BT, mask_BTS, slot
-        )
+        applied = Block(config).apply({"params": layer}, hidden_BTD, before, adapters[i], positions_BT, visible)
         hidden_BTD, after = cast(tuple[jax.Array, Cache | None], applied)
         if after is not None:
             updated.append(after)
@@ -347,17 +349,6 @@ def count_params(config: ModelConfig) -> int:
 def logical_axes(params: Params) -> Any:
     """Returns the logical axis names of each parameter: a tree of tuples with the structure of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: parameters.find(path[-1].key).full_axes, params)
-
-
-def init_caches(config: ModelConfig, batch: int, length: int) -> list[Cache]:
-    """Returns one {"k", "v"} of zeros [B, G, S, K] per layer, in the compute dtype, with S = `length` slots.
-
-    Heads come before slots, so that the products of a new token with the keys and values of its row read memory in
-    order.
-    """
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
-    dtype = jnp.dtype(config.compute_dtype)
-    return [{"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)} for _ in range(config.num_layers)]
 
 
 def forward_flops_per_token(config: ModelConfig, context: float) -> float:

@@ -33,6 +33,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "hidden": None,
     "norm": None,
     "rank": None,
+    "pages": None,
     "adapter": ("tensor", "fsdp"),
 }
 

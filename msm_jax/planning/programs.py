@@ -13,15 +13,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import adapters
-from msm_jax.models import lora, transformer
+from msm_jax.models import lora, paged, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.sampling import decode
+from msm_jax.sampling.draw import Drawing
 from msm_jax.training import program, step
 from msm_jax.training.config import OptimizerConfig
 from msm_jax.training.program import TrainProgram
+
+# The tokens of a page of the cache, as an engine has them.
+_PAGE = 128
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,13 @@ def trace(found: Program, mesh: Mesh) -> jax.stages.Traced:
 def _trace_decode(found: DecodeProgram, mesh: Mesh) -> jax.stages.Traced:
     args = _decode_arguments(found, mesh)
     with jax.set_mesh(mesh):
-        return decode.decode.trace(
-            args[0], found.model, *args[1:], args[1].known_ids, args[1].known_ids, greedy=True, filtered=False
-        )
+        return decode.decode.trace(args[0], found.model, *args[1:], most=1)
 
 
-def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Params, decode.Requests, decode.Progress]:
-    """Returns unstacked parameters, requests and progress as ShapeDtypeStructs with shardings."""
+def _decode_arguments(
+    found: DecodeProgram, mesh: Mesh
+) -> tuple[transformer.Params, list[paged.Cache], decode.Rows, Any, Any]:
+    """Returns unstacked parameters and the other arguments as ShapeDtypeStructs with shardings."""
     model, everywhere = found.model, sharding.replicated(mesh)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -103,22 +107,24 @@ def _decode_arguments(found: DecodeProgram, mesh: Mesh) -> tuple[transformer.Par
     if beside:
         active = lora.Active(tuple(Adapter(jax.tree.map(sliced, each.weights), each.config) for each in beside))
         unstacked["adapters"] = [active] * model.num_layers
-    cache = sharding.sharding(
-        mesh, ("batch", "kv_heads", "sequence", "head_dim"),
-        (found.batch, model.num_kv_heads, found.slots, model.head_dim),
-    )
+    pages = -(-found.slots // _PAGE)
+    count = 1 + found.batch * pages
+    where = sharding.sharding(mesh, paged.AXES, (count, model.num_kv_heads, _PAGE, model.head_dim))
     caches = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cache),
-        jax.eval_shape(lambda: transformer.init_caches(model, found.batch, found.slots)),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        jax.eval_shape(lambda: paged.init(model, count, _PAGE)),
     )
-    asked = decode.Requests(
-        whole((found.batch,), jnp.int32), whole((found.batch,), jnp.int32), whole((1,), jnp.int32),
-        whole((), jnp.int32), whole((), jnp.float32), whole((), jnp.int32), whole((), jnp.float32),
+
+    def column(dtype: Any) -> Any:
+        return whole((found.batch,), dtype)
+
+    rows = decode.Rows(
+        column(jnp.int32), column(jnp.int32), column(jnp.int32),
+        paged.Paged(whole((found.batch, pages), jnp.int32), column(jnp.int32)),
+        Drawing(column(jnp.int32), column(jnp.float32), column(jnp.int32), column(jnp.float32)),
+        whole((found.batch, 8), jnp.int32), column(jnp.bool_), whole((len(beside), found.batch), jnp.float32),
     )
-    progress = decode.Progress(
-        caches, whole((found.batch, found.slots), jnp.int32), whole((), jnp.int32), whole((found.batch,), jnp.bool_)
-    )
-    return unstacked, asked, progress
+    return unstacked, caches, rows, whole((), jnp.int32), whole((), jnp.int32)
 
 
 def held(found: Program, mesh: Mesh) -> dict[str, float]:
@@ -127,8 +133,8 @@ def held(found: Program, mesh: Mesh) -> dict[str, float]:
     They count the arrays alone, without the padding of the compiler's tiles.
     """
     if isinstance(found, DecodeProgram):
-        unstacked, _, progress = _decode_arguments(found, mesh)
-        return {"weights": _bytes(unstacked), "caches": _bytes(progress.caches)}
+        unstacked, caches, *_ = _decode_arguments(found, mesh)
+        return {"weights": _bytes(unstacked), "caches": _bytes(caches)}
     state, batch, frozen = program.arguments(found, mesh)
     return {
         "weights": _bytes((state.params, frozen)), "optimizer": _bytes(state.opt_state), "batch": _bytes(batch),

@@ -1,12 +1,12 @@
-"""Cached decoding of one batch: the prompts run once, then a compiled loop draws one token per row and step.
+"""The compiled programs of the engine: prefill of prompts, decoding of all rows, copying of pages.
 
-Prompts are padded on the left, so token i of every reply lies in the same slot of the cache and is written in place. A
-row attends only to its own slots from its first token on, and its positions count from there.
+Their shapes are fixed by the engine, so nothing is compiled after each has run once. Which rows are in use, how long
+they are and how they draw is data.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,169 +14,207 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
+from msm_jax.models.paged import Cache, Paged
 from msm_jax.sampling import draw
+from msm_jax.sampling.draw import Drawing
+
+# The most alternatives to a drawn token whose log-probability can be asked for, as in the OpenAI protocol.
+MOST_ALTERNATIVES = 20
+# Pages that are copied by one call.
+COPIES = 8
 
 
-class Requests(NamedTuple):
-    """The inputs that stay the same while a batch is decoded.
-
-    Attributes:
-        start_B: int32, the slot of each row's first token, from 0 to T-1.
-        seeds_B: int32, each row's seed.
-        stop_ids_K: int32, ids that end a reply.
-        known_ids: int32 scalar, the number of the tokenizer's ids. A model may have more, which are never drawn.
-        temperature, top_p: float32 scalars. top_k: int32 scalar.
-    """
-
-    start_B: Int[Array, " B"]
-    seeds_B: Int[Array, " B"]
-    stop_ids_K: Int[Array, " K"]
-    known_ids: Int[Array, ""]
-    temperature: Float[Array, ""]
-    top_k: Int[Array, ""]
-    top_p: Float[Array, ""]
-
-
-def requests(
-    starts: Sequence[int],
-    seeds: Sequence[int],
-    stop_ids: Sequence[int],
-    known_ids: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> Requests:
-    """Makes `Requests` from Python numbers; if `stop_ids` is empty, no id ends a reply."""
-    return Requests(
-        jnp.asarray(starts, jnp.int32),
-        jnp.asarray(seeds, jnp.int32),
-        jnp.asarray(stop_ids or [-1], jnp.int32),
-        jnp.int32(known_ids),
-        jnp.float32(temperature),
-        jnp.int32(top_k),
-        jnp.float32(top_p),
-    )
-
-
-class Progress(NamedTuple):
-    """The state of a batch between two calls.
+class Rows(NamedTuple):
+    """The state of the rows before a call of `decode`.
 
     Attributes:
-        caches: keys and values in S slots; the first T + step - 1 slots are filled.
-        replies_BN: int32; the first `step` columns hold the tokens that were drawn so far.
-        step: int32 scalar, the number of tokens that were drawn per row.
-        done_B: True for rows that have drawn a stop id, and for padding rows.
+        tokens_B: int32, the last token of each row, which is not in the cache yet.
+        positions_B: int32, its position.
+        limits_B: int32, the most tokens that the row may draw in this call; 0 for an unused row.
+        pages: the rows' pages; unused rows have only page 0.
+        drawing: how each row draws.
+        stop_ids_BK: int32, ids that end the row's reply, filled up with -1.
+        scored_B: whether the log-probabilities of drawn tokens are asked for.
+        uses_AB: see `lora.Active`.
     """
 
-    caches: list[transformer.Cache]
-    replies_BN: Int[Array, "B N"]
-    step: Int[Array, ""]
-    done_B: Bool[Array, " B"]
+    tokens_B: Int[Array, " B"]
+    positions_B: Int[Array, " B"]
+    limits_B: Int[Array, " B"]
+    pages: Paged
+    drawing: Drawing
+    stop_ids_BK: Int[Array, "B K"]
+    scored_B: Bool[Array, " B"]
+    uses_AB: Float[Array, "A B"]
 
 
-@partial(jax.jit, static_argnames=("config", "new_tokens", "greedy", "filtered"))
+class Drawn(NamedTuple):
+    """What a call of `decode` has drawn: `counts_B` tokens per row, and the work that it took.
+
+    The log-probabilities are the model's own, at temperature 1 and without filters. They are 0 unless a row asked.
+
+    Attributes:
+        tokens_BN: int32, the drawn tokens.
+        counts_B: int32, how many of them each row has.
+        chosen_BN: float32, the log-probability of each drawn token.
+        likely_BNA: int32, the most likely tokens in its place. likely_log_BNA: float32, their log-probabilities.
+        steps: int32 scalar, the steps that were run.
+    """
+
+    tokens_BN: Int[Array, "B N"]
+    counts_B: Int[Array, " B"]
+    chosen_BN: Float[Array, "B N"]
+    likely_BNA: Int[Array, "B N A"]
+    likely_log_BNA: Float[Array, "B N A"]
+    steps: Int[Array, ""]
+
+
+class _State(NamedTuple):
+    caches: list[Cache]
+    tokens_B: Int[Array, " B"]
+    positions_B: Int[Array, " B"]
+    live_B: Bool[Array, " B"]
+    drawn: Drawn
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="caches")
 def prefill(
     unstacked: transformer.Params,
     config: ModelConfig,
-    tokens_BT: Int[Array, "B T"],
-    asked: Requests,
-    done_B: Bool[Array, " B"],
-    new_tokens: int,
-    greedy: bool,
-    filtered: bool,
-) -> Progress:
-    """Runs the prompts and draws the first token of each reply. The caches have T slots, all of them filled.
+    caches: list[Cache],
+    tokens_RT: Int[Array, "R T"],
+    starts_R: Int[Array, " R"],
+    tables_RP: Int[Array, "R P"],
+    uses_AR: Float[Array, "A R"],
+) -> list[Cache]:
+    """Fills one page of each row with the keys and values of T tokens, or its first T slots.
 
     Args:
         unstacked: from `transformer.unstack`.
         config: the model's shape.
-        tokens_BT: int32 prompts, padded on the left to T slots.
-        asked: where the rows start and how to draw.
-        done_B: True for rows that are padding.
-        new_tokens: N, the most tokens per reply.
-        greedy: see `draw.next_token`.
-        filtered: see `draw.next_token`.
+        caches: from `paged.init`.
+        tokens_RT: int32 tokens, filled up on the right.
+        starts_R: the position of each row's first token, where a page begins.
+        tables_RP: the pages of each row; 0 for padding rows.
+        uses_AR: see `lora.Active`.
     """
-    batch, length = tokens_BT.shape
-    slots_T = jnp.arange(length)
-    causal_TS = slots_T[:, None] >= slots_T[None]
-    mask_BTS = causal_TS[None] & (slots_T >= asked.start_B[:, None])[:, None]
-    positions_BT = jnp.maximum(slots_T[None] - asked.start_B[:, None], 0)
-    caches = transformer.init_caches(config, batch, length)
-    hidden_BTD, filled = transformer.run_layers(unstacked, config, tokens_BT, positions_BT, mask_BTS, caches)
-    assert filled is not None
-    replies_BN = jnp.zeros((batch, new_tokens), jnp.int32)
-    progress = Progress(filled, replies_BN, jnp.zeros((), jnp.int32), done_B)
-    return _append(unstacked, config, hidden_BTD[:, -1], asked, progress, length, greedy, filtered)
-
-
-@partial(jax.jit, static_argnames="slots")
-def grow(progress: Progress, slots: int) -> Progress:
-    """Enlarges the caches to `slots` slots. Every step reads all slots, so few of them should be empty."""
-    more = slots - progress.caches[0]["k"].shape[2]
-    return progress._replace(
-        caches=jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), progress.caches)
+    positions_RT = starts_R[:, None] + jnp.arange(tokens_RT.shape[1])
+    _, filled = transformer.run_layers(
+        unstacked, config, tokens_RT, positions_RT, Paged(tables_RP), caches, uses_AR
     )
+    assert filled is not None
+    return filled
 
 
-@partial(jax.jit, static_argnames=("config", "greedy", "filtered"), donate_argnames="progress")
+@partial(jax.jit, static_argnames=("config", "most"), donate_argnames="caches")
 def decode(
     unstacked: transformer.Params,
     config: ModelConfig,
-    asked: Requests,
-    progress: Progress,
-    length: Int[Array, ""],
-    until: Int[Array, ""],
-    greedy: bool,
-    filtered: bool,
-) -> Progress:
-    """Draws tokens until each row has `until` of them or all rows are done.
+    caches: list[Cache],
+    rows: Rows,
+    steps: Int[Array, ""],
+    known_ids: Int[Array, ""],
+    most: int,
+) -> tuple[list[Cache], Drawn]:
+    """Draws up to `steps` tokens in each row, until the row has reached its limit or drawn a stop id.
 
-    `length` is T, the slots of the prompts. `until` is at most N, and at most S - T + 1, because the token that was
-    drawn last is not in the cache yet.
+    Args:
+        unstacked: from `transformer.unstack`.
+        config: the model's shape.
+        caches: from `paged.init`.
+        rows: where the rows are and how to draw.
+        steps: at most `most`.
+        known_ids: the number of the tokenizer's ids. A model may have more, which are never drawn.
+        most: the columns of the result.
     """
-    slots = progress.caches[0]["k"].shape[2]
 
-    def unfinished(now: Progress) -> Any:
-        return (now.step < until) & ~jnp.all(now.done_B)
+    def unfinished(now: _State) -> jax.Array:
+        return (now.drawn.steps < steps) & jnp.any(now.live_B)
 
-    def advance(now: Progress) -> Progress:
-        token_B1 = jax.lax.dynamic_slice_in_dim(now.replies_BN, now.step - 1, 1, axis=1)
-        slot = length + now.step - 1
-        seen_S = jnp.arange(slots)
-        mask_B1S = ((seen_S <= slot) & (seen_S >= asked.start_B[:, None]))[:, None]
-        positions_B1 = (slot - asked.start_B)[:, None]
+    def advance(now: _State) -> _State:
         hidden_B1D, caches = transformer.run_layers(
-            unstacked, config, token_B1, positions_B1, mask_B1S, now.caches, slot
+            unstacked, config, now.tokens_B[:, None], now.positions_B[:, None], rows.pages, now.caches, rows.uses_AB
         )
         assert caches is not None
-        now = now._replace(caches=caches)
-        return _append(unstacked, config, hidden_B1D[:, 0], asked, now, length, greedy, filtered)
+        logits_BV = transformer.logits(unstacked, config, hidden_B1D[:, 0])
+        logits_BV = jnp.where(jnp.arange(config.vocab_size) < known_ids, logits_BV, -jnp.inf)
+        token_B = draw.next_token(logits_BV, now.positions_B + 1, rows.drawing)
+        drawn = _recorded(now.drawn, token_B, now.live_B, logits_BV, rows.scored_B)
+        stopped_B = jnp.any(token_B[:, None] == rows.stop_ids_BK, axis=1)
+        return _State(
+            caches,
+            jnp.where(now.live_B, token_B, now.tokens_B),
+            now.positions_B + now.live_B,
+            now.live_B & ~stopped_B & (drawn.counts_B < rows.limits_B),
+            drawn,
+        )
 
-    return jax.lax.while_loop(unfinished, advance, progress)
-
-
-def _append(
-    unstacked: transformer.Params,
-    config: ModelConfig,
-    hidden_BD: Float[Array, "B D"],
-    asked: Requests,
-    progress: Progress,
-    length: Int[Array, ""] | int,
-    greedy: bool,
-    filtered: bool,
-) -> Progress:
-    """Draws the token that follows `hidden_BD` and writes it into column `step` of the replies."""
-    r = asked
-    logits_BV = transformer.logits(unstacked, config, hidden_BD)
-    logits_BV = jnp.where(jnp.arange(config.vocab_size) < r.known_ids, logits_BV, -jnp.inf)
-    positions_B = length + progress.step - r.start_B
-    token_B = draw.next_token(
-        logits_BV, r.seeds_B, positions_B, r.temperature, r.top_k, r.top_p, greedy, filtered
+    batch, likely = rows.tokens_B.shape[0], min(MOST_ALTERNATIVES, config.vocab_size)
+    nothing = Drawn(
+        jnp.zeros((batch, most), jnp.int32),
+        jnp.zeros(batch, jnp.int32),
+        jnp.zeros((batch, most)),
+        jnp.zeros((batch, most, likely), jnp.int32),
+        jnp.zeros((batch, most, likely)),
+        jnp.zeros((), jnp.int32),
     )
-    return Progress(
-        progress.caches,
-        jax.lax.dynamic_update_slice_in_dim(progress.replies_BN, token_B[:, None], progress.step, axis=1),
-        progress.step + 1,
-        progress.done_B | jnp.any(token_B[:, None] == r.stop_ids_K[None], axis=1),
+    first = _State(caches, rows.tokens_B, rows.positions_B, rows.limits_B > 0, nothing)
+    last = jax.lax.while_loop(unfinished, advance, first)
+    return last.caches, last.drawn
+
+
+def _recorded(
+    drawn: Drawn, token_B: jax.Array, live_B: jax.Array, logits_BV: jax.Array, scored_B: jax.Array
+) -> Drawn:
+    """Returns what was drawn, with one more token in the rows that are live."""
+    likely = drawn.likely_BNA.shape[2]
+
+    def scores(logits_BV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+        chosen_B = jnp.take_along_axis(log_BV, token_B[:, None], axis=1)[:, 0]
+        best_BA, ids_BA = jax.lax.top_k(log_BV, likely)
+        return chosen_B, ids_BA, best_BA
+
+    def none(logits_BV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        rows = logits_BV.shape[0]
+        return jnp.zeros(rows), jnp.zeros((rows, likely), jnp.int32), jnp.zeros((rows, likely))
+
+    chosen_B, ids_BA, best_BA = jax.lax.cond(jnp.any(scored_B & live_B), scores, none, logits_BV)
+
+    def put(into: jax.Array, column: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(into, column[:, None], drawn.steps, axis=1)
+
+    return Drawn(
+        put(drawn.tokens_BN, token_B),
+        drawn.counts_B + live_B,
+        put(drawn.chosen_BN, chosen_B),
+        put(drawn.likely_BNA, ids_BA),
+        put(drawn.likely_log_BNA, best_BA),
+        drawn.steps + 1,
     )
+
+
+@partial(jax.jit, donate_argnames="caches")
+def copy_pages(
+    caches: list[Cache], sources_N: Int[Array, " N"], targets_N: Int[Array, " N"]
+) -> list[Cache]:
+    """Copies pages in all layers, one after the other; page 0 to page 0 for padding."""
+
+    def copied(pool_PGSK: jax.Array) -> jax.Array:
+        for n in range(sources_N.shape[0]):
+            page = jax.lax.dynamic_slice_in_dim(pool_PGSK, sources_N[n], 1)
+            pool_PGSK = jax.lax.dynamic_update_slice_in_dim(pool_PGSK, page, targets_N[n], axis=0)
+        return pool_PGSK
+
+    return jax.tree.map(copied, caches)
+
+
+def prefill_sizes(page: int) -> Sequence[int]:
+    """Returns the numbers of tokens that a call of `prefill` takes per row: a page, a half, … down to 16 at least.
+
+    The rows of a call are as many as make a page's tokens together, so that a call takes the same time in all sizes.
+    """
+    sizes = [page]
+    while sizes[-1] % 2 == 0 and sizes[-1] >= 32:
+        sizes.append(sizes[-1] // 2)
+    return sizes[::-1]

@@ -1,62 +1,61 @@
-"""The sampler: a model with its tokenizer and chat template, which answers many requests in few batches."""
+"""The engine: a model with its tokenizer and chat template, which answers requests from any thread, many at a time."""
 
-import bisect
+import atexit
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from msm_jax.checkpoints import adapters as stored_adapters
 from msm_jax.checkpoints import compose
 from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
-from msm_jax.models import transformer
+from msm_jax.models import paged, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
-from msm_jax.sampling import decode, scoring, shapes
+from msm_jax.sampling import scoring
 from msm_jax.sampling.config import SamplingConfig
+from msm_jax.sampling.pages import prefix_keys
+from msm_jax.sampling.requests import Generation, Job, Request, Texts, TokenLogprob
+from msm_jax.sampling.slots import Slots, Stats
+
+__all__ = ["Engine", "Generation", "Request", "Stats", "TokenLogprob"]
 
 log = logging.getLogger(__name__)
 
-# Tokens that are drawn between two searches for stop strings. A reply that has ended waits at most this many steps.
-_CHUNK = 16
+# One engine computes at a time: two programs that each span several devices would wait for each other if they started
+# in different orders.
+_DEVICES = threading.Lock()
+# The cache of an engine, in MiB, where the device does not say how much memory it has.
+_CACHE_MIB = 1024
+
+_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One reply.
-
-    Attributes:
-        text: the reply, without stop string, end of turn and other special tokens.
-        ids: the tokens that were drawn. The last one is the stop id, or the token that completes a stop string, if one
-            ended the reply.
-        finish_reason: "stop" if a stop id or stop string ended the reply, "length" if `max_new_tokens` did.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
-
-
-class Sampler:
+class Engine:
     """Generates replies from one model and scores given texts with it.
 
-    All samplers in a process whose models have one shape share compiled programs.
+    A thread of the engine computes while there are requests. All engines in a process whose models have one shape share
+    compiled programs.
 
     Attributes:
         config: the model's shape.
         tokenizer: the model's tokenizer.
         template: its chat template; None if the checkpoint has none and so cannot chat.
-        stop_ids: ids that end a reply; see `templates.stop_ids`.
-        batch: the most requests that are decoded side by side.
+        stop_ids: ids that end a reply of the model itself; see `templates.stop_ids`.
+        slots: the most requests that decode side by side.
     """
 
     def __init__(
@@ -66,64 +65,127 @@ class Sampler:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         mesh: Mesh | None = None,
-        batch: int = 64,
+        slots: int = 32,
         generation_config: bytes | None = None,
         adapters: Sequence[Adapter] = (),
+        cache_mib: int = 0,
+        page: int = 128,
     ) -> None:
         """Takes parameters as `transformer.init_params` makes them, on one device or sharded over `mesh`.
 
-        `generation_config` is the content of `generation_config.json`, which may list stop ids. Adapters are applied
-        beside the parameters, without a merged copy.
+        Args:
+            params: the parameters.
+            config: the model's shape.
+            tokenizer: the model's tokenizer.
+            template: its chat template.
+            mesh: the devices that hold the parameters.
+            slots: the most requests that decode side by side.
+            generation_config: the content of `generation_config.json`, which may list stop ids.
+            adapters: are applied beside the parameters to requests that name no other.
+            cache_mib: the memory of the cache of keys and values, over all devices. With 0 it is half of what the
+                devices have free, or 1 GiB where they do not say. It is never more than all slots can fill.
+            page: the tokens of a page of the cache, which are also run together in a prefill.
 
         Raises:
-            InputError: the tokenizer has more ids than the model, or `batch` is below 1.
+            InputError: the tokenizer has more ids than the model, a number is out of range, or the cache is too small
+                for one page.
         """
         if tokenizer.vocab_size > config.vocab_size:
             raise InputError(
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model's vocab_size is "
                 f"{config.vocab_size}; the tokenizer does not match the model"
             )
-        if batch < 1:
-            raise InputError(f"batch = {batch}; it must be at least 1")
-        self.config = config
-        self.tokenizer = tokenizer
-        self.template = template
+        if slots < 1:
+            raise InputError(f"slots = {slots}; it must be at least 1")
+        if cache_mib < 0:
+            raise InputError(f"cache_mib = {cache_mib}; it must be 0 (chosen by the free memory) or positive")
+        self.config, self.tokenizer, self.template, self.slots = config, tokenizer, template, slots
         self.stop_ids = templates.stop_ids(tokenizer, template, generation_config)
-        self.batch = batch
-        self._mesh = mesh
-        self._specials = frozenset(tokenizer.specials.values())
+        self._mesh, self._page = mesh, page
+        self._stop_ids = {"": tuple(self.stop_ids)}
+        self._adapters = list(adapters)
+        self._members: dict[str, frozenset[int]] = {"": frozenset(range(len(adapters)))}
+        self._path: Path | str = ""
         with self._on_mesh():
             self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config, tuple(adapters))
+        self._pages = self._count_pages(cache_mib)
+        self._texts = Texts(tokenizer)
+        self._inbox: list[Job] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._state = self._new_slots()
+        _ENGINES.add(self)
 
     @classmethod
     def from_checkpoint(
         cls,
         path: Path | str,
         mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
-        batch: int = 64,
+        slots: int = 32,
         adapter: Path | str = "",
         chat_variables: Mapping[str, Any] | None = None,
-    ) -> "Sampler":
-        """Loads the sampler of a checkpoint, or of the newest checkpoint in a run directory.
+        adapters: Mapping[str, Path | str] | None = None,
+        cache_mib: int = 0,
+    ) -> "Engine":
+        """Loads the engine of a checkpoint, or of the newest checkpoint in a run directory.
 
         Weights are loaded in the model's compute dtype, to which each matrix product would cast them. An adapter's
         checkpoint names its own base. `adapter` names an adapter (a checkpoint of ours or a PEFT directory) for the
-        base `path`. Tokenizer and chat template are those with which the adapter was trained. The template gets the
-        variables that it had in training, and `chat_variables` on top of them.
+        base `path`, for requests that name none. Tokenizer and chat template are those with which it was trained. The
+        template gets the variables that it had in training, and `chat_variables` on top of them.
+
+        `adapters` are further ones for the base `path`, by the names under which requests ask for them; see
+        `add_adapter`.
 
         Raises:
-            InputError: `path` holds no checkpoint, or one that is damaged or not self-contained; the adapter belongs to
+            InputError: `path` holds no checkpoint, or one that is damaged or not self-contained; an adapter belongs to
                 another base; or the mesh does not fit the devices or the model.
         """
         found = compose.find(path, adapter)
-        tokenizer = Tokenizer.from_files(found.assets, f"{found.checkpoint}/")
-        template = templates.of_checkpoint(found.info, found.assets, f"{found.checkpoint}/")
+        tokenizer, template = _texts_of(found)
         if template is not None and chat_variables:
             template = _told(template, chat_variables)
         devices = make_mesh(mesh, jax.local_devices())
-        params, adapters = compose.load(found, devices)
+        params, always = compose.load(found, devices)
         generation = found.assets.get(templates.GENERATION_FILE)
-        return cls(params, found.model, tokenizer, template, devices, batch, generation, adapters)
+        made = cls(params, found.model, tokenizer, template, devices, slots, generation, always, cache_mib)
+        made._path = path
+        for name, further in (adapters or {}).items():
+            made.add_adapter(name, further)
+        return made
+
+    def add_adapter(self, name: str, path: Path | str) -> None:
+        """Loads an adapter that requests can name, while others are being answered; programs are compiled again.
+
+        The base stays as it is. An adapter may have stop ids of its own, but not another tokenizer.
+
+        Raises:
+            InputError: the name is taken, the adapter belongs to another base, was trained on one with merged adapters,
+                or has another tokenizer; or the engine itself applies an adapter.
+        """
+        if name in self._members:
+            raise InputError(f"adapter {name!r}: there is one of this name already; choose another name")
+        if self._mesh is None or not self._path:
+            raise ValueError("only an engine that was loaded from a checkpoint can load adapters")
+        found = compose.find(self._path, path)
+        assert found.stack is not None
+        if any(each.merged for each in found.stack.adapters):
+            raise InputError(f"{path}: was trained above an adapter that is merged into its base; serve it by itself")
+        tokenizer, template = _texts_of(found)
+        if tokenizer.vocab_size != self.tokenizer.vocab_size:
+            raise InputError(f"{path}: its tokenizer is not that of {self._path}; serve it by itself")
+        weights = compose.load_adapters(found, self._mesh)
+        weights = jax.tree.map(lambda leaf: leaf.astype(self.config.compute_dtype), weights)
+        own = stored_adapters.beside(found.stack, weights)
+        with _DEVICES, self._changed, self._on_mesh():
+            active = transformer.unstack_adapters([*self._adapters, *own], self.config)
+            self._params = {**self._params, "adapters": active}
+            self._members[name] = frozenset(range(len(self._adapters), len(self._adapters) + len(own)))
+            self._adapters += own
+            generation = found.assets.get(templates.GENERATION_FILE)
+            self._stop_ids[name] = tuple(templates.stop_ids(self.tokenizer, template, generation))
+            self._state.set_adapters(len(self._adapters))
 
     def chat_prompt(
         self, messages: Sequence[templates.Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -131,7 +193,7 @@ class Sampler:
         """Returns the token ids of a chat up to the place where the assistant's reply begins.
 
         Raises:
-            InputError: the checkpoint has no chat template, or the template refuses the messages.
+            InputError: there is no chat template, or the template refuses the messages.
         """
         return templates.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
 
@@ -152,6 +214,97 @@ class Sampler:
         """
         return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
 
+    def submit(self, request: Request, on_piece: Callable[[str], None] | None = None) -> "Future[Generation]":
+        """Queues a request, from any thread, and returns the future of its reply.
+
+        A reply depends on its request alone. In float32 it does to the bit, on one kind of machine with one number of
+        slots. Cancelling the future takes the request out, also while it is being answered.
+
+        Args:
+            request: what to answer.
+            on_piece: is called in the engine's thread with pieces of the reply's text, which add up to it. It must
+                return soon and raise nothing.
+
+        Raises:
+            InputError: the prompt and `max_new_tokens` exceed the model's positions or the engine's cache, or the
+                adapter is not known.
+            WorkError: the engine is closed.
+        """
+        self._check(request)
+        job = Job(
+            request,
+            self._stop_ids[request.adapter],
+            self._members[request.adapter],
+            prefix_keys(request.prompt[:-1], self._page, request.adapter.encode()),
+            on_piece,
+        )
+        with self._changed:
+            if self._closed:
+                raise WorkError("the engine is closed and takes no more requests")
+            self._inbox.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+        return job.future
+
+    def _check(self, request: Request) -> None:
+        if not request.prompt:
+            raise ValueError("a prompt is empty; it needs at least the begin token")
+        if request.adapter not in self._members:
+            known = ", ".join(repr(name) for name in self._members if name) or "none is loaded"
+            raise InputError(f"adapter {request.adapter!r} is not loaded; choose from: {known}")
+        length, new = len(request.prompt), request.sampling.max_new_tokens
+        if length + new > self.config.max_position_embeddings:
+            raise InputError(
+                f"a prompt of {length} tokens and max_new_tokens = {new} exceed the "
+                f"model's {self.config.max_position_embeddings} positions; shorten one of them"
+            )
+        room = (self._pages - 1) * self._page
+        if length - 1 + new > room:
+            raise InputError(
+                f"a prompt of {length} tokens and max_new_tokens = {new} exceed the {room} tokens of the engine's "
+                "cache; shorten one of them, or give the cache more memory"
+            )
+
+    def _run(self) -> None:
+        """Computes until there is nothing to do; the engine's thread."""
+        while True:
+            with self._changed:
+                self._state.add(self._inbox)
+                self._inbox = []
+                if self._state.idle:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+            try:
+                with _DEVICES, self._on_mesh():
+                    self._state.advance(self._params)
+            except Exception as error:  # it belongs to those who wait for the replies
+                failed = self._state.jobs()
+                self._state.clear()
+                for job in failed:
+                    if job.future.set_running_or_notify_cancel():
+                        job.future.set_exception(error)
+
+    def close(self, drain: bool = True) -> None:
+        """Refuses further requests and waits for the engine's thread, after answering what is queued if `drain`."""
+        with self._changed:
+            self._closed = True
+        if not drain:
+            self._cancel_all()
+        with self._changed:
+            self._changed.wait_for(lambda: self._thread is None)
+
+    def _cancel_all(self) -> None:
+        with self._changed:
+            jobs = [*self._inbox, *self._state.jobs()]
+        for job in jobs:
+            job.future.cancel()
+
+    def stats(self) -> Stats:
+        """Returns what the engine has done so far."""
+        return self._state.stats.copy()
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -167,9 +320,7 @@ class Sampler:
         sampling: SamplingConfig,
         seeds: Sequence[int] | None = None,
     ) -> Iterator[dict[int, Generation]]:
-        """Yields the replies of one decoded batch after the other, by the index of their prompt.
-
-        A reply depends on its prompt, its seed and the settings alone, up to float rounding.
+        """Yields the reply to each prompt by the prompt's index, as they are finished.
 
         Args:
             prompts: token ids, at least one each.
@@ -177,35 +328,31 @@ class Sampler:
             seeds: one per prompt; `sampling.seed` + index where None.
 
         Raises:
-            InputError: a prompt and `max_new_tokens` together exceed the model's positions.
+            InputError: see `submit`; nothing is computed then.
         """
         if seeds is None:
             seeds = [(sampling.seed + i) % 2**31 for i in range(len(prompts))]
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts")
-        room = self.config.max_position_embeddings - sampling.max_new_tokens
-        for prompt in prompts:
-            if not prompt:
-                raise ValueError("a prompt is empty; it needs at least the begin token")
-            if len(prompt) > room:
-                raise InputError(
-                    f"a prompt of {len(prompt)} tokens and max_new_tokens = {sampling.max_new_tokens} exceed the "
-                    f"model's {self.config.max_position_embeddings} positions; shorten one of them"
-                )
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for begin in range(0, len(order), self.batch):
-            chosen = order[begin : begin + self.batch]
-            batch = self._decode([prompts[i] for i in chosen], [seeds[i] for i in chosen], sampling)
-            yield dict(zip(chosen, batch, strict=True))
+        requests = [Request(prompt, replace(sampling, seed=seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+        for request in requests:
+            self._check(request)
+        futures = {self.submit(request): i for i, request in enumerate(requests)}
+        try:
+            for future in as_completed(futures):
+                yield {futures[future]: future.result()}
+        finally:
+            for future in futures:
+                future.cancel()
 
     def score(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], adapter: str = ""
     ) -> np.ndarray:
         """Returns what `scores` yields, in order: float64 [n]."""
-        return np.array(_in_order(self.scores(prompts, continuations)), np.float64)
+        return np.array(_in_order(self.scores(prompts, continuations, adapter)), np.float64)
 
     def scores(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], adapter: str = ""
     ) -> Iterator[dict[int, float]]:
         """Yields, batch by batch and by index, the log-probability (nats) of each continuation after its prompt.
 
@@ -217,89 +364,53 @@ class Sampler:
             WorkError: a log-probability is not a finite number, because the weights are not.
         """
         for batch in scoring.batches(prompts, continuations, self.config.max_position_embeddings):
-            with self._on_mesh():
-                sums = scoring.score_batch(self._params, self.config, batch, self.tokenizer.vocab_size)
+            with _DEVICES, self._on_mesh():
+                uses_A = [float(i in self._members[adapter]) for i in range(len(self._adapters))]
+                sums = scoring.score_batch(self._params, self.config, batch, self.tokenizer.vocab_size, uses_A)
             if not np.isfinite(list(sums.values())).all():
                 raise WorkError("log-probabilities are not finite, because the checkpoint holds weights that are not")
             yield sums
 
-    def _decode(
-        self, prompts: list[Sequence[int]], seeds: list[int], sampling: SamplingConfig
-    ) -> list[Generation]:
-        """Returns the replies to the prompts of one batch, in order."""
-        length = shapes.bucket(max(map(len, prompts)))
-        rows = shapes.rows(len(prompts), self.batch)
-        tokens_BT = np.full((rows, length), self.tokenizer.pad_id, np.int32)
-        padding = [0] * (rows - len(prompts))
-        starts = [length - len(prompt) for prompt in prompts] + padding
-        for row, prompt in enumerate(prompts):
-            tokens_BT[row, starts[row] :] = prompt
-        asked = decode.requests(
-            starts,
-            seeds + padding,
-            self.stop_ids,
-            self.tokenizer.vocab_size,
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-        )
-        greedy = sampling.temperature == 0
-        filtered = not greedy and (sampling.top_k > 0 or sampling.top_p < 1)
-        how = {"greedy": greedy, "filtered": filtered}
-        most = sampling.max_new_tokens
-        chunk = _CHUNK if sampling.stop else most
-        padding_B = np.arange(rows) >= len(prompts)
-        room = 1
-        sizes = shapes.growth(length, most)
-        with self._on_mesh():
-            progress = decode.prefill(
-                self._params, self.config, tokens_BT, asked, padding_B, shapes.bucket(most), **how
+    def _count_pages(self, cache_mib: int) -> int:
+        """Returns the number of pages that fit into the cache's memory, with page 0."""
+        size = paged.page_bytes(self.config, self._page)
+        if cache_mib:
+            room = cache_mib * 2**20
+        else:
+            devices = jax.local_devices()[:1] if self._mesh is None else list(self._mesh.local_devices)
+            told = [device.memory_stats() or {} for device in devices]
+            free = [each["bytes_limit"] - each["bytes_in_use"] for each in told if "bytes_limit" in each]
+            split = 1 if self._mesh is None else self._mesh.shape["tensor"]
+            room = min(free) // 2 * split if free else _CACHE_MIB * 2**20
+        most = 1 + self.slots * -(-self.config.max_position_embeddings // self._page)
+        found = min(room // size, most)
+        if found < 2:
+            raise InputError(
+                f"the cache has {room / 2**20:.0f} MiB, and a page of {self._page} tokens takes {size / 2**20:.1f}; "
+                "two are needed, so raise cache_mib"
             )
-            while True:
-                drawn = int(progress.step)
-                replies_BN = np.asarray(progress.replies_BN)[:, :drawn]
-                replies = [
-                    self._finish(prompt, replies_BN[row], sampling) for row, prompt in enumerate(prompts)
-                ]
-                if drawn == most or all(reply.finish_reason == "stop" for reply in replies):
-                    return replies
-                if drawn == room:
-                    slots = next(sizes)
-                    progress = decode.grow(progress, slots)
-                    room = min(slots - length + 1, most)
-                until = min(drawn + chunk, room)
-                progress = decode.decode(
-                    self._params, self.config, asked, progress, np.int32(length), np.int32(until), **how
-                )
+        return int(found)
 
-    def _finish(self, prompt: Sequence[int], drawn: np.ndarray, sampling: SamplingConfig) -> Generation:
-        """Makes a reply of the tokens that a row has drawn, cut at the first stop id or stop string."""
-        # A reply that continues a text keeps the space between them; one that follows a marker begins without a space.
-        continues = prompt[-1] not in self._specials
-        ids = [int(i) for i in drawn]
-        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
-        if ends:
-            ids = ids[: ends[0] + 1]
-        body = ids[:-1] if ends else ids
-
-        def decoded(count: int) -> str:
-            return self.tokenizer.decode(body[:count], continues=continues)
-
-        text = decoded(len(body))
-        if not any(stop in text for stop in sampling.stop):
-            return Generation(text, tuple(ids), "stop" if ends else "length")
-        # The fewest tokens whose text holds a stop string: the reply does not depend on when the search happened.
-        count = bisect.bisect_left(
-            range(len(body)),
-            True,
-            key=lambda n: any(stop in decoded(n) for stop in sampling.stop),
+    def _new_slots(self) -> Slots:
+        return Slots(
+            self.config, self.tokenizer.vocab_size, self._texts, self.slots, self._page, self._pages,
+            len(self._adapters),
         )
-        text = decoded(count)
-        cut = min(text.index(stop) for stop in sampling.stop if stop in text)
-        return Generation(text[:cut], tuple(ids[:count]), "stop")
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stops the threads of all engines: one that computes while the interpreter ends would abort the process."""
+    for engine in list(_ENGINES):
+        engine.close(drain=False)
+
+
+def _texts_of(found: compose.Composed) -> tuple[Tokenizer, ChatTemplate | None]:
+    where = f"{found.checkpoint}/"
+    return Tokenizer.from_files(found.assets, where), templates.of_checkpoint(found.info, found.assets, where)
 
 
 def _in_order(pieces: Iterable[dict[int, Any]]) -> list[Any]:

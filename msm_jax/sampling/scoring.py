@@ -53,7 +53,7 @@ class Batch:
 
 
 def score_batch(
-    unstacked: transformer.Params, config: ModelConfig, batch: Batch, known_ids: int
+    unstacked: transformer.Params, config: ModelConfig, batch: Batch, known_ids: int, uses_A: Sequence[float]
 ) -> dict[int, float]:
     """Returns the log-probability (nats, summed over tokens) of each request in a batch, by the request's index.
 
@@ -62,6 +62,7 @@ def score_batch(
         config: the model's shape.
         batch: from `batches`.
         known_ids: how many ids the tokenizer has. A model may have more; these are never drawn and get no probability.
+        uses_A: 1 for each of the parameters' adapters that applies, and 0 for the others.
     """
     count = len(batch.targets)
     padding = [0] * (shapes.bucket(count, smallest=256) - count)
@@ -75,6 +76,7 @@ def score_batch(
         np.array(batch.slots + padding, np.int32),
         np.array(batch.targets + padding, np.int32),
         jnp.int32(known_ids),
+        np.tile(np.array(uses_A, np.float32)[:, None], (1, len(batch.tokens_RT))),
     )
     sums = dict.fromkeys(batch.owners, 0.0)
     for owner, log_probability in zip(batch.owners, np.asarray(scores_M)[:count].tolist(), strict=True):
@@ -93,10 +95,11 @@ def _log_probabilities(
     slots_M: Int[Array, " M"],
     targets_M: Int[Array, " M"],
     known_ids: Int[Array, ""],
+    uses_AR: Float[Array, "A R"],
 ) -> Float[Array, " M"]:
     """Returns the log-probability of each target given the hidden state in its slot, float32 [M]."""
     mask_RTT = branch_mask(groups_RT, branches_RT)
-    hidden_RTD, _ = transformer.run_layers(unstacked, config, tokens_RT, positions_RT, mask_RTT)
+    hidden_RTD, _ = transformer.run_layers(unstacked, config, tokens_RT, positions_RT, mask_RTT, uses_AB=uses_AR)
     hidden_MD = hidden_RTD.reshape(-1, config.hidden_size)[slots_M]
 
     def of_one(scored: tuple[jax.Array, jax.Array]) -> jax.Array:

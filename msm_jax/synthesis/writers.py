@@ -94,10 +94,10 @@ def _server_settings(config: WriterConfig, where: str) -> Any:
 
 def _checkpoint(config: WriterConfig, concurrency: int) -> Model:
     from msm_jax.sampling.checkpoint_model import CheckpointModel
-    from msm_jax.sampling.engine import Sampler
+    from msm_jax.sampling.engine import Engine
 
     path = config.model.removeprefix(CHECKPOINT)
-    model = CheckpointModel(Sampler.from_checkpoint(path, batch=min(concurrency, 64)), path)
+    model = CheckpointModel(Engine.from_checkpoint(path, slots=min(concurrency, 64)), path)
     if "generate" not in model.capabilities:
         raise InputError(f"{path}: has no chat template and cannot reply; take a checkpoint that was trained on chats")
     return _WithDefaults(model, config.options)

@@ -140,11 +140,11 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
     """
     from msm_jax.parallel.mesh import MeshConfig
     from msm_jax.sampling.checkpoint_model import CheckpointModel
-    from msm_jax.sampling.engine import Sampler
+    from msm_jax.sampling.engine import Engine
 
     mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
-    sampler = Sampler.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
-    models = {"model": CheckpointModel(sampler, args["checkpoint"])}
+    engine = Engine.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
+    models = {"model": CheckpointModel(engine, args["checkpoint"])}
     configs = {name: kinds.build(args["evals"][name], f"evals.{name}") for name in results}
     for config in configs.values():
         kinds.check_models(models, config)
