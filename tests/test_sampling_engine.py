@@ -16,6 +16,7 @@ from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError, WorkError
 from msm_jax.models.lora import Adapter, LoraConfig, init_weights
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
+from msm_jax.sampling import memory
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Engine, Request
 from msm_jax.sampling.pages import Pages, prefix_keys
@@ -164,7 +165,7 @@ def test_a_failure_reaches_those_who_wait_and_the_engine_goes_on(tiny_tokenizer,
     assert engine.generate([[1, 5, 9]], SamplingConfig(max_new_tokens=4)) == want
 
 
-def test_what_can_never_fit_is_refused_and_what_fits_waits_for_room(tiny_tokenizer):
+def test_what_can_never_fit_is_refused_and_what_fits_waits_for_room(tiny_tokenizer, monkeypatch):
     engine = engine_of(tiny_tokenizer)
     with pytest.raises(InputError, match=r"250 tokens and max_new_tokens = 7 .* 256 positions"):
         engine.submit(Request([1] * 250, SamplingConfig(max_new_tokens=7)))
@@ -174,8 +175,8 @@ def test_what_can_never_fit_is_refused_and_what_fits_waits_for_room(tiny_tokeniz
         engine_of(tiny_tokenizer, cache_mib=-1)
     with pytest.raises(InputError, match="slots = 0"):
         engine_of(tiny_tokenizer, slots=0)
-    engine._pages = 9
-    engine._state = engine._new_slots()
+    monkeypatch.setattr(memory, "pages", lambda *_: 9)
+    engine = engine_of(tiny_tokenizer)
     with pytest.raises(InputError, match=r"120 tokens and max_new_tokens = 20 exceed the 128 tokens of the engine's"):
         engine.submit(Request([1] * 120, SamplingConfig(max_new_tokens=20)))
     rng = random.Random(2)
@@ -183,8 +184,18 @@ def test_what_can_never_fit_is_refused_and_what_fits_waits_for_room(tiny_tokeniz
         random_request(rng, tiny_tokenizer.vocab_size, sampling=SamplingConfig(max_new_tokens=20)) for _ in range(12)
     ]
     replies = [future.result() for future in [engine.submit(request) for request in requests]]
+    monkeypatch.undo()
     roomy = engine_of(tiny_tokenizer)
     assert replies == [future.result() for future in [roomy.submit(request) for request in requests]]
+
+
+def test_the_cache_takes_the_memory_it_is_given(tiny_tokenizer):
+    config, _ = model(tiny_tokenizer.vocab_size)
+    page = 4 * 2 * 16 * 8 * 2 * 4  # heads, keys and values, tokens, head size, layers, bytes
+    assert memory.pages(config, 1000, 16, 3, None) == 3 * 2**20 // page
+    assert memory.pages(config, 4, 16, 3, None) == 1 + 4 * 16, "no more than the slots can fill"
+    with pytest.raises(InputError, match="raise cache_mib"):
+        memory.pages(config, 4, 2**12, 1, None)
 
 
 def test_each_request_gets_its_adapter(tiny_tokenizer):

@@ -35,7 +35,7 @@ def score(unstacked, config, prompts, continuations):
     """All scores in order, as the engine collects them from the batches."""
     sums = {}
     for batch in scoring.batches(prompts, continuations, config.max_position_embeddings):
-        sums |= scoring.score_batch(unstacked, config, batch, config.vocab_size)
+        sums |= scoring.score_batch(unstacked, config, batch, config.vocab_size, [])
     return np.array([sums[i] for i in range(len(prompts))])
 
 
@@ -110,13 +110,3 @@ def test_buckets_are_few_and_near(n):
     assert n <= shapes.bucket(n) < max(2 * n, 33)
     assert n <= shapes.rows(n, 5000) < 2 * n
     assert shapes.bucket(shapes.bucket(n)) == shapes.bucket(n)
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-def test_a_cache_grows_to_its_room_in_few_sizes(length, new_tokens):
-    sizes = list(shapes.growth(length, new_tokens))
-    assert sizes == sorted(set(sizes))
-    assert [length, *sizes][-1] >= length + new_tokens - 1
-    assert len(sizes) <= 20 + new_tokens // 500
-    for before, after in zip([length, *sizes], sizes, strict=False):
-        assert 32 <= after - before <= max(32, before // 4)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,25 +92,28 @@ def attend(
     repeats = heads // groups
     q_BGRTK = jnp.transpose(q_BTHK.reshape(batch, length, groups, repeats, size), (0, 2, 3, 1, 4))
     q_BGNK = q_BGRTK.reshape(batch, groups, repeats * length, size)
-    rows = (q_BGNK, where.tables_BP, positions_BT)
+    rows: Any = (q_BGNK, where.tables_BP, positions_BT)
     if where.order_B is not None:
         rows = jax.tree.map(lambda x: x[where.order_B], rows)
     together = math.gcd(batch, _GROUP)
     if together == batch:
-        out_BGNK = _read(*rows, cache)
+        out_BGNK = _read(rows, cache)
     else:
         split = jax.tree.map(lambda x: x.reshape(batch // together, together, *x.shape[1:]), rows)
-        out_BGNK = jax.lax.map(lambda each: _read(*each, cache), split).reshape(q_BGNK.shape)
+        out_BGNK = jax.lax.map(lambda each: _read(each, cache), split).reshape(q_BGNK.shape)
     if where.order_B is not None:
         out_BGNK = out_BGNK[jnp.argsort(where.order_B)]
     out_BGRTK = out_BGNK.reshape(batch, groups, repeats, length, size)
     return jnp.transpose(out_BGRTK, (0, 3, 1, 2, 4)).reshape(batch, length, heads, size)
 
 
-def _read(
-    q_BGNK: Float[Array, "B G N K"], tables_BP: Int[Array, "B P"], positions_BT: Int[Array, "B T"], cache: Cache
-) -> Float[Array, "B G N K"]:
-    """Reads page after page, up to the last one that any of the rows needs. N is T queries for each repeated head."""
+def _read(rows: tuple[jax.Array, jax.Array, jax.Array], cache: Cache) -> Float[Array, "B G N K"]:
+    """Reads page after page, up to the last one that any of the rows needs.
+
+    The rows have queries [B, G, N, K], with N = T times the repeats of a key-value head, tables [B, P] and positions
+    [B, T].
+    """
+    q_BGNK, tables_BP, positions_BT = rows
     slots, size = cache["k"].shape[2:]
     lowest = jnp.finfo(jnp.float32).min
     positions_BN = jnp.tile(positions_BT, (1, q_BGNK.shape[2] // positions_BT.shape[1]))

@@ -21,11 +21,11 @@ from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
-from msm_jax.models import paged, transformer
+from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
-from msm_jax.sampling import scoring
+from msm_jax.sampling import memory, scoring
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.pages import prefix_keys
 from msm_jax.sampling.requests import Generation, Job, Request, Texts, TokenLogprob
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 # One engine computes at a time: two programs that each span several devices would wait for each other if they started
 # in different orders.
 _DEVICES = threading.Lock()
-# The cache of an engine, in MiB, where the device does not say how much memory it has.
-_CACHE_MIB = 1024
-
 _ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
@@ -97,8 +94,6 @@ class Engine:
             )
         if slots < 1:
             raise InputError(f"slots = {slots}; it must be at least 1")
-        if cache_mib < 0:
-            raise InputError(f"cache_mib = {cache_mib}; it must be 0 (chosen by the free memory) or positive")
         self.config, self.tokenizer, self.template, self.slots = config, tokenizer, template, slots
         self.stop_ids = templates.stop_ids(tokenizer, template, generation_config)
         self._mesh, self._page = mesh, page
@@ -108,13 +103,14 @@ class Engine:
         self._path: Path | str = ""
         with self._on_mesh():
             self._params = jax.jit(transformer.unstack, static_argnums=1)(params, config, tuple(adapters))
-        self._pages = self._count_pages(cache_mib)
-        self._texts = Texts(tokenizer)
+        self._pages = memory.pages(config, slots, page, cache_mib, mesh)
         self._inbox: list[Job] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._state = self._new_slots()
+        self._state = Slots(
+            config, tokenizer.vocab_size, Texts(tokenizer), slots, page, self._pages, len(self._adapters)
+        )
         _ENGINES.add(self)
 
     @classmethod
@@ -370,32 +366,6 @@ class Engine:
             if not np.isfinite(list(sums.values())).all():
                 raise WorkError("log-probabilities are not finite, because the checkpoint holds weights that are not")
             yield sums
-
-    def _count_pages(self, cache_mib: int) -> int:
-        """Returns the number of pages that fit into the cache's memory, with page 0."""
-        size = paged.page_bytes(self.config, self._page)
-        if cache_mib:
-            room = cache_mib * 2**20
-        else:
-            devices = jax.local_devices()[:1] if self._mesh is None else list(self._mesh.local_devices)
-            told = [device.memory_stats() or {} for device in devices]
-            free = [each["bytes_limit"] - each["bytes_in_use"] for each in told if "bytes_limit" in each]
-            split = 1 if self._mesh is None else self._mesh.shape["tensor"]
-            room = min(free) // 2 * split if free else _CACHE_MIB * 2**20
-        most = 1 + self.slots * -(-self.config.max_position_embeddings // self._page)
-        found = min(room // size, most)
-        if found < 2:
-            raise InputError(
-                f"the cache has {room / 2**20:.0f} MiB, and a page of {self._page} tokens takes {size / 2**20:.1f}; "
-                "two are needed, so raise cache_mib"
-            )
-        return int(found)
-
-    def _new_slots(self) -> Slots:
-        return Slots(
-            self.config, self.tokenizer.vocab_size, self._texts, self.slots, self._page, self._pages,
-            len(self._adapters),
-        )
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import numpy as np
@@ -193,7 +194,7 @@ class Slots:
 
         A request whose next page is just being computed for another one waits until it can share that page.
         """
-        most = self._wanted + 1 + len(self._rows) // 8
+        most = self._rows.count(None) + 1 + len(self._rows) // 8
         computing = {job.keys[job.filled // self.page] for job in self._prefilling}
         copies: list[tuple[int, int]] = []
         for job in list(self._waiting):
@@ -327,7 +328,7 @@ class Slots:
             count = int(counts_B[row])
             job.ids += tokens_BN[row, :count].tolist()
             if job.request.logprobs is not None:
-                job.logprobs += _scores(*(each[row, :count] for each in scores), job.request.logprobs)
+                job.logprobs += _scores([each[row, :count] for each in scores], job.request.logprobs)
             reply = self._texts.advance(job)
             if reply is not None:
                 self._leave(job)
@@ -338,15 +339,16 @@ class Slots:
     def _state(self, jobs: dict[int, Job]) -> decode.Rows:
         """Returns the arrays that tell the compiled program about the rows."""
 
-        def column(of: Callable[[Job], float], empty: float, dtype: type) -> np.ndarray:
+        def column(of: Callable[[Job], float], empty: float, dtype: type) -> Any:
             return np.array([of(jobs[row]) if row in jobs else empty for row in range(len(self._rows))], dtype)
 
         stops = max((len(job.stop_ids) for job in jobs.values()), default=0)
-        stop_ids_BK = np.full((len(self._rows), max(8, 1 << (stops - 1).bit_length())), -1, np.int32)
-        uses_AB = np.zeros((self._adapters, len(self._rows)), np.float32)
+        stop_ids_BK: Any = np.full((len(self._rows), max(8, 1 << (stops - 1).bit_length())), -1, np.int32)
+        uses_AB: Any = np.zeros((self._adapters, len(self._rows)), np.float32)
         for row, job in jobs.items():
             stop_ids_BK[row, : len(job.stop_ids)] = job.stop_ids
             uses_AB[list(job.adapters), row] = 1
+        tables_BP: Any = self._tables_BP
         positions_B = column(lambda job: len(job.request.prompt) - 1 + len(job.ids), 0, np.int32)
         drawing = Drawing(
             column(lambda job: job.request.sampling.seed, 0, np.int32),
@@ -358,7 +360,7 @@ class Slots:
             column(lambda job: (job.ids or job.request.prompt)[-1], 0, np.int32),
             positions_B,
             column(lambda job: job.remaining, 0, np.int32),
-            Paged(self._tables_BP, np.argsort(positions_B, kind="stable").astype(np.int32)),
+            Paged(tables_BP, np.argsort(positions_B, kind="stable").astype(np.int32)),
             drawing,
             stop_ids_BK,
             column(lambda job: job.request.logprobs is not None, False, np.bool_),
@@ -366,11 +368,9 @@ class Slots:
         )
 
 
-def _scores(
-    chosen_N: np.ndarray, likely_NA: np.ndarray, likely_log_NA: np.ndarray, alternatives: int
-) -> list[TokenLogprob]:
-    """Returns an entry for each drawn token of a row."""
+def _scores(scores: Sequence[np.ndarray], alternatives: int) -> list[TokenLogprob]:
+    """Returns an entry for each drawn token of a row: chosen [N], likely ids [N, A], and their log-probabilities."""
     return [
         TokenLogprob(float(chosen), tuple(zip(ids[:alternatives].tolist(), logs[:alternatives].tolist(), strict=True)))
-        for chosen, ids, logs in zip(chosen_N, likely_NA, likely_log_NA, strict=True)
+        for chosen, ids, logs in zip(*scores, strict=True)
     ]
