@@ -88,7 +88,7 @@ def test_pieces_add_up_to_the_text_and_hold_nothing_of_a_stop_string(engine, tin
 
 
 def test_nothing_is_compiled_after_each_program_ran_once(tiny_tokenizer):
-    engine = engine_of(tiny_tokenizer, slots=3)
+    engine = engine_of(tiny_tokenizer)
     vocabulary = tiny_tokenizer.vocab_size
     for length in (1, 4, 15, 17, 40):  # each size of a prefill; the second of two equal prompts copies a page
         twice = [Request(list(range(4, 4 + length)), SamplingConfig(max_new_tokens=3))] * 2
@@ -118,7 +118,7 @@ def test_samples_of_one_prompt_run_it_once(tiny_tokenizer):
     assert stats.shared_tokens == 15 * 69
     assert len({reply.ids for reply in replies}) > 8
     # A system prompt that other requests share is run once as well, in whole pages.
-    engine.generate([[*prompt[:50], 9, i] for i in range(4, 10)], SamplingConfig(max_new_tokens=2))
+    engine.generate([[*prompt[:50], i, 9] for i in range(4, 10)], SamplingConfig(max_new_tokens=2))
     assert engine.stats().prefill_tokens == 69 + 6 * 3
 
 

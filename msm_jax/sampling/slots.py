@@ -350,6 +350,7 @@ class Slots:
             uses_AB[list(job.adapters), row] = 1
         tables_BP: Any = self._tables_BP
         positions_B = column(lambda job: len(job.request.prompt) - 1 + len(job.ids), 0, np.int32)
+        order_B: Any = np.argsort(positions_B, kind="stable").astype(np.int32)
         drawing = Drawing(
             column(lambda job: job.request.sampling.seed, 0, np.int32),
             column(lambda job: job.request.sampling.temperature, 0, np.float32),
@@ -360,7 +361,7 @@ class Slots:
             column(lambda job: (job.ids or job.request.prompt)[-1], 0, np.int32),
             positions_B,
             column(lambda job: job.remaining, 0, np.int32),
-            Paged(tables_BP, np.argsort(positions_B, kind="stable").astype(np.int32)),
+            Paged(tables_BP, order_B),
             drawing,
             stop_ids_BK,
             column(lambda job: job.request.logprobs is not None, False, np.bool_),
