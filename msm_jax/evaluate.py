@@ -65,7 +65,8 @@ def main() -> None:
     if not all(stored.values()):
         cli.prepare_backend(devices=1, threads=config.threads)
         engine = Engine.from_checkpoint(
-            checkpoint, slots=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables
+            checkpoint, slots=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables,
+            cache_mib=config.cache_mib,
         )
         models = {"model": CheckpointModel(engine, str(checkpoint))}
         for each in evals.values():

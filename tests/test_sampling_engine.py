@@ -14,6 +14,7 @@ from test_sampling_decode import model
 
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError, WorkError
+from msm_jax.evals.config import EvaluateConfig
 from msm_jax.models import lora
 from msm_jax.models.lora import Adapter, LoraConfig, init_weights
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
@@ -195,6 +196,8 @@ def test_the_cache_takes_the_memory_it_is_given(tiny_tokenizer):
     page = 4 * 2 * 16 * 8 * 2 * 4  # heads, keys and values, tokens, head size, layers, bytes
     assert memory.pages(config, 1000, 16, 3, None) == 3 * 2**20 // page
     assert memory.pages(config, 4, 16, 3, None) == 1 + 4 * 16, "no more than the slots can fill"
+    with pytest.raises(InputError, match="cache_mib: is -1"):
+        EvaluateConfig({"one": {}}, cache_mib=-1)
     with pytest.raises(InputError, match="raise cache_mib"):
         memory.pages(config, 4, 2**12, 1, None)
 

@@ -14,6 +14,8 @@ class EvaluateConfig:
     Attributes:
         evals: the fields of each eval by its name; `kinds.build` makes settings of them.
         batch: the most prompts that are decoded side by side.
+        cache_mib: memory for the keys and values of these prompts, in MiB; 0 for half of the device's free memory, or
+            1 GiB on a CPU. A prompt that cannot fit is refused.
         threads: size of XLA's CPU thread pool; 0 for one per core.
         chat_variables: variables that the chat template gets on top of those it had in training, such as
             enable_thinking.
@@ -21,6 +23,7 @@ class EvaluateConfig:
 
     evals: Mapping[str, Mapping[str, Any]]
     batch: int = 64
+    cache_mib: int = 0
     threads: int = 0
     chat_variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -33,5 +36,7 @@ class EvaluateConfig:
                 raise InputError(f'evals: {name!r} must be a name without "/" that does not begin with a dot')
         if self.batch < 1:
             raise InputError(f"batch: is {self.batch}; it must be at least 1")
+        if self.cache_mib < 0:
+            raise InputError(f"cache_mib: is {self.cache_mib}; it must be 0 (half of the free memory) or positive")
         if self.threads < 0:
             raise InputError(f"threads: is {self.threads}; it must be 0 (one per core) or positive")
