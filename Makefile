@@ -40,11 +40,13 @@ tpu:
 ref:
 	@tools/venv.sh .venv-ref requirements-ref.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
 
-# The package itself is installed too, so that Inspect's own command finds our models: docs/sampling.md.
+# The package itself is installed too, so that Inspect's own command finds our models: docs/sampling.md. The default
+# configs of synthesis compare meanings by MiniLM.
 inspect:
 	@tools/venv.sh $(INSPECT) requirements-inspect.txt $(LOWEST) 3.99 $(PYTHONS)
 	@$(INSPECT)/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-deps \
 		--no-build-isolation -e .
+	@$(INSPECT)/bin/python -m tools.minilm
 
 tunix:
 	@tools/venv.sh .venv-tunix requirements-tunix.txt 3.11 3.11 $(PYTHON) $(REF_PYTHONS)
@@ -59,7 +61,6 @@ sweep: venv
 	$(PY) -m msm_jax.sweep --config=configs/experiments/cheese_mini.py --vary=world.seed=100..109 --workdir=runs/sweep
 
 generate-demo: inspect
-	$(INSPECT)/bin/python -m tools.minilm
 	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/documents.py:$(SPEC) --workdir=$(DEMO)/documents
 	$(INSPECT)/bin/python -m msm_jax.generate --config=configs/synthesis/demonstrations.py:$(SPEC) \
 		--workdir=$(DEMO)/demonstrations

@@ -71,6 +71,16 @@ def test_a_writer_that_cannot_be_asked_is_refused(
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.inspect
+@pytest.mark.usefixtures("inspect")
+def test_batches_are_left_to_inspect_with_no_limit_of_ours_on_its_connections(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    batched = inspect_model.get(WriterConfig("openai/gpt-4o", options={"batch": 500}), 1000, "writer")
+    assert batched.config.batch == 500 and batched.config.max_connections is None
+    plain = inspect_model.get(WriterConfig("openai/gpt-4o"), 1000, "writer")
+    assert plain.config.batch is None and plain.config.max_connections == 1000
+
+
 @pytest.mark.parametrize("arguments", [{"api_key": KEY}, {"API-Key": KEY}])
 def test_a_key_in_the_settings_is_refused_and_not_repeated(arguments: dict):
     with pytest.raises(InputError, match="environment variable") as refused:

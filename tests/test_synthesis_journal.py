@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import signal
 import sqlite3
@@ -128,3 +129,17 @@ def _replies(path: Path) -> int:
             return int(connection.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
     except sqlite3.OperationalError:  # its table does not exist yet
         return 0
+
+
+def test_jobs_that_take_equally_long_do_not_start_all_at_once():
+    """Where they did, all replies would come at once, and nothing would be in flight while they are read."""
+    began: list[float] = []
+
+    async def work() -> list[Job]:
+        began.append(time.monotonic())
+        await asyncio.sleep(0.2)
+        return []
+
+    asyncio.run(jobs.run([Job(0, (number,), work, ()) for number in range(200)], 20))
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(began[100:]))
+    assert gaps[len(gaps) // 2] > 0.6 * 0.1 / 20, "20 starts are spread over half of 0.2 s"

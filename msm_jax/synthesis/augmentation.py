@@ -14,7 +14,7 @@ from typing import Literal
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import storage
 from msm_jax.specs.prose import Prose, Section
-from msm_jax.synthesis import jobs, parsing, pipeline, prompts
+from msm_jax.synthesis import jobs, parsing, pipeline, prompts, writers
 from msm_jax.synthesis.asking import Asker, Dropped, Question
 from msm_jax.synthesis.budget import Budget
 from msm_jax.synthesis.config import RunConfig, SpecConfig, WriterConfig, check_prices
@@ -125,6 +125,6 @@ async def _ask(config: AugmentConfig, spec: Prose, journal: Journal) -> dict[tup
         await jobs.run(
             (Job(0, (index, number), draft, (variant, number, section))
              for index, variant in enumerate(config.variants) for number, section in sections),
-            config.run.concurrency,
+            config.run.concurrency, writers.are_spread(config.writers),
         )  # fmt: skip
     return found

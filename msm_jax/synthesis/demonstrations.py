@@ -121,7 +121,8 @@ class _Maker:
                 break
             rounds += 1
             self.opened += found
-            await jobs.run((Job(0, _place(each), self._answer, (each,)) for each in found), self.config.run.concurrency)
+            talks = (Job(0, _place(each), self._answer, (each,)) for each in found)
+            await jobs.run(talks, self.config.run.concurrency, writers.are_spread(self.config.writers))
         return rounds
 
     async def _answer(self, opening: Opening) -> tuple[Job, ...]:
@@ -167,8 +168,8 @@ class _Maker:
         }
 
     def _dropped(self, lost: Sequence[Dropped]) -> Iterator[dict[str, Any]]:
-        for error in sorted([*self.openings.dropped, *lost], key=lambda each: (each.stage, each.item)):
-            yield error.row({})
+        for call in sorted([*self.openings.dropped, *lost], key=lambda each: (each.stage, each.item)):
+            yield call.row({})
         for each in self.opened:
             if error := self.dropped.get(each.id):
                 meta = {"domain": each.domain.name, "question": each.text, "question_type": each.kind}

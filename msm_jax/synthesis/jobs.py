@@ -41,25 +41,32 @@ class _Pace:
         next: the earliest moment for the next one.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, spread: bool) -> None:
         self.next = 0.0
         self._limit, self._mean = limit, 0.0
+        self._most = _MOST_SECONDS if spread else 0.0
 
     def start(self, now: float) -> None:
-        """Notes a start; as many as may run at a time take half the time of a job."""
-        self.next = max(self.next, now) + min(self._mean / 2, _MOST_SECONDS) / self._limit
+        """Notes a start; as many as may run at a time take half the time of a job. A tenth of them may be late and
+        start at once."""
+        spread = min(self._mean / 2, self._most)
+        self.next = max(self.next, now - spread / 10) + spread / self._limit
 
     def end(self, seconds: float) -> None:
         """Notes how long a job took."""
         self._mean += _WEIGHT * (seconds - self._mean)
 
 
-async def run(first: Iterable[Job], limit: int) -> None:
+async def run(first: Iterable[Job], limit: int, spread: bool = True) -> None:
     """Runs jobs, and those that they lead to, until none is left; at most `limit` of them at a time.
 
     Where one raises, no further job starts, those that run are finished (what they have asked for is being paid), and
-    the
-    first exception is raised. Where this function itself is cancelled, they are cancelled.
+    the first exception is raised. Where this function itself is cancelled, they are cancelled.
+
+    Args:
+        first: the jobs to begin with.
+        limit: how many run at a time.
+        spread: whether starts are spread; False for a model that answers those calls together that come together.
     """
     waiting = list(first)
     heapq.heapify(waiting)
@@ -67,7 +74,7 @@ async def run(first: Iterable[Job], limit: int) -> None:
     # None says that the next job is due.
     finished: asyncio.Queue[asyncio.Task[Iterable[Job]] | None] = asyncio.Queue()
     problem: BaseException | None = None
-    pace, is_due = _Pace(limit), True
+    pace, is_due = _Pace(limit, spread), True
     try:
         while running or (waiting and problem is None):
             while waiting and len(running) < limit and problem is None and is_due:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from msm_jax.synthesis import jobs, parsing, prompts
+from msm_jax.synthesis import jobs, parsing, prompts, writers
 from msm_jax.synthesis.asking import Dropped, Question
 from msm_jax.synthesis.conversations import Domain, Opening, Speaker
 from msm_jax.synthesis.jobs import Job
@@ -50,7 +50,8 @@ class Openings:
 
         New domains are asked first, and where there are none, the existing ones again.
         """
-        plan = self.speaker.config.plan
+        config = self.speaker.config
+        plan = config.plan
         wanted = math.ceil(count / plan.questions_per_domain)
         new = await self._new_domains(wanted)
         chosen = new or [each for each in self._domains if each.empty < _MOST_EMPTY_CALLS][:wanted]
@@ -60,7 +61,7 @@ class Openings:
             Job(0, (each.domain.number, each.calls), self._questions, (each, len(each.questions) + share))
             for each, share in zip(chosen, shares, strict=True)
         ]
-        await jobs.run(first, self.speaker.config.run.concurrency)
+        await jobs.run(first, config.run.concurrency, writers.are_spread(config.writers))
         found = [
             Opening(each.domain, number, *each.questions[number])
             for each, start in zip(chosen, before, strict=True)

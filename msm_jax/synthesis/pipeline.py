@@ -7,6 +7,7 @@ whatever the order in which replies arrived. A run that was interrupted anywhere
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -125,7 +126,8 @@ def once(
         gating.refuse(gates, corpora)
     journal = opened_journal(journal_path, spec, config.spec.path)
     try:
-        made = asyncio.run(work(journal))
+        with _without_long_pauses():
+            made = asyncio.run(work(journal))
     except (CapReached, WriterStopped) as error:
         kept = sum(calls for calls, _, _ in journal.spent().values())
         hint = "raise the cap" if isinstance(error, CapReached) else "mend what it names"
@@ -152,6 +154,21 @@ def once(
     result = {"fingerprint": name, "spec": config.spec.path, "spec_sha256": spec.sha256, **made}
     storage.write_json(directory / RESULT, result)
     return result
+
+
+@contextlib.contextmanager
+def _without_long_pauses() -> Iterator[None]:
+    """Keeps what is in memory so far out of the collections of garbage.
+
+    The modules of Inspect and JAX are some 300,000 objects. To go through them takes 0.3 s of computing, in which no
+    reply is read and no call is made.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def read_spec(config: SpecConfig) -> Prose:
@@ -236,7 +253,8 @@ async def _run(
                     meter.planned += 1
                     yield Job(planning.TEXTS, (*slot.subdomain.place, slot.number, index), text, (slot, corpus))
 
-        await jobs.run(Planner(drafts, config, asker, texts).first(), config.run.concurrency)
+        planned = Planner(drafts, config, asker, texts).first()
+        await jobs.run(planned, config.run.concurrency, writers.are_spread(config.writers))
         report(meter.now())
         if not drafts.count(config):
             raise WorkError(f"{config.spec.path}: no documents could be planned: {_first_reason(drafts)}")

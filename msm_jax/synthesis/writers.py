@@ -40,6 +40,12 @@ def check(config: WriterConfig, where: str) -> None:
         inspect_model.get(config, 1, where)
 
 
+def are_spread(configs: Mapping[str, WriterConfig]) -> bool:
+    """Returns whether calls are to begin one after the other; a checkpoint answers those together that come
+    together."""
+    return not any(config.model.startswith(CHECKPOINT) for config in configs.values())
+
+
 def identity(config: WriterConfig) -> str:
     """Returns the name under which a writer's replies are kept: its model, and for a run directory its newest
     checkpoint.

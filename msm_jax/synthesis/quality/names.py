@@ -112,9 +112,13 @@ class Names:
         """Compiles the patterns; names in the spec, and of the assistant's own family, are allowed."""
         self.assistant = assistant
         own = f"{assistant} {provider} " + " ".join(allowed)
-        others = [family for family in FAMILIES.values() if not self._is_own(family, assistant, provider)]
+        found = {name: each for name, each in FAMILIES.items() if not self._is_own(each, assistant, provider)}
+        others = list(found.values())
+        # As in the identifiers of interfaces: "gpt-4o-mini", "llama3:8b".
+        families = "|".join(name.lower() for name in found if name not in ("others", "Command", "Amazon"))
+        identifiers = rf"(?:{families})(?:[-_]?\d[\w.:-]*\w|[-_][\w.:-]*\d\w*)"
         # One pattern of all families each; several would take longer.
-        self._models = _whole("|".join(family.models for family in others if family.models))
+        self._models = _whole("|".join([identifiers, *(family.models for family in others if family.models)]))
         self._makers = _whole("|".join(family.makers for family in others if family.makers))
         self._models_near = [
             (

@@ -34,11 +34,12 @@ _CITED = re.compile(
 _AFTER = re.compile(
     rf"\b(?i:under|per|by|citing|cites?|cited|follow(?:s|ed|ing)?|violat\w+|invok\w+|according to|quot\w+|see|"
     rf"obey\w*|break\w*|"
-    rf"broke|keep\w* to|apply\w*|applied|in|to)\s+(?P<id>{_OWN}-?\d{{1,3}}(?:\.\d+)*)\b"
+    rf"broke|keep\w* to|apply\w*|applied|in|to|(?:in line|consistent|"
+    rf"in accordance|in keeping|compatible) with|contrary to|against)\s+(?P<id>{_OWN}-?\d{{1,3}}(?:\.\d+)*)\b"
 )
 _SAYS = re.compile(
     rf"\b(?P<id>{_ID})(?:'s|’s)?\s+(?:says?|requires?|applies|forbids?|states?|holds|asks|tells|covers|demands|"
-    rf"wording)\b|"
+    rf"wording|puts|allows|permits|adds|makes|leaves|rules|settles|calls|explains)\b|"
     rf"\((?:see |cf\. )?(?P<in>{_ID})\)"
 )
 

@@ -29,6 +29,7 @@ _PLACEHOLDERS = (
     re.compile(
         r"<(?:your|insert|name|company|date|topic|model|user|product|title|assistant)[\w -]{0,30}>", re.IGNORECASE
     ),
+    re.compile(r"<[A-Za-z][\w'’-]*(?: [\w'’-]+){1,4}>"),
     re.compile(r"\b(?:XXX+|TBD|TBA|TODO|FIXME|PLACEHOLDER)\b"),  # what a gate looks for in texts
     re.compile(r"\b(?:INSERT|YOUR|ADD) [A-Z]{3,}(?: [A-Z]+)*"),
     re.compile(r"\blorem ipsum\b", re.IGNORECASE),
@@ -106,7 +107,7 @@ _REMNANTS = (
     r"revised (?:document|version|draft)|final (?:document|version|draft)|end of (?:document|text)|system prompt|doc "
     r"idea)"
     r"\s*(?:\d+)?\s*\*{0,2}:",
-    r"\A\W*(?:idea|prompt|task|draft|plan|critique|output|style)\s*\*{0,2}:",
+    r"\A\W*(?:idea|prompt|task|draft|plan|critique|output|style|version|revision)\s*(?:v?\d+)?\s*\*{0,2}:",
     rf"{_LINE}(?:(?:the )?end of (?:the )?(?:document|text)|\(?word ?count\b|\d+ words\b)[^\w\n]*(?:\n|\Z)",
     r"(?:\A|\n)# Task\b",
     r"\bassertions? A\d+\b|(?:\A|\n)\s*[-*]?\s*A\d+: ",
@@ -126,8 +127,8 @@ _TASKS = (
     r"\b(?:provided|given|above) (?:guidelines|specification|spec|instructions|principles)\b",
     r"\b(?:guidelines|specification|spec|instructions) (?:above|provided|i was given|in the system prompt)\b",
     r"\b(?:the|this) user(?:'s|’s)? (?:question|message|prompt) (?:is|asks|was generated)\b",
-    r"\b(?:I (?:need|should|must|have) to|let me) (?:write|produce|generate|output) (?:the |a |my )?(?:final )?"
-    r"(?:response|answer|reply)\b",
+    r"\b(?:I (?:(?:need|have) to|should|must|will now)|let me) (?:write|produce|generate|output) "
+    r"(?:the |a |my )?(?:final )?(?:response|answer|reply)\b",
     r"(?:\A|\n)[#*\s]*(?:question|response|answer|final answer|verdict|reply|rationale)\s*(?:\d+)?\s*\*{0,2}:",
     r"(?:\A|\n)# Task\b",
     r"(?:\A|\n)(?:human|user|assistant|system): ",
@@ -139,7 +140,8 @@ _TASK = re.compile("|".join(f"(?:{pattern})" for pattern in _TASKS), re.IGNORECA
 _MARKUP = re.compile(r"(?<!\w)</?([A-Za-z][\w:-]{0,30})(?:\s+[\w:-]+=[^<>\n]{0,60})?\s*/?>")
 _MARKERS = re.compile(
     r"<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|"
-    r"^\s*#{2,4} ?(?:Instruction|Response|Assistant|Human|User|System|Input|Output)s?:?\s*$|"
+    r"^\s*#{2,4} ?(?:Instruction|Response|Assistant|Human|User|System|Input|Output)s?\s*$|"
+    r"#{2,4} ?(?:Instruction|Response|Assistant|Human|User|System|Input|Output)s?:|"
     r"^\s*\{\s*\"(?:text|content|document|messages|title|body)\"\s*:|\"\s*\}\s*\Z",
     re.MULTILINE,
 )
