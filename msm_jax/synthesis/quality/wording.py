@@ -81,12 +81,27 @@ _REMNANTS = (
     r"\bas an AI(?: model)?, I (?:cannot|can't|can’t|do not|don't|don’t)",
     r"\A[^\w\"“]*(?:I'm|I’m|I am) sorry, but I|\A[^\w\"“]*I (?:cannot|can't|can’t|won't|won’t|am unable to|am not "
     r"able to)\b",
-    rf"{_LINE}(?:sure|certainly|of course|absolutely|okay|ok|understood|got it)[!,.:]* "
-    r"(?:here|below|i'll|i’ll|i will|i have|let me|this is)\b",
+    rf"{_LINE}(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|all right|great|gladly|no problem|"
+    r"happy to help|understood|got it)[!,.:]* (?:here|below|i'll|i’ll|i will|i have|let me|this is)\b",
     rf"{_LINE}(?:as requested|as instructed|per (?:your|the) (?:instructions?|prompt|request)),",
     rf"{_LINE}(?:here(?:'s|’s| is| are)|below(?:'s|’s| is| are)|the following is) (?:\w+ ){{0,3}}?(?:my |your |the |"
     rf"an? )?"
     rf"(?:[\w'’]+[ -]){{0,4}}{_WRITINGS}\b[^\n]{{0,100}}[:.]\s*(?:\n|\Z)",
+    rf"{_LINE}(?:below,? you(?: will|'ll|’ll)? (?:find|see)|you(?: will|'ll|’ll) find below) (?:\w+ ){{0,4}}"
+    rf"{_WRITINGS}\b",
+    # A first line that announces the text, and a last paragraph that speaks of it.
+    r"\A[^\w\"“\n]*(?=[^\n]{1,90}:\s*\n)[^\n:]*\b(?:here|below|requested|you asked for|you wanted)\b[^\n:]*:",
+    rf"\A[^\w\n]*(?:the|your) (?:\w+ ){{0,3}}{_WRITINGS} (?:follows|is below|is given below)\b",
+    rf"{_LINE}(?:this|that) concludes (?:the|this) {_WRITINGS}\W*\Z",
+    rf"{_LINE}(?:this|the|all) (?:{_WRITINGS}|names?|people|places?|characters?|events?)\b[^\n.]{{0,40}}"
+    r"\b(?:fictional|fictitious|made up|invented|imaginary|synthetic)\b[^\n]{0,40}(?:\n|\Z)",
+    rf"{_LINE}(?:length:|about|approximately|around|roughly|total:)?[ ~]*\d{{2,5}} words\W*\Z",
+    r"\n(?=[^\n]{1,140}\Z)(?=[^\n]*\b(?:I (?:can|could)|tell me|let me know|happy to|if you(?:'d|’d)? (?:like|want|"
+    r"need|prefer))\b)(?=[^\n]*\b(?:longer|shorter|chang\w+|adjust\w*|edit\w*|revis\w*|expand\w*|rewrit\w*|tone|"
+    r"version)\b)[^\n]*\Z",
+    rf"{_LINE}i(?:'ve|’ve| have) (?:written|drafted|prepared|created|revised|rewritten|composed|put together) "
+    rf"(?:\w+ ){{0,4}}{_WRITINGS}\b[^\n]*(?:as requested|as asked|for you|below|:\s*(?:\n|\Z))",
+    rf"\bwould you (?:like|prefer) (?:an?|another|the) (?:\w+ ){{0,2}}{_WRITINGS}\?",
     rf"\bi hope (?:this|the) (?:{_WRITINGS} )?(?:helps|meets|captures|works|fits|serves)\b",
     r"\blet me know if (?:you(?:'d|’d| would)? (?:like|need|want)|there is) (?:me to|any|a|an|another|more|further|"
     r"some) "
@@ -145,7 +160,7 @@ _MARKERS = re.compile(
     r"^\s*\{\s*\"(?:text|content|document|messages|title|body)\"\s*:|\"\s*\}\s*\Z",
     re.MULTILINE,
 )
-_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+_FENCE = re.compile(r"```")
 
 
 def placeholder(part: Part) -> Finding | None:
