@@ -67,8 +67,8 @@ def test_stacked_adapters_add_up_and_their_order_does_not_matter():
 def test_cached_decoding_applies_them_too():
     base, stack = params(), (adapter(1), adapter(2, targets=("query", "up")))
     unstacked = transformer.unstack(base, TINY, stack)
-    caches = paged.init(TINY, 5, 8)
-    pages = paged.Paged(np.array([[1, 2], [4, 3]], np.int32))
+    caches = paged.init(TINY, 7, 2, 2)
+    pages = paged.Paged(np.array([[0, 0, 1, 2, 5], [0, 0, 4, 3, 6]], np.int32))
     step = jax.jit(transformer.run_layers, static_argnums=1)
     rows = []
     for slot in range(10):

@@ -67,12 +67,13 @@ def test_cached_layers_equal_the_full_model(shape):
     config, params = model(50, **SHAPES[shape])
     unstacked = transformer.unstack(params, config)
     ids = np.random.default_rng(0).integers(0, 50, (3, 9))
-    caches = paged.init(config, 10, 4)
+    caches = paged.init(config, 10, 4, 3)
     tables = np.array([[3, 9, 1], [2, 5, 7], [4, 6, 8]], np.int32)
     first, caches = transformer.run_layers(
         unstacked, config, ids[:, :4], np.tile(np.arange(4), (3, 1)), paged.Paged(tables), caches
     )
     steps = [first]
+    caches = decode.place(caches, np.arange(3), tables[:, : paged.NEAR])
     order = np.array([2, 0, 1])
     for t in range(4, 9):
         now = np.s_[:, t : t + 1]

@@ -157,8 +157,7 @@ class Block(nn.Module):
         v_BTGK = constrain(v_BTGK, "batch", "sequence", "kv_heads", "head_dim")
         if isinstance(visible, Paged):
             assert cache is not None
-            new = {"k": k_BTGK, "v": v_BTGK}
-            cache = {name: paged.write(cache[name], new[name], visible, positions_BT) for name in cache}
+            cache = paged.write(cache, k_BTGK, v_BTGK, visible, positions_BT)
             mixed_BTHK = paged.attend(q_BTHK, cache, visible, positions_BT)
         else:
             mixed_BTHK = attention.attend(q_BTHK, jnp.swapaxes(k_BTGK, 1, 2), jnp.swapaxes(v_BTGK, 1, 2), visible)

@@ -108,12 +108,13 @@ def _decode_arguments(
         active = lora.Active(tuple(Adapter(jax.tree.map(sliced, each.weights), each.config) for each in beside))
         unstacked["adapters"] = [active] * model.num_layers
     pages = -(-found.slots // _PAGE)
-    count = 1 + found.batch * pages
-    where = sharding.sharding(mesh, paged.AXES, (count, model.num_kv_heads, _PAGE, model.head_dim))
-    caches = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        jax.eval_shape(lambda: paged.init(model, count, _PAGE)),
-    )
+    count = 1 + found.batch * max(0, pages - paged.NEAR)
+
+    def cached(leaf: Any) -> Any:
+        axes = paged.NEAR_AXES if len(leaf.shape) == len(paged.NEAR_AXES) else paged.AXES
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.sharding(mesh, axes, leaf.shape))
+
+    caches = jax.tree.map(cached, jax.eval_shape(lambda: paged.init(model, count, _PAGE, found.batch)))
 
     def column(dtype: Any) -> Any:
         return whole((found.batch,), dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msm_jax.models import transformer
+from msm_jax.models import paged, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.paged import Cache, Paged
 from msm_jax.sampling import draw
@@ -20,7 +20,7 @@ from msm_jax.sampling.draw import Drawing
 
 # The most alternatives to a drawn token whose log-probability can be asked for, as in the OpenAI protocol.
 MOST_ALTERNATIVES = 20
-# Pages that are copied by one call.
+# Pages that are copied, or rows that begin to decode, by one call.
 COPIES = 8
 
 
@@ -206,7 +206,13 @@ def copy_pages(
             pool_PGSK = jax.lax.dynamic_update_slice_in_dim(pool_PGSK, page, targets_N[n], axis=0)
         return pool_PGSK
 
-    return jax.tree.map(copied, caches)
+    return [{**cache, "k": copied(cache["k"]), "v": copied(cache["v"])} for cache in caches]
+
+
+@partial(jax.jit, donate_argnames="caches")
+def place(caches: list[Cache], rows_N: Int[Array, " N"], tables_NJ: Int[Array, "N J"]) -> list[Cache]:
+    """Puts the first pages of rows that begin to decode near, in all layers; see `paged.place`."""
+    return [paged.place(cache, rows_N, tables_NJ) for cache in caches]
 
 
 def prefill_sizes(page: int) -> Sequence[int]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # Calls of `prefill` between two of `decode`, for each row that is free, and in all: the other rows wait meanwhile.
 _PREFILLS, _MOST_PREFILLS = 8, 64
 # Steps of one call of `decode`: as many as fit into this time, within these bounds.
-_DECODE_SECONDS, _FEWEST_STEPS, _MOST_STEPS = 0.05, 4, 32
+_DECODE_SECONDS, _FEWEST_STEPS, _MOST_STEPS = 0.1, 4, 32
 # Seconds between two reports of progress in the log.
 _REPORT_SECONDS = 30.0
 
@@ -108,7 +108,7 @@ class Slots:
         self._prefilling: list[Job] = []
         self._ready: deque[Job] = deque()
         self._rows: list[Job | None] = [None] * slots
-        self._tables_BP = np.zeros((slots, -(-config.max_position_embeddings // page)), np.int32)
+        self._tables_BP = np.zeros((slots, max(paged.NEAR, -(-config.max_position_embeddings // page))), np.int32)
         self._step_seconds = 0.0
         self._reported = time.monotonic()
 
@@ -144,8 +144,8 @@ class Slots:
         start = time.monotonic()
         before = self.stats.prefill_seconds + self.stats.decode_seconds
         if self._caches is None:
-            make = jax.jit(paged.init, static_argnums=(0, 1, 2))
-            self._caches = make(self.config, self._pages.count, self.page)
+            make = jax.jit(paged.init, static_argnums=(0, 1, 2, 3))
+            self._caches = make(self.config, self._pages.count, self.page, len(self._rows))
         self._drop_cancelled()
         self._admit()
         self._prefill(unstacked)
@@ -292,11 +292,17 @@ class Slots:
 
     def _insert(self) -> None:
         """Gives free rows to requests whose prompts are in the cache."""
-        for row, there in enumerate(self._rows):
-            if there is None and self._ready:
-                job = self._ready.popleft()
-                self._rows[row] = job
-                self._tables_BP[row, : len(job.pages)] = job.pages
+        rows = [row for row, there in enumerate(self._rows) if there is None][: len(self._ready)]
+        for row in rows:
+            job = self._ready.popleft()
+            self._rows[row] = job
+            self._tables_BP[row, : len(job.pages)] = job.pages
+        for begin in range(0, len(rows), decode.COPIES):
+            some = rows[begin : begin + decode.COPIES]
+            some += some[:1] * (decode.COPIES - len(some))
+            self._caches = decode.place(
+                self._caches, np.asarray(some, np.int32), self._tables_BP[some, : paged.NEAR]
+            )
 
     def _decode(self, unstacked: transformer.Params) -> None:
         """Draws some tokens in all rows that are in use."""
