@@ -91,6 +91,16 @@ def test_a_reply_has_reasoning_and_calls(runs):
     ]
 
 
+def test_log_probabilities_come_with_the_most_likely_tokens(runs):
+    choice = asked(get_model(f"msm_jax/{runs}/judge"), logprobs=True, top_logprobs=2).choices[0]
+    content = choice.logprobs.content
+    assert [each.token for each in content] == [*VERDICT, "<|im_end|>"]
+    assert all(-1e-6 < each.logprob <= 0 for each in content), "the policy is certain"
+    assert [each.top_logprobs[0].token for each in content] == [each.token for each in content]
+    assert all(len(each.top_logprobs) == 2 for each in content)
+    assert asked(get_model(f"msm_jax/{runs}/judge")).choices[0].logprobs is None
+
+
 def test_without_tools_a_call_is_text(runs):
     model = get_model(f"msm_jax/{runs}/inbox")
     for settings in ({}, {"tools": [READ_INBOX], "tool_choice": "none"}):

@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.sampling.engine import Generation
-from msm_jax.serving import answers, replies, requests
+from msm_jax.sampling.engine import Generation, Request
+from msm_jax.serving import answers, logprobs, replies, requests
 from msm_jax.serving.answers import Answer, Deltas
 from msm_jax.serving.dialects import Dialect
 from msm_jax.serving.host import Host, requests_of
-from msm_jax.serving.interim import Request
 from msm_jax.serving.requests import ApiError, Asked
 
 log = logging.getLogger(__name__)
@@ -163,7 +162,8 @@ class _Api:
     def _logprobs(self, asked: Asked, generation: Generation) -> dict[str, Any] | None:
         if asked.logprobs is None:
             return None
-        raise ApiError(400, "log-probabilities are not supported; leave logprobs out", param="logprobs")
+        make = logprobs.of_chat if asked.messages else logprobs.of_completion
+        return make(generation, self._host.dialects[""].tokenizer)
 
     async def _chunks(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,10 +12,9 @@ from typing import Any
 
 from msm_jax.errors import InputError
 from msm_jax.sampling.config import SamplingConfig
-from msm_jax.sampling.engine import Generation
+from msm_jax.sampling.engine import Engine, Generation, Request
 from msm_jax.serving import dialects
 from msm_jax.serving.dialects import Dialect
-from msm_jax.serving.interim import Engine, Request
 
 
 class Host:
@@ -117,6 +117,8 @@ def _on_loop(
     """Returns a function for the engine's thread that calls `on_piece` on the event loop."""
 
     def call(text: str) -> None:
-        loop.call_soon_threadsafe(on_piece, index, text)
+        # A loop that has been closed has no reader, and an error here would be one of the engine's.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(on_piece, index, text)
 
     return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from pathlib import Path
 
@@ -30,10 +29,7 @@ def get(path: Path | str, adapter: str = "") -> tuple[Host, str]:
         if checkpoint not in _HOSTS:
             backend.keep_programs()
             backend.keep_freed_memory()
-            host = Host(checkpoint, {name: name} if name else {})
-            # A thread that still computes when the interpreter ends would abort the process.
-            atexit.register(host.engine.close, drain=False)
-            _HOSTS[checkpoint] = host
+            _HOSTS[checkpoint] = Host(checkpoint, {name: name} if name else {})
         elif name not in _HOSTS[checkpoint].dialects:
             _HOSTS[checkpoint].add_adapter(name, name)
         return _HOSTS[checkpoint], name

@@ -21,17 +21,20 @@ from inspect_ai.model import (
     ContentReasoning,
     ContentText,
     GenerateConfig,
+    Logprob,
+    Logprobs,
     ModelAPI,
     ModelOutput,
     ModelUsage,
     StopReason,
+    TopLogprob,
 )
 from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
 
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.sampling.engine import Generation
-from msm_jax.serving import hosts, replies
+from msm_jax.serving import hosts, logprobs, replies
 from msm_jax.serving.host import requests_of
 
 log = getLogger(__name__)
@@ -83,7 +86,7 @@ class CheckpointAPI(ModelAPI):
 
     def max_connections(self) -> int:
         """Returns how many requests are in flight unless --max-connections says otherwise: the slots twice over."""
-        return 128
+        return 2 * int(self._host.engine.slots)
 
     def connection_key(self) -> str:
         """Returns the scope of the limit on connections: the checkpoint, since its adapters share slots."""
@@ -119,9 +122,9 @@ class CheckpointAPI(ModelAPI):
             "top_k": config.top_k or 0,
             "stop": tuple(config.stop_seqs or ()),
         }
-        logprobs = (config.top_logprobs or 0) if config.logprobs else None
+        alternatives = (config.top_logprobs or 0) if config.logprobs else None
         seed = None if config.seed is None else config.seed % 2**31
-        asked = requests_of(prompt, config.num_choices or 1, limit, drawing, seed, self._adapter, logprobs)
+        asked = requests_of(prompt, config.num_choices or 1, limit, drawing, seed, self._adapter, alternatives)
         found = await self._host.answers(asked)
         cut: StopReason = "max_tokens" if limit == wanted else "model_length"
         drawn = sum(len(each.ids) for each in found)
@@ -163,7 +166,23 @@ class CheckpointAPI(ModelAPI):
             content=content, tool_calls=calls or None, model=self.model_name, source="generate"
         )
         reason = ended if generation.finish_reason == "stop" else cut
-        return ChatCompletionChoice(message=message, stop_reason=reason)
+        return ChatCompletionChoice(message=message, stop_reason=reason, logprobs=self._logprobs(generation))
+
+    def _logprobs(self, generation: Generation) -> Logprobs | None:
+        if generation.logprobs is None:
+            return None
+        found = [
+            Logprob(
+                **_logprob(token),
+                top_logprobs=[TopLogprob(**_logprob(each)) for each in token.top],
+            )
+            for token in logprobs.tokens(generation, self._dialect.tokenizer)
+        ]
+        return Logprobs(content=found)
+
+
+def _logprob(token: logprobs.Token) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": token.bytes}
 
 
 def _messages(given: Sequence[ChatMessage]) -> list[dict[str, Any]]:
