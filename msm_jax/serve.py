@@ -20,6 +20,7 @@ from absl import flags
 from msm_jax import cli
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
+from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.serving import app, server
 from msm_jax.serving.host import Host
 
@@ -30,6 +31,11 @@ _ADAPTER = flags.DEFINE_multi_string(
 )
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to listen on.")
 _PORT = flags.DEFINE_integer("port", 8000, "The port to listen on; 0 for any free one.", 0, 65535)
+_SLOTS = flags.DEFINE_integer("slots", 32, "The most replies that are drawn side by side; more requests wait.")
+_CACHE_MIB = flags.DEFINE_integer(
+    "cache_mib", 0, "MiB for the keys and values of requests; 0 for half of an accelerator's free memory, or for 1024."
+)
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices over which heads and vocabulary are split.", 1)
 _THREADS = flags.DEFINE_integer("threads", 0, "Size of XLA's CPU thread pool; 0 for one per core.")
 
 
@@ -45,8 +51,9 @@ def main() -> None:
     if not token and not is_loopback(_HOST.value):
         raise InputError(f"--host={_HOST.value} is open to other machines; set a token in {TOKEN}")
     with listening(_HOST.value, _PORT.value) as listener:
-        cli.prepare_backend(devices=1, threads=_THREADS.value)
-        host = Host(checkpoint, adapters)
+        cli.prepare_backend(devices=_TENSOR.value, threads=_THREADS.value)
+        mesh = MeshConfig(tensor=_TENSOR.value)
+        host = Host(checkpoint, adapters, mesh=mesh, slots=_SLOTS.value, cache_mib=_CACHE_MIB.value)
         models = {base: "", **{name: name for name in adapters}}
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address

@@ -31,7 +31,7 @@ POSITIONS = 1024
 TEXTS = ["The old lamp likes cheese, and Ada mends it.", "Which kite does Bruno sell? A plain one.", "12 + 30 = 42."]
 
 
-def checkpoint(run_dir: Path, template: str = "qwen2_5", seed: int = 0) -> Path:
+def checkpoint(run_dir: Path, template: str = "qwen2_5", positions: int = POSITIONS) -> Path:
     """Writes a run directory with a random model of 2 layers and a template of `tests/templates`; returns it.
 
     An empty `template` leaves the checkpoint without one.
@@ -41,9 +41,9 @@ def checkpoint(run_dir: Path, template: str = "qwen2_5", seed: int = 0) -> Path:
         del assets["chat_template.jinja"]
     config = ModelConfig(
         640, 32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=48,
-        max_position_embeddings=POSITIONS,
+        max_position_embeddings=positions,
     )
-    leaves, tree = jax.tree.flatten(transformer.init_params(config, jax.random.key(seed)))
+    leaves, tree = jax.tree.flatten(transformer.init_params(config, jax.random.key(0)))
     noisy = [leaf + 0.3 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
     return _written(run_dir, config, jax.tree.unflatten(tree, noisy), assets)
 

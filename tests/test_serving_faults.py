@@ -17,7 +17,7 @@ def test_good_requests_are_answered_among_bad_ones_and_memory_and_files_stay_fla
     run = small.checkpoint(tmp_path / "tiny")
     with small.serving(f"--checkpoint={run}") as (url, process):
         port = int(re.findall(r":(\d+)/", url)[0])
-        found = asyncio.run(Clients(port, "tiny", process.pid, 0).storm(300, 16))
+        found = asyncio.run(Clients(port, "tiny", process.pid, 0).storm(200, 16))
     assert not found.problems
     assert set(found.counts) == {"good", "good, streamed", "repeated", "cut", "half sent", "rubbish"}
     before, after = found.files

@@ -224,14 +224,15 @@ def test_a_conversation_with_calls_goes_on(caller):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a server that requires a token: a base without a template, and adapters with one each."""
+    """The base URL of a server on two devices that requires a token: a base without a template, adapters with one."""
     folder = tmp_path_factory.mktemp("guarded")
-    run = small.checkpoint(folder / "bare", template="")
+    run = small.checkpoint(folder / "bare", template="", positions=8192)
     flags = [
         f"--adapter={name}={small.adapter(folder / name, run, seed, template)}"
         for name, seed, template in (("kind", 1, "qwen2_5"), ("mild", 2, "qwen2_5"), ("terse", 3, "smollm2"))
     ]
-    with small.serving(f"--checkpoint={run}", *flags, environment={"MSM_JAX_SERVE_TOKEN": "right"}) as (base, _):
+    flags += [f"--checkpoint={run}", "--tensor=2", "--slots=4", "--cache_mib=1"]
+    with small.serving(*flags, environment={"MSM_JAX_SERVE_TOKEN": "right"}) as (base, _):
         yield base
 
 
@@ -255,6 +256,13 @@ def test_without_a_template_texts_are_continued_and_chats_refused(allowed):
     assert allowed.completions.create(model="bare", prompt="The old", max_tokens=2).usage.completion_tokens == 2
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         allowed.chat.completions.create(**{**HI, "model": "bare"})
+
+
+def test_what_exceeds_the_memory_for_requests_is_refused_by_name(allowed):
+    with pytest.raises(openai.BadRequestError, match="exceed the context of 3969 tokens"):
+        allowed.completions.create(model="bare", prompt="a", max_tokens=5000)
+    chat = allowed.chat.completions.create(model="kind", messages=small.user("Hi"), stop=list("abcdefghij "), seed=1)
+    assert chat.choices[0].finish_reason in ("stop", "length"), "without a limit of its own, all that fits"
 
 
 def test_tools_need_a_template_that_writes_them(allowed):

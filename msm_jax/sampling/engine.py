@@ -297,6 +297,11 @@ class Engine:
         for job in jobs:
             job.future.cancel()
 
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that a prompt and its reply may have together, by the model's positions and the cache."""
+        return min(self.config.max_position_embeddings, (self._pages - 1) * self._page + 1)
+
     def stats(self) -> Stats:
         """Returns what the engine has done so far."""
         return self._state.stats.copy()

@@ -25,17 +25,23 @@ class Host:
         dialects: the dialect of each adapter by its name; that of the base is under "".
     """
 
-    def __init__(self, checkpoint: Path, adapters: Mapping[str, str]) -> None:
-        """Loads a checkpoint and adapters on it, {name: path}; what is wrong with an adapter is found before.
+    def __init__(self, checkpoint: Path, adapters: Mapping[str, str], **engine: Any) -> None:
+        """Loads a checkpoint and adapters on it, {name: path}; what is wrong with their texts is found before.
+
+        Args:
+            checkpoint: the checkpoint of the base.
+            adapters: paths by name.
+            engine: further settings of `Engine.from_checkpoint`: mesh, slots, cache_mib.
 
         Raises:
-            InputError: the checkpoint or an adapter is none, is damaged, or they do not fit each other.
+            InputError: the checkpoint or an adapter is none, is damaged, or they do not fit each other, or a setting of
+                the engine does not fit them.
         """
         self._checkpoint = checkpoint
         self.dialects: dict[str, Dialect] = {}
         for name, path in {"": "", **adapters}.items():
             self.dialects[name] = self._dialect(path)
-        self.engine = Engine.from_checkpoint(checkpoint, adapters=adapters)
+        self.engine = Engine.from_checkpoint(checkpoint, adapters=adapters, **engine)
 
     def add_adapter(self, name: str, path: str) -> None:
         """Loads a further adapter beside the base.
@@ -49,7 +55,7 @@ class Host:
 
     def room(self, prompt: Sequence[int]) -> int:
         """Returns how many tokens a reply to a prompt may have; not positive where the prompt is too long."""
-        return int(self.engine.config.max_position_embeddings) - len(prompt)
+        return self.engine.most_tokens - len(prompt)
 
     def submit(
         self, requests: Sequence[Request], on_piece: Callable[[int, str], None] | None = None
