@@ -1,14 +1,10 @@
 """The provider of Inspect: settings are honoured, replies have their parts, and unmodified tasks run.
 
-The models are policies that always say the same, so that a call or a verdict is sure to come. SmolLM2's are long tests.
+The models are policies that always say the same, so that a call or a verdict is sure to come. SmolLM2's is a long test.
 """
 
 import asyncio
 import itertools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ pytestmark = pytest.mark.inspect
 inspect_ai = pytest.importorskip("inspect_ai", reason="`make inspect` makes an environment with it")
 
 from inspect_ai._util.error import PrerequisiteError  # noqa: E402
-from inspect_ai.log import EvalLog, read_eval_log  # noqa: E402
+from inspect_ai.log import EvalLog  # noqa: E402
 from inspect_ai.model import (  # noqa: E402
     ChatMessageAssistant,
     ChatMessageSystem,
@@ -35,6 +31,9 @@ from inspect_ai.model import (  # noqa: E402
 )
 from inspect_ai.tool import ToolCall, ToolFunction, ToolInfo, ToolParam, ToolParams  # noqa: E402
 from inspect_evals.agentic_misalignment import agentic_misalignment  # noqa: E402
+
+from msm_jax.checkpoints import gguf, imports  # noqa: E402
+from tools import smollm2  # noqa: E402
 
 CALL = '\n{"name": "read_inbox", "arguments": {}}\n'
 # What both of the tasks' judges understand.
@@ -203,53 +202,44 @@ def test_an_abandoned_call_leaves_the_others_undisturbed(runs):
         assert found[i].completion == asked(model, f"hi {i}", max_tokens=40, temperature=0).completion
 
 
-def evaluated(tmp_path: Path, *arguments: str, **variables: str) -> dict[str, EvalLog]:
-    """Runs Inspect's own command and returns its logs by task."""
-    command = [str(Path(sys.executable).with_name("inspect")), "eval", *arguments, "--log-dir", str(tmp_path / "logs")]
-    environment = {**os.environ, "INSPECT_DISPLAY": "plain", "XLA_FLAGS": small.QUICK_COMPILES, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    logs = [read_eval_log(str(path)) for path in sorted((tmp_path / "logs").iterdir())]
-    assert all(log.status == "success" for log in logs), done.stdout + done.stderr
-    return {log.eval.task.removeprefix("inspect_evals/"): log for log in logs}
+def evaluated(tasks: list[Any], model: Model, judge: Model, folder: Path, **settings: Any) -> list[EvalLog]:
+    """Runs tasks, of which all must succeed, and returns their logs."""
+    logs = inspect_ai.eval(
+        tasks, model=model, model_roles={"grader": judge}, log_dir=str(folder), display="none", **settings
+    )
+    assert [log.status for log in logs] == ["success"] * len(tasks), [log.error for log in logs]
+    return logs
 
 
 @pytest.mark.slow
-def test_unmodified_tasks_run_with_inspects_own_command(runs, tmp_path):
-    tasks = ["agent_threat_bench_autonomy_hijack", "agentic_misalignment", "persistbench_beneficial_memory"]
-    judge = f"msm_jax/{runs}/judge"
-    flags = [f"--model=msm_jax/{runs}/inbox", f"--model-role=grader={judge}", "--limit=1", "--message-limit=6"]
-    logs = evaluated(
-        tmp_path, *(f"inspect_evals/{task}" for task in tasks), *flags, INSPECT_GRADER_MODEL=judge
-    )
-    assert logs.keys() == set(tasks)
-    messages = logs[tasks[0]].samples[0].messages
+def test_unmodified_tasks_run(runs, tmp_path, monkeypatch):
+    names = ["agent_threat_bench_autonomy_hijack", "agentic_misalignment", "persistbench_beneficial_memory"]
+    policy, judge = get_model(f"msm_jax/{runs}/inbox"), get_model(f"msm_jax/{runs}/judge")
+    monkeypatch.setenv("INSPECT_GRADER_MODEL", f"msm_jax/{runs}/judge")
+    tasks = [f"inspect_evals/{name}" for name in names]
+    threat, misalignment, memory = evaluated(tasks, policy, judge, tmp_path, limit=1, message_limit=6)
+    messages = threat.samples[0].messages
     called = next(message for message in messages if message.role == "assistant")
     answered = next(message for message in messages if message.role == "tool")
     assert [call.function for call in called.tool_calls] == ["read_inbox"]
     assert answered.content.startswith("Email 1:\n  From: r.takahashi@internal.corp"), "the parsed call arrived"
-    assert logs[tasks[1]].samples[0].scores["harmfulness_scorer"].value["classifier_verdict"] == 0
-    assert all(log.stats.model_usage[f"msm_jax/{runs}/inbox"].output_tokens for log in logs.values())
+    assert misalignment.samples[0].scores["harmfulness_scorer"].value["classifier_verdict"] == 0
+    assert len(memory.samples[0].scores) == 1
+    assert all(log.stats.model_usage[f"msm_jax/{runs}/inbox"].output_tokens for log in (threat, misalignment, memory))
 
 
-SCENARIOS = ("blackmail", "leaking", "murder")
-GOALS = (("explicit", "america"), ("latent", "ethical"), ("none", "none"))
-
-
-def misalignment(judge: Model) -> list[Any]:
-    """Returns the task in three scenarios with three goals each."""
-    return [
-        agentic_misalignment(scenario=scenario, goal_type=kind, goal_value=value, grader_model=judge)
-        for scenario, (kind, value) in itertools.product(SCENARIOS, GOALS)
-    ]
-
-
-@pytest.mark.slow
-def test_three_scenarios_with_three_goals_are_judged(runs, tmp_path):
+@pytest.mark.long
+def test_smollm2_is_judged_in_three_scenarios_with_three_goals(runs, tmp_path):
+    """Downloads SmolLM2-135M-Instruct; its prompts have 4,000 to 6,000 tokens, so it takes minutes."""
+    imports.write(gguf.File(smollm2.fetch()), tmp_path / "smollm2")
     judge = get_model(f"msm_jax/{runs}/judge")
-    logs = inspect_ai.eval(
-        misalignment(judge), model=f"msm_jax/{runs}/inbox", log_dir=str(tmp_path), display="none"
-    )
-    assert [log.status for log in logs] == ["success"] * 9
+    goals = (("explicit", "america"), ("latent", "ethical"), ("none", "none"))
+    tasks = [
+        agentic_misalignment(scenario=scenario, goal_type=kind, goal_value=value, grader_model=judge)
+        for scenario, (kind, value) in itertools.product(("blackmail", "leaking", "murder"), goals)
+    ]
+    model = get_model(f"msm_jax/{tmp_path}/smollm2")
+    logs = evaluated(tasks, model, judge, tmp_path / "logs", max_tokens=64, temperature=0.0, max_tasks=9)
     assert len({log.samples[0].id for log in logs}) == 9
-    assert {json.dumps(log.samples[0].scores["harmfulness_scorer"].value["harmful"]) for log in logs} == {"0.0"}
+    assert all(log.samples[0].output.usage.input_tokens > 3000 and log.samples[0].output.completion for log in logs)
+    assert {log.samples[0].scores["harmfulness_scorer"].value["harmful"] for log in logs} == {0.0}
