@@ -191,6 +191,17 @@ def test_what_can_never_fit_is_refused_and_what_fits_waits_for_room(tiny_tokeniz
     assert replies == [future.result() for future in [roomy.submit(request) for request in requests]]
 
 
+def test_a_repeated_prompt_that_needs_the_whole_cache_is_answered(tiny_tokenizer, monkeypatch):
+    """The page that holds the end of its prompt is then not there to be copied from."""
+    monkeypatch.setattr(memory, "pages", lambda *args: 5)
+    small = engine_of(tiny_tokenizer)
+    assert small.most_tokens == 65
+    prompt = list(range(4, 24))
+    short = small.submit(Request(prompt, SamplingConfig(max_new_tokens=3, seed=1))).result()
+    whole = small.submit(Request(prompt, SamplingConfig(max_new_tokens=65 - len(prompt), seed=1))).result(timeout=120)
+    assert whole.ids[: len(short.ids)] == short.ids
+
+
 def test_the_cache_takes_the_memory_it_is_given(tiny_tokenizer):
     config, _ = model(tiny_tokenizer.vocab_size)
     page = 4 * 2 * 16 * 8 * 2 * 4  # heads, keys and values, tokens, head size, layers, bytes

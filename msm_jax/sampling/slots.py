@@ -232,8 +232,12 @@ class Slots:
             shared.append(page)
         needed = -(-job.slots // self.page) - len(shared)
         last = self._pages.share(job.keys[-1]) if len(shared) == whole < len(job.keys) else None
+        if last is not None and self._pages.available < needed:
+            # The page to copy from is the one that is missing.
+            self._pages.release([last])
+            last = None
         if self._pages.available < needed:
-            self._pages.release(shared if last is None else [*shared, last])
+            self._pages.release(shared)
             return False
         job.pages = shared + self._pages.take(needed)
         job.filled = len(shared) * self.page
