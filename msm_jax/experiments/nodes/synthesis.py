@@ -95,8 +95,8 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
 
     Raises:
         InputError: a writer cannot be asked; the message names what is missing.
-        WorkError: a cap is reached, a writer fails for good, or the gates stop the corpus, whose page then lies in
-            STORE/stopped/NAME; another run continues.
+        WorkError: a cap is reached, a writer fails for good, no reply can be used, or the gates stop the corpus; its
+            page and what was dropped then lie in STORE/stopped/NAME, and another run continues.
     """
     from msm_jax.synthesis.progress import Progress
 
@@ -111,7 +111,7 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
             kind.run(config, directory, Path(args["journal"]), progressed, 2.0, args["evals"])
         except WorkError as error:
             pages = Path(args["stopped"])
-            for page in directory.rglob("quality.*"):
+            for page in (*directory.rglob("quality.*"), *directory.glob("dropped.jsonl")):
                 storage.write_bytes(pages / page.relative_to(directory), page.read_bytes())
             raise WorkError(str(error).replace(str(directory), str(pages))) from error
 
