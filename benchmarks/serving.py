@@ -1,6 +1,6 @@
 """A server under clients that ask well, repeat themselves, hang up at any time and send rubbish.
 
-    python benchmarks/serving.py --checkpoint=RUN --requests=10000
+    python benchmarks/serving.py
 
 Every good request must get the text that it gets alone, and at the end as many requests as at the start must fit side
 by side. Memory and open files of the server are sampled on the way.
@@ -18,22 +18,28 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import record
 from msm_jax import cli
+from msm_jax.checkpoints import store
+from msm_jax.data import templates, tokenizers
 from msm_jax.errors import WorkError
+from msm_jax.foundation import settings
+from msm_jax.models import presets, transformer
 
 ROOT = Path(__file__).resolve().parent.parent
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint with a chat template.")
+_PRESET = flags.DEFINE_string("preset", "mini-0.3m", "The model's shape; its weights are random.")
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "How many requests.")
 _AT_ONCE = flags.DEFINE_integer("at_once", 32, "How many are in flight.")
 
@@ -221,8 +227,29 @@ class Clients:
 
 def main() -> None:
     """Starts a server, sends the requests and publishes what happened."""
-    checkpoint = cli.require(_CHECKPOINT)
-    command = [sys.executable, "-m", "msm_jax.serve", f"--checkpoint={checkpoint}", "--port=0"]
+    with tempfile.TemporaryDirectory() as directory:
+        write_checkpoint(Path(directory) / "model")
+        command = [sys.executable, "-m", "msm_jax.serve", f"--checkpoint={directory}/model", "--port=0"]
+        outcome, status = served(command)
+    record.publish(result(outcome, status))
+    if outcome.problems:
+        raise WorkError(f"{len(outcome.problems)} requests went wrong, the first: {outcome.problems[0]}")
+
+
+def write_checkpoint(run_dir: Path) -> None:
+    """Writes a run directory with random weights, and a tokenizer that is trained on a spec."""
+    texts = (ROOT / "data/specs/oversight_philosophy.md").read_text().splitlines()
+    tokenizers.train_sentencepiece([text for text in texts if text], run_dir / "tokenizer", vocab_size=1000)
+    tokenizer = tokenizers.Tokenizer.load(run_dir / "tokenizer")
+    config = presets.preset(_PRESET.value, vocab_size=1000)
+    params = jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+    info = {"model": settings.to_json(config), "step": 0}
+    assets = {**tokenizer.files(), **templates.files(templates.ChatTemplate())}
+    store.save(run_dir / "checkpoints" / "0", {"params": params}, info, assets)
+
+
+def served(command: Sequence[str]) -> tuple[Outcome, int]:
+    """Runs the server's command, sends the requests, stops it by Ctrl-C, and returns its exit status too."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
         assert server.stdout is not None
         found = re.match(r"serving (\S+) at http://127\.0\.0\.1:(\d+)/", server.stdout.readline())
@@ -230,10 +257,7 @@ def main() -> None:
             raise WorkError("the server did not start; see its message above")
         outcome = asyncio.run(Clients(int(found[2]), found[1], server.pid, 0).storm(_REQUESTS.value, _AT_ONCE.value))
         server.send_signal(signal.SIGINT)
-        status = server.wait()
-    record.publish(result(outcome, status))
-    if outcome.problems:
-        raise WorkError(f"{len(outcome.problems)} requests went wrong, the first: {outcome.problems[0]}")
+        return outcome, server.wait()
 
 
 def result(outcome: Outcome, status: int) -> record.Result:

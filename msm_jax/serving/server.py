@@ -33,6 +33,12 @@ def run(application: Any, listener: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        application, log_config=None, access_log=False, timeout_keep_alive=_KEEP_ALIVE_SECONDS, lifespan="off"
+        application,
+        log_config=None,
+        # It warns of every connection that does not speak HTTP.
+        log_level="error",
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        lifespan="off",
     )
     uvicorn.Server(config).run(sockets=[listener])
