@@ -194,19 +194,31 @@ def _recorded(
     )
 
 
-@partial(jax.jit, donate_argnames="caches")
-def copy_pages(
-    caches: list[Cache], sources_N: Int[Array, " N"], targets_N: Int[Array, " N"]
-) -> list[Cache]:
-    """Copies pages in all layers, one after the other; page 0 to page 0 for padding."""
+def copy_pages(caches: list[Cache], sources_N: Int[Array, " N"], targets_N: Int[Array, " N"]) -> list[Cache]:
+    """Copies pages in all layers; page 0 to page 0 for padding. No target is a source.
 
-    def copied(pool_PGSK: jax.Array) -> jax.Array:
-        for n in range(sources_N.shape[0]):
-            page = jax.lax.dynamic_slice_in_dim(pool_PGSK, sources_N[n], 1)
-            pool_PGSK = jax.lax.dynamic_update_slice_in_dim(pool_PGSK, page, targets_N[n], axis=0)
+    Reading and writing are two programs: in one, XLA on the CPU would copy the whole cache first.
+    """
+    return _write_pages(caches, _read_pages(caches, sources_N), targets_N)
+
+
+@jax.jit
+def _read_pages(caches: list[Cache], sources_N: Int[Array, " N"]) -> list[Cache]:
+    def of(pool_PGSK: jax.Array) -> jax.Array:
+        return jnp.concatenate([jax.lax.dynamic_slice_in_dim(pool_PGSK, source, 1) for source in sources_N])
+
+    return [{"k": of(cache["k"]), "v": of(cache["v"])} for cache in caches]
+
+
+@partial(jax.jit, donate_argnames="caches")
+def _write_pages(caches: list[Cache], pages: list[Cache], targets_N: Int[Array, " N"]) -> list[Cache]:
+    def into(pool_PGSK: jax.Array, pages_NGSK: jax.Array) -> jax.Array:
+        for n in range(len(pages_NGSK)):
+            pool_PGSK = jax.lax.dynamic_update_slice_in_dim(pool_PGSK, pages_NGSK[n : n + 1], targets_N[n], axis=0)
         return pool_PGSK
 
-    return [{**cache, "k": copied(cache["k"]), "v": copied(cache["v"])} for cache in caches]
+    both = zip(caches, pages, strict=True)
+    return [{**cache, **{name: into(cache[name], new[name]) for name in new}} for cache, new in both]
 
 
 @partial(jax.jit, donate_argnames="caches")
