@@ -92,7 +92,7 @@ lint: venv
 # One after the other: each has the machine to itself. The train step goes without Tunix where that does not install.
 bench: export MSM_JAX_REF_PYTHON = $(CURDIR)/.venv-ref/bin/python
 bench: venv ref
-	for name in loss dispatch data checkpoints startup decode; do $(PY) benchmarks/$$name.py --write || exit; done
+	for name in loss dispatch data checkpoints startup decode engine; do $(PY) benchmarks/$$name.py --write || exit; done
 	if $(MAKE) --no-print-directory tunix; then export MSM_JAX_TUNIX_PYTHON=$(CURDIR)/.venv-tunix/bin/python; fi; \
 		$(PY) benchmarks/train_step.py --write
 

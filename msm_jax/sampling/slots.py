@@ -251,6 +251,7 @@ class Slots:
         for begin in range(0, len(copies), decode.COPIES):
             some = [*copies[begin : begin + decode.COPIES], *[(0, 0)] * decode.COPIES][: decode.COPIES]
             sources, targets = np.asarray(some, np.int32).T
+            assert self._caches is not None
             self._caches = decode.copy_pages(self._caches, sources, targets)
         self._pages.release(source for source, _ in copies)
 
