@@ -19,7 +19,6 @@ from msm_jax.models import transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.parallel import backend, distributed, sharding
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
-from msm_jax.sampling import decode
 from msm_jax.training import optimizer, state, step
 from msm_jax.training.config import OptimizerConfig
 
@@ -98,13 +97,17 @@ def compute(params: Any, mesh: Mesh) -> dict[str, Any]:
 
 
 def _greedy(params: Any, prompts: np.ndarray) -> jax.Array:
-    unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, MODEL)
-    asked = jax.device_get(decode.requests([0] * PROMPTS, [0] * PROMPTS, (), MODEL.vocab_size, 0.0, 0, 1.0))
-    how = {"greedy": True, "filtered": False}
-    progress = decode.prefill(unstacked, MODEL, prompts, asked, np.zeros(PROMPTS, bool), REPLY, **how)
-    progress = decode.grow(progress, PROMPT + REPLY)
-    done = decode.decode(unstacked, MODEL, asked, progress, np.int32(PROMPT), np.int32(REPLY), **how)
-    return done.replies_BN
+    """Returns greedy replies, each token computed from all before it; the engine spans one process alone."""
+    rows, length = np.arange(PROMPTS), PROMPT + REPLY
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (PROMPTS, length))
+
+    def advance(step: jax.Array, tokens: jax.Array) -> jax.Array:
+        hidden = transformer.apply(params, MODEL, tokens, positions, jnp.ones_like(tokens))
+        scores = transformer.logits(params, MODEL, hidden[rows, step - 1])
+        return tokens.at[rows, step].set(jnp.argmax(scores, axis=-1).astype(jnp.int32))
+
+    tokens = jnp.pad(prompts, ((0, 0), (0, REPLY)))
+    return jax.jit(lambda tokens: jax.lax.fori_loop(PROMPT, length, advance, tokens))(tokens)[:, PROMPT:]
 
 
 def margins(params: Any, replies: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 `make smollm2` fetches the file; without it these tests are skipped.
 """
 
+import contextlib
 import json
 
 import float64_llama
@@ -14,8 +15,8 @@ from test_parity_weights import assert_same_tensors, load_checkpoint, reference
 from test_sampling_decode import plain_logits
 
 from msm_jax.checkpoints import exports, gguf, huggingface, imports, safetensors, store
-from msm_jax.models import transformer
-from msm_jax.sampling import decode
+from msm_jax.sampling.config import SamplingConfig
+from msm_jax.sampling.engine import Engine
 from tools import smollm2
 
 TEXTS = [
@@ -61,21 +62,17 @@ def test_logits_are_as_near_to_float64_as_those_of_transformers(smol, ref_python
 def test_greedy_continuations_are_those_of_transformers(smol, ref_python):
     reference(ref_python, "greedy", smol)
     theirs = json.loads((smol / "greedy.json").read_text())
-    config, params = load_checkpoint(smol / "run")
-    unstacked = transformer.unstack(params, config)
-    how = {"greedy": True, "filtered": False}
+    engine = Engine.from_checkpoint(smol / "run")
     prompts = json.loads((smol / "prompts.json").read_text())
-    rows, length = len(prompts), max(map(len, prompts))
-    tokens = np.array([[0] * (length - len(prompt)) + prompt for prompt in prompts], np.int32)
-    # No id ends a reply, as none does on the other side.
-    asked = decode.requests([length - len(prompt) for prompt in prompts], [0] * rows, [], config.vocab_size)
-    progress = decode.prefill(unstacked, config, tokens, asked, np.zeros(rows, bool), NEW, **how)
-    progress = decode.grow(progress, length + NEW)
-    progress = decode.decode(unstacked, config, asked, progress, np.int32(length), np.int32(NEW), **how)
+    with contextlib.closing(engine):
+        replies = engine.generate(prompts, SamplingConfig(max_new_tokens=NEW, temperature=0.0))
     same = []
-    for ours, ids, gaps in zip(progress.replies_BN.tolist(), *theirs.values(), strict=True):
-        assert len(ids) == len(ours) == NEW
-        apart = next((step for step in range(NEW) if ours[step] != ids[step]), NEW)
+    for ours, ids, gaps in zip([list(reply.ids) for reply in replies], *theirs.values(), strict=True):
+        # An id that ends our reply ends none on the other side.
+        assert len(ids) == NEW
+        assert len(ours) == NEW or ours[-1] in engine.stop_ids
+        ids = ids[: len(ours)]
+        apart = next((step for step in range(len(ours)) if ours[step] != ids[step]), NEW)
         same.append(apart)
         assert apart == NEW or gaps[apart] < 1e-3, f"step {apart}: the top two logits were {gaps[apart]} apart"
     print(f"parity: SmolLM2: greedy tokens that are the same, of {NEW}: {same}")
