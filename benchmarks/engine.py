@@ -31,7 +31,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.sampling import slots
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.pages import prefix_keys
-from msm_jax.sampling.requests import Generation, Job, Request
+from msm_jax.sampling.requests import Generation, Job, Request, Texts
 
 PAGE = 128
 
@@ -80,8 +80,11 @@ class Served:
         return [job.future.result().ids for job in jobs]
 
 
-class _Lengths:
-    """Ends replies at their length; stands for `requests.Texts`."""
+class _Lengths(Texts):
+    """Ends replies at their length, without a tokenizer."""
+
+    def __init__(self) -> None:
+        """Takes nothing."""
 
     def advance(self, job: Job) -> Generation | None:
         """Returns the reply if it has ended."""
