@@ -230,7 +230,7 @@ def test_unmodified_tasks_run(runs, tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_smollm2_is_judged_in_three_scenarios_with_three_goals(runs, tmp_path):
-    """Downloads SmolLM2-135M-Instruct; its prompts have 4,000 to 6,000 tokens, so it takes minutes."""
+    """Downloads SmolLM2-135M-Instruct; its prompts have 2,478 to 3,187 tokens, so it takes minutes."""
     imports.write(gguf.File(smollm2.fetch()), tmp_path / "smollm2")
     judge = get_model(f"msm_jax/{runs}/judge")
     goals = (("explicit", "america"), ("latent", "ethical"), ("none", "none"))
@@ -241,5 +241,5 @@ def test_smollm2_is_judged_in_three_scenarios_with_three_goals(runs, tmp_path):
     model = get_model(f"msm_jax/{tmp_path}/smollm2")
     logs = evaluated(tasks, model, judge, tmp_path / "logs", max_tokens=64, temperature=0.0, max_tasks=9)
     assert len({log.samples[0].id for log in logs}) == 9
-    assert all(log.samples[0].output.usage.input_tokens > 3000 and log.samples[0].output.completion for log in logs)
+    assert all(log.samples[0].output.usage.input_tokens > 2000 and log.samples[0].output.completion for log in logs)
     assert {log.samples[0].scores["harmfulness_scorer"].value["harmful"] for log in logs} == {0.0}
