@@ -10,7 +10,7 @@ import serving_small as small
 pytestmark = pytest.mark.inspect
 pytest.importorskip("uvicorn", reason="`make inspect` makes an environment with it")
 
-from benchmarks.serving import Clients  # noqa: E402
+from benchmarks.serving import Clients  # noqa: E402 (skipped without its package)
 
 
 def test_good_requests_are_answered_among_bad_ones_and_memory_and_files_stay_flat(tmp_path: Path):

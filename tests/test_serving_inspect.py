@@ -14,9 +14,9 @@ import serving_small as small
 pytestmark = pytest.mark.inspect
 inspect_ai = pytest.importorskip("inspect_ai", reason="`make inspect` makes an environment with it")
 
-from inspect_ai._util.error import PrerequisiteError  # noqa: E402
-from inspect_ai.log import EvalLog  # noqa: E402
-from inspect_ai.model import (  # noqa: E402
+from inspect_ai._util.error import PrerequisiteError  # noqa: E402 (skipped without its package)
+from inspect_ai.log import EvalLog  # noqa: E402 (skipped without its package)
+from inspect_ai.model import (  # noqa: E402 (skipped without its package)
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageTool,
@@ -29,11 +29,11 @@ from inspect_ai.model import (  # noqa: E402
     ModelOutput,
     get_model,
 )
-from inspect_ai.tool import ToolCall, ToolFunction, ToolInfo, ToolParam, ToolParams  # noqa: E402
-from inspect_evals.agentic_misalignment import agentic_misalignment  # noqa: E402
+from inspect_ai.tool import ToolCall, ToolFunction, ToolInfo, ToolParam, ToolParams  # noqa: E402 (skipped without its package)
+from inspect_evals.agentic_misalignment import agentic_misalignment  # noqa: E402 (skipped without its package)
 
-from msm_jax.checkpoints import gguf, imports  # noqa: E402
-from tools import smollm2  # noqa: E402
+from msm_jax.checkpoints import gguf, imports  # noqa: E402 (skipped without its package)
+from tools import smollm2  # noqa: E402 (skipped without its package)
 
 CALL = '\n{"name": "read_inbox", "arguments": {}}\n'
 # What both of the tasks' judges understand.
