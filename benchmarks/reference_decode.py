@@ -16,11 +16,7 @@ import transformers
 
 def main(directory: Path) -> None:
     """Finds the fastest way to generate, then answers the requests on standard input."""
-    settings = json.loads((directory / "settings.json").read_text())
-    torch.set_num_threads(settings["threads"])
-    torch.set_grad_enabled(False)
-    transformers.logging.set_verbosity_error()
-    model = load(settings["model"], directory)
+    settings, model = opened(directory)
     prompts = torch.from_numpy(np.load(directory / "prompts.npy")).long()
 
     def generate(cache: str) -> np.ndarray:
@@ -52,6 +48,15 @@ def main(directory: Path) -> None:
                 how = f"torch {torch.__version__}, transformers {transformers.__version__}"
                 answer = {"how": how, "tried": tried}
         print(json.dumps(answer), flush=True)
+
+
+def opened(directory: Path) -> tuple[dict, torch.nn.Module]:
+    """Returns the settings of a benchmark and its model, with torch set up for both."""
+    settings = json.loads((directory / "settings.json").read_text())
+    torch.set_num_threads(settings["threads"])
+    torch.set_grad_enabled(False)
+    transformers.logging.set_verbosity_error()
+    return settings, load(settings["model"], directory)
 
 
 def load(shape: dict, directory: Path) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from reference_decode import load
+from reference_decode import opened
 
 # Requests on which each batch size is tried.
 TRIED = 32
@@ -19,11 +19,7 @@ TRIED = 32
 
 def main(directory: Path) -> None:
     """Answers the requests on standard input."""
-    settings = json.loads((directory / "settings.json").read_text())
-    torch.set_num_threads(settings["threads"])
-    torch.set_grad_enabled(False)
-    transformers.logging.set_verbosity_error()
-    model = load(settings["model"], directory)
+    settings, model = opened(directory)
     queue = settings["queue"]
     for line in sys.stdin:
         asked = json.loads(line)

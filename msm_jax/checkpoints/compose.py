@@ -12,6 +12,9 @@ from jax.sharding import Mesh
 
 from msm_jax.checkpoints import adapters, peft, store
 from msm_jax.checkpoints.adapters import Base, Stack, StackedAdapter
+from msm_jax.data import templates
+from msm_jax.data.templates import ChatTemplate
+from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
@@ -37,6 +40,16 @@ class Composed:
     model: ModelConfig
     stack: Stack | None
     foreign: lora.Weights | None = None
+
+
+def read_texts(found: Composed) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Returns the tokenizer of a model, and its chat template if it has one.
+
+    Raises:
+        InputError: one of them is missing or damaged.
+    """
+    where = f"{found.checkpoint}/"
+    return Tokenizer.from_files(found.assets, where), templates.of_checkpoint(found.info, found.assets, where)
 
 
 def find(checkpoint: Path | str, adapter: Path | str = "") -> Composed:

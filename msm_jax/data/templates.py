@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from msm_jax.data.tokenizers import CONFIG_FILE, Tokenizer
 from msm_jax.data.turns import Rendered, Turn, prepared, turns_of
 from msm_jax.errors import InputError
 from msm_jax.foundation import hashing, storage
+
+log = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
@@ -60,6 +63,14 @@ class ChatTemplate:
     def sha256(self) -> str:
         """The SHA-256 of the source."""
         return hashing.sha256(self.source.encode())
+
+    def told(self, variables: Mapping[str, Any]) -> ChatTemplate:
+        """Returns the template with more variables; warns of those that it had with another value."""
+        for name in sorted(self.variables.keys() & variables.keys()):
+            before, now = self.variables[name], variables[name]
+            if before != now:
+                log.warning("%s: the variable %s was %r in training and is now %r", self.where, name, before, now)
+        return dataclasses.replace(self, variables={**self.variables, **variables})
 
     def render(
         self,

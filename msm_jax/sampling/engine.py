@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,8 +31,6 @@ from msm_jax.sampling.requests import Generation, Job, Request, Texts, TokenLogp
 from msm_jax.sampling.slots import Slots, Stats
 
 __all__ = ["Engine", "Generation", "Request", "Stats", "TokenLogprob"]
-
-log = logging.getLogger(__name__)
 
 # One engine computes at a time: two programs that each span several devices would wait for each other if they started
 # in different orders.
@@ -139,9 +136,9 @@ class Engine:
                 another base; or the mesh does not fit the devices or the model.
         """
         found = compose.find(path, adapter)
-        tokenizer, template = _texts_of(found)
+        tokenizer, template = compose.read_texts(found)
         if template is not None and chat_variables:
-            template = _told(template, chat_variables)
+            template = template.told(chat_variables)
         devices = make_mesh(mesh, jax.local_devices())
         params, always = compose.load(found, devices)
         generation = found.assets.get(templates.GENERATION_FILE)
@@ -168,8 +165,8 @@ class Engine:
         assert found.stack is not None
         if any(each.merged for each in found.stack.adapters):
             raise InputError(f"{path}: was trained above an adapter that is merged into its base; serve it by itself")
-        tokenizer, template = _texts_of(found)
-        if tokenizer.vocab_size != self.tokenizer.vocab_size:
+        tokenizer, template = compose.read_texts(found)
+        if tokenizer.sha256 != self.tokenizer.sha256:
             raise InputError(f"{path}: its tokenizer is not that of {self._path}; serve it by itself")
         weights = compose.load_adapters(found, self._mesh)
         weights = jax.tree.map(lambda leaf: leaf.astype(self.config.compute_dtype), weights)
@@ -204,11 +201,8 @@ class Engine:
         return self.template
 
     def text_prompt(self, text: str) -> list[int]:
-        """Returns the ids of a plain text, after the begin token if the tokenizer has one.
-
-        For an empty text and no begin token it returns the id after which a new document begins.
-        """
-        return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
+        """Returns the ids of a plain text; see `Tokenizer.text_prompt`."""
+        return self.tokenizer.text_prompt(text)
 
     def submit(self, request: Request, on_piece: Callable[[str], None] | None = None) -> "Future[Generation]":
         """Queues a request, from any thread, and returns the future of its reply.
@@ -292,7 +286,8 @@ class Engine:
             self._changed.wait_for(lambda: self._thread is None)
 
     def _cancel_all(self) -> None:
-        with self._changed:
+        # The engine's thread changes its state while it holds the devices.
+        with _DEVICES, self._changed:
             jobs = [*self._inbox, *self._state.jobs()]
         for job in jobs:
             job.future.cancel()
@@ -383,21 +378,7 @@ def _stop_all() -> None:
         engine.close(drain=False)
 
 
-def _texts_of(found: compose.Composed) -> tuple[Tokenizer, ChatTemplate | None]:
-    where = f"{found.checkpoint}/"
-    return Tokenizer.from_files(found.assets, where), templates.of_checkpoint(found.info, found.assets, where)
-
-
 def _in_order(pieces: Iterable[dict[int, Any]]) -> list[Any]:
     """Returns the values of several mappings by their keys, which are 0 to n-1."""
     found = {index: value for piece in pieces for index, value in piece.items()}
     return [found[i] for i in range(len(found))]
-
-
-def _told(template: ChatTemplate, chat_variables: Mapping[str, Any]) -> ChatTemplate:
-    """Returns the template with more variables; warns of those that had another value in training."""
-    for name in sorted(template.variables.keys() & chat_variables.keys()):
-        before, now = template.variables[name], chat_variables[name]
-        if before != now:
-            log.warning("%s: the variable %s was %r in training and is now %r", template.where, name, before, now)
-    return replace(template, variables={**template.variables, **chat_variables})

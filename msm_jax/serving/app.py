@@ -213,11 +213,12 @@ class _Api:
 
 def _ids(prompts: Sequence[str | tuple[int, ...]], dialect: Dialect) -> list[list[int]]:
     """Returns the ids of prompts; refuses ids that the tokenizer does not have."""
-    known = dialect.tokenizer.vocab_size
+    tokenizer = dialect.tokenizer
     for each in (each for prompt in prompts if not isinstance(prompt, str) for each in prompt):
-        if not 0 <= each < known:
-            raise ApiError(400, f"prompt: {each} is no id of the tokenizer, which has {known}", param="prompt")
-    return [dialect.text_prompt(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        if not 0 <= each < tokenizer.vocab_size:
+            message = f"prompt: {each} is no id of the tokenizer, which has {tokenizer.vocab_size}"
+            raise ApiError(400, message, param="prompt")
+    return [tokenizer.text_prompt(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
 
 
 class _Events:

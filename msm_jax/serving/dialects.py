@@ -45,10 +45,6 @@ class Dialect:
             raise InputError("the chat template does not write tool calls as JSON objects; ask without tools")
         return templates.encode_prompt(self.tokenizer, self.template, messages, tools)
 
-    def text_prompt(self, text: str) -> list[int]:
-        """Returns the ids of a plain text after the begin token; of an empty one, an id that begins a document."""
-        return [*self.tokenizer.begin_ids, *self.tokenizer.encode(text)] or [self.tokenizer.document_end_id]
-
 
 def of_checkpoint(checkpoint: Path | str, adapter: Path | str = "") -> Dialect:
     """Reads the dialect of a checkpoint, or of an adapter on it.
@@ -56,8 +52,5 @@ def of_checkpoint(checkpoint: Path | str, adapter: Path | str = "") -> Dialect:
     Raises:
         InputError: one of them is none or damaged, or they do not fit each other.
     """
-    found = compose.find(checkpoint, adapter)
-    where = f"{found.checkpoint}/"
-    tokenizer = Tokenizer.from_files(found.assets, where)
-    template = templates.of_checkpoint(found.info, found.assets, where)
+    tokenizer, template = compose.read_texts(compose.find(checkpoint, adapter))
     return Dialect(tokenizer, template, ReplyFormat() if template is None else formats.of_template(template, tokenizer))

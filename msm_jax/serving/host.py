@@ -72,7 +72,7 @@ class Host:
         try:
             for index, request in enumerate(requests):
                 given.append(self.engine.submit(request, on_piece and _on_loop(loop, index, on_piece)))
-        except BaseException:
+        except BaseException:  # raised again; whatever it is, none of them stays with the engine
             for future in given:
                 future.cancel()
             raise

@@ -132,6 +132,13 @@ class Tokenizer(abc.ABC):
         """Returns the ids of a document from those of its text: adds the begin token, if any, and the end."""
         return [*self.begin_ids, *ids, self.document_end_id]
 
+    def text_prompt(self, text: str) -> list[int]:
+        """Returns the ids of a plain text that a model continues, after the begin token if there is one.
+
+        For an empty text and no begin token it returns the id after which a new document begins.
+        """
+        return [*self.begin_ids, *self.encode(text)] or [self.document_end_id]
+
 
 def checked(text: str) -> str:
     """Returns the text; raises `InputError` if it holds half of a surrogate pair."""
