@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 
 import jax
 import numpy as np
@@ -151,6 +151,17 @@ def test_closing_without_draining_cancels_what_is_queued(tiny_tokenizer):
     assert sum(future.cancelled() for future in futures) >= 26
     with pytest.raises(CancelledError):
         futures[-1].result()
+
+
+def test_scores_are_computed_between_the_steps_of_long_replies(tiny_tokenizer):
+    engine = engine_of(tiny_tokenizer)
+    alone = engine.score([[1, 5]], [[9, 4]])
+    futures = [engine.submit(Request([1, 5], SamplingConfig(max_new_tokens=200))) for _ in range(30)]
+    wait(futures, return_when=FIRST_COMPLETED)
+    for _ in range(3):
+        assert engine.score([[1, 5]], [[9, 4]]) == alone
+    assert not all(future.done() for future in futures)
+    engine.close(drain=False)
 
 
 def test_a_failure_reaches_those_who_wait_and_the_engine_goes_on(tiny_tokenizer, monkeypatch):

@@ -94,9 +94,16 @@ def test_log_probabilities_are_those_of_the_model(client):
     streamed = list(client.chat.completions.create(**asked, logprobs=True, top_logprobs=3, stream=True))
     assert streamed[-1].choices[0].logprobs.content == content
     assert client.chat.completions.create(**asked, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
-    text = client.completions.create(model="tiny", prompt="The old lamp", max_tokens=4, logprobs=2).choices[0]
-    assert "".join(text.logprobs.tokens).strip() == text.text.strip()
-    assert all(a < 0 for a in text.logprobs.token_logprobs) and len(text.logprobs.top_logprobs) == 4
+    asked = {"model": "tiny", "prompt": "The old lamp", "max_tokens": 4, "logprobs": 2}
+    texts = [client.completions.create(**asked, seed=seed).choices[0] for seed in range(12)]
+    for text in texts:
+        found = text.logprobs
+        assert all(logprob < 0 for logprob in found.token_logprobs)
+        assert len(found.top_logprobs) == len(found.tokens) == len(found.text_offset)
+    # A reply shows no special tokens, and several tokens may make up one character.
+    plain = [text for text in texts if not any("\ufffd" in each or "<|" in each for each in text.logprobs.tokens)]
+    assert len(plain) > 2
+    assert all("".join(text.logprobs.tokens).strip() == text.text.strip() for text in plain)
 
 
 def test_the_models_are_listed(client):

@@ -33,9 +33,21 @@ from msm_jax.sampling.slots import Slots, Stats
 __all__ = ["Engine", "Generation", "Request", "Stats", "TokenLogprob"]
 
 # One engine computes at a time: two programs that each span several devices would wait for each other if they started
-# in different orders.
-_DEVICES = threading.Lock()
+# in different orders. A thread that asks first is served first: without the second lock, an engine that computes step
+# after step would take the first one again before those who wait for it wake up.
+_DEVICES, _NEXT = threading.Lock(), threading.Lock()
 _ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def _devices() -> Iterator[None]:
+    """Holds the devices, after those who asked for them before."""
+    with _NEXT:
+        _DEVICES.acquire()
+    try:
+        yield
+    finally:
+        _DEVICES.release()
 
 
 class Engine:
@@ -104,7 +116,7 @@ class Engine:
         self._inbox: list[Job] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._abandoned = False
         self._state = Slots(
             config, tokenizer.vocab_size, Texts(tokenizer), slots, page, self._pages, len(self._adapters)
         )
@@ -171,7 +183,7 @@ class Engine:
         weights = compose.load_adapters(found, self._mesh)
         weights = jax.tree.map(lambda leaf: leaf.astype(self.config.compute_dtype), weights)
         own = stored_adapters.beside(found.stack, weights)
-        with _DEVICES, self._changed, self._on_mesh():
+        with _devices(), self._changed, self._on_mesh():
             active = transformer.unstack_adapters([*self._adapters, *own], self.config)
             self._params = {**self._params, "adapters": active}
             self._members[name] = frozenset(range(len(self._adapters), len(self._adapters) + len(own)))
@@ -262,12 +274,15 @@ class Engine:
             with self._changed:
                 self._state.add(self._inbox)
                 self._inbox = []
+                if self._abandoned:
+                    for job in self._state.jobs():
+                        job.future.cancel()
                 if self._state.idle:
                     self._thread = None
                     self._changed.notify_all()
                     return
             try:
-                with _DEVICES, self._on_mesh():
+                with _devices(), self._on_mesh():
                     self._state.advance(self._params)
             except Exception as error:  # it belongs to those who wait for the replies
                 failed = self._state.jobs()
@@ -280,17 +295,8 @@ class Engine:
         """Refuses further requests and waits for the engine's thread, after answering what is queued if `drain`."""
         with self._changed:
             self._closed = True
-        if not drain:
-            self._cancel_all()
-        with self._changed:
+            self._abandoned = self._abandoned or not drain
             self._changed.wait_for(lambda: self._thread is None)
-
-    def _cancel_all(self) -> None:
-        # The engine's thread changes its state while it holds the devices.
-        with _DEVICES, self._changed:
-            jobs = [*self._inbox, *self._state.jobs()]
-        for job in jobs:
-            job.future.cancel()
 
     @property
     def most_tokens(self) -> int:
@@ -360,7 +366,7 @@ class Engine:
             WorkError: a log-probability is not a finite number, because the weights are not.
         """
         for batch in scoring.batches(prompts, continuations, self.config.max_position_embeddings):
-            with _DEVICES, self._on_mesh():
+            with _devices(), self._on_mesh():
                 uses_A = [float(i in self._members[adapter]) for i in range(len(self._adapters))]
                 sums = scoring.score_batch(self._params, self.config, batch, self.tokenizer.vocab_size, uses_A)
             if not np.isfinite(list(sums.values())).all():
