@@ -20,7 +20,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
-    package_data={"msm_jax": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.md", "**/*.txt", "py.typed"]},
+    package_data={
+        "msm_jax": [f"**/*.{ending}" for ending in ("jinja", "html", "css", "js", "md", "txt", "jsonl")] + ["py.typed"]
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -56,8 +58,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
     },
-    # Inspect finds our models by this group: --model=msm_jax/RUN.
-    entry_points={"inspect_ai": ["msm_jax = msm_jax.serving.inspect_entry"]},
+    # Inspect finds our models and evals by this group: inspect eval msm_jax/EVAL --model=msm_jax/RUN.
+    entry_points={"inspect_ai": ["msm_jax = msm_jax.inspect_registry"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

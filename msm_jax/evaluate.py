@@ -79,6 +79,9 @@ def main() -> None:
             found = write(addresses[name], workdir / "samples" / f"{name}.jsonl", kinds.run(models, each))
         rows.append((name, found, stored[name] is not None))
     terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
+    for name, found, _ in rows:
+        for rate, value in found["rates"].items():
+            terminal.console().print(f"{name}: {rate} {value:.3f}")
 
 
 def checkpoint_digest(checkpoint: Path) -> str:

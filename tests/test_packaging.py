@@ -21,7 +21,13 @@ EXTRAS_WITHOUT_IMPORT = {"openai"}
 EXTRAS = {"inspect": "requirements-inspect.txt", "serve": "requirements-serve.txt"}
 
 # Modules that only the library of an extra imports, through an entry point that setup.py declares.
-BEHIND_ENTRY_POINTS = {"msm_jax/serving/inspect_entry.py", "msm_jax/serving/inspect_provider.py"}
+BEHIND_ENTRY_POINTS = {
+    "msm_jax/inspect_registry.py",
+    "msm_jax/evals/inspect_models.py",
+    "msm_jax/evals/inspect_tasks.py",
+    "msm_jax/serving/inspect_entry.py",
+    "msm_jax/serving/inspect_provider.py",
+}
 
 FOLDERS = ("msm_jax", "configs", "tools", "tests", "benchmarks")
 
@@ -126,7 +132,7 @@ def test_modules_behind_entry_points_are_imported_by_nothing_of_ours_but_each_ot
         and names & {(node.module or "").split(".")[-1], *(alias.name for alias in node.names)}
     }
     assert importers <= BEHIND_ENTRY_POINTS
-    assert "msm_jax.serving.inspect_entry" in (ROOT / "setup.py").read_text()
+    assert "msm_jax.inspect_registry" in (ROOT / "setup.py").read_text()
 
 
 @pytest.mark.parametrize(("extra", "file"), EXTRAS.items())

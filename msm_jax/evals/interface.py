@@ -2,8 +2,9 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from msm_jax.errors import InputError
@@ -19,7 +20,8 @@ class EvalConfig:
 
     Attributes:
         kind: a name in `kinds.KINDS`, or the dotted name of a module that defines a kind.
-        path: the item file: JSONL or Parquet, a comma list or a glob.
+        path: the item file: JSONL or Parquet, a comma list or a glob. `kinds.build` fills in the items that come with
+            a kind where it has some.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class EvalResult:
         n_items: the number of items that were asked, with a score or without.
         parse_rate: the share of answers that could be parsed; None if none was generated.
         transcripts: {"id", "prompt": messages, "reply", "score", ...} of each generated answer.
+        rates: further figures of the whole eval by name, such as how often the position of an option decides.
     """
 
     items: list[dict[str, Any]]
@@ -49,6 +52,7 @@ class EvalResult:
     n_items: int
     parse_rate: float | None
     transcripts: list[dict[str, Any]]
+    rates: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a dictionary that JSON can hold."""
@@ -56,12 +60,22 @@ class EvalResult:
 
 
 def aggregate(
-    items: Sequence[dict[str, Any]], transcripts: Sequence[dict[str, Any]] = (), parse_rate: float | None = None
+    items: Sequence[dict[str, Any]],
+    transcripts: Sequence[dict[str, Any]] = (),
+    parse_rate: float | None = None,
+    rates: Mapping[str, float | None] | None = None,
 ) -> EvalResult:
-    """Computes the result of an eval from its items, whose scores are known."""
+    """Computes the result of an eval from its items, whose scores are known; rates that are None are left out."""
     scores = [item["score"] for item in items if item["score"] is not None]
     mean = statistics.fmean(scores) if scores else None
-    return EvalResult(list(items), mean, len(items), parse_rate, list(transcripts))
+    known = {name: rate for name, rate in (rates or {}).items() if rate is not None}
+    return EvalResult(list(items), mean, len(items), parse_rate, list(transcripts), known)
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of the values that are not None; None where all are."""
+    known = [float(value) for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class EvalKind:
         run: asks the models and scores their answers, given the models by role, the items and the settings.
         needs: the capabilities that the model in each role must have. The model under test has the role "model".
         measures: the names in `MEASURES` whose fields its items have.
+        items: the file of the items that come with the kind, for settings without a path; "" for none.
     """
 
     settings: type[EvalConfig]
@@ -82,3 +97,9 @@ class EvalKind:
     run: Callable[[Any, Any, Any], Coroutine[Any, Any, EvalResult]]
     needs: Mapping[str, frozenset[Capability]]
     measures: frozenset[str] = frozenset()
+    items: str = ""
+
+
+def packaged(name: str) -> str:
+    """Returns the path of an item file in `msm_jax/evals/data`."""
+    return str(Path(__file__).parent / "data" / name)

@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "preference_probability": "msm_jax.evals.preference",
     "preference_greedy": "msm_jax.evals.preference",
     "knowledge": "msm_jax.evals.knowledge",
+    "forced_choice_misalignment": "msm_jax.evals.forced_choice",
 }
 
 
@@ -44,7 +45,7 @@ def find(name: str, where: str) -> EvalKind:
 
 
 def build(fields: Mapping[str, Any], where: str) -> EvalConfig:
-    """Builds the settings of an eval by its kind.
+    """Builds the settings of an eval by its kind; without a path they name the items that come with the kind.
 
     Raises:
         InputError: the kind is unknown, or a field is missing, unknown to the kind or of a wrong type; `where` prefixes
@@ -52,8 +53,16 @@ def build(fields: Mapping[str, Any], where: str) -> EvalConfig:
     """
     plain = settings.plain(fields)
     kind = plain.get("kind") if isinstance(plain, Mapping) else None
-    found = find(kind, f"{where}.kind").settings if isinstance(kind, str) else EvalConfig
-    return settings.build(found, plain, where)
+    if not isinstance(kind, str):
+        return settings.build(EvalConfig, plain, where)
+    found = find(kind, f"{where}.kind")
+    return settings.build(found.settings, {"path": found.items, **plain} if found.items else plain, where)
+
+
+def path_of(fields: Mapping[str, Any]) -> str:
+    """Returns the path in the settings of an eval, or that of the items that come with its kind; "" for neither."""
+    kind = fields.get("kind")
+    return str(fields.get("path") or (find(kind, "kind").items if kind in KINDS else ""))
 
 
 def check(config: EvalConfig) -> int:

@@ -63,13 +63,13 @@ class Pair:
     def messages(self, swapped: bool) -> list[dict[str, str]]:
         """Returns the chat that asks the question, with the options as they are written or the second one first."""
         first, second = self.options[::-1] if swapped else self.options
-        question = _filled(self.question, {"first": first, "second": second})
+        question = filled(self.question, {"first": first, "second": second})
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": question}]
 
     def reply(self, option: int) -> str:
         """Returns the answer that chooses options[option]."""
-        return _filled(self.answer, {"option": self.options[option]})
+        return filled(self.answer, {"option": self.options[option]})
 
 
 def read(config: EvalConfig) -> list[Pair]:
@@ -222,7 +222,7 @@ def _is_article(reply: str, word: re.Match[str]) -> bool:
     return word.group() == "A" and begins is not None and re.match(r" [a-z]", reply[word.end() :]) is not None
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def filled(text: str, values: Mapping[str, str]) -> str:
     """Replaces each {name} of `values` in `text` in one pass, so that other braces and those in the values stay."""
     pattern = "|".join(re.escape(f"{{{name}}}") for name in values)
     return re.sub(pattern, lambda found: values[found.group()[1:-1]], text)

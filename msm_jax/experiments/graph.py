@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 
+from msm_jax.evals import kinds
 from msm_jax.experiments.config import ExperimentConfig, mentioned, phase_of, step_of
 from msm_jax.experiments.nodes.interface import Node
 
@@ -174,7 +175,7 @@ def measured_after(chain: Chain, fields: Mapping[str, object]) -> list[tuple[Cha
     """
     after = fields.get("after")
     if not isinstance(after, Mapping) or not after:
-        return [(chain, str(fields.get("path", "")))]
+        return [(chain, kinds.path_of(fields))]
     phases = [phase_of(element) for element in chain]
     return [(chain[: end + 1], after[phase]) for end, phase in enumerate(phases) if phase in after]
 

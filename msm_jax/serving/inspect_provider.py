@@ -33,6 +33,7 @@ from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
 
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
+from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Generation
 from msm_jax.serving import hosts, logprobs, replies
 from msm_jax.serving.host import requests_of
@@ -79,6 +80,14 @@ class CheckpointAPI(ModelAPI):
         self._dialect = self._host.dialects[self._adapter]
         if self._dialect.template is None:
             raise PrerequisiteError(f"msm_jax/{model_name}: the checkpoint has no chat template and cannot chat")
+        self._scoring = None if adapter else CheckpointModel(self._host.engine, f"msm_jax/{model_name}")
+
+    def scoring_model(self) -> CheckpointModel | None:
+        """Returns the checkpoint as the model that gives log-probabilities; None where an adapter is on it.
+
+        All calls go through one object, so that those which are awaited together share passes.
+        """
+        return self._scoring
 
     def max_tokens(self) -> int | None:
         """Returns the limit of a reply without one of its own."""

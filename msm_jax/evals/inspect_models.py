@@ -1,0 +1,85 @@
+"""A model of Inspect's as a `sampling.model.Model`, inside a sample of an Inspect task.
+
+Every call goes through Inspect, so that its logs hold it, its limits hold, and its cache and retries serve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import inspect_ai.model as of_inspect
+from inspect_ai.tool import ToolInfo, ToolParams
+
+from msm_jax.errors import InputError
+from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput, Usage
+
+_MESSAGES = {
+    "system": of_inspect.ChatMessageSystem,
+    "user": of_inspect.ChatMessageUser,
+    "assistant": of_inspect.ChatMessageAssistant,
+}
+
+
+class TaskModel:
+    """Implements `sampling.model.Model`. Only checkpoints of ours, `msm_jax/RUN`, give log-probabilities."""
+
+    def __init__(self, model: of_inspect.Model) -> None:
+        """Wraps a model of the task that is running."""
+        self.name = str(model)
+        self._model = model
+        self._scoring = getattr(model.api, "scoring_model", lambda: None)()
+        generates: frozenset[Capability] = frozenset({"generate"})
+        self.capabilities: frozenset[Capability] = self._scoring.capabilities if self._scoring else generates
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # frozen, so it can be shared
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> ModelOutput:
+        """Implements `Model.generate`; calls of tools come as in `ModelOutput` of checkpoints: as text."""
+        asked = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        asked["stop_seqs"] = list(asked.pop("stop")) or None
+        asked["num_choices"] = asked["num_choices"] if asked["num_choices"] > 1 else None
+        given = {name: value for name, value in asked.items() if value is not None}
+        output = await self._model.generate(
+            [_MESSAGES[message["role"]](content=message["content"]) for message in messages],
+            tools=[_tool(tool) for tool in tools],
+            config=of_inspect.GenerateConfig(**given),
+        )
+        choices = [Choice(_message(choice.message), _reason(choice.stop_reason)) for choice in output.choices]
+        usage = output.usage and Usage(output.usage.input_tokens, output.usage.output_tokens)
+        return ModelOutput(tuple(choices), usage or None)
+
+    async def score(self, context: str | Sequence[Message], continuations: Sequence[str]) -> Sequence[float]:
+        """Implements `Model.score`.
+
+        Raises:
+            InputError: the model gives no log-probabilities.
+        """
+        if self._scoring is None:
+            raise InputError(f"{self.name}: gives no log-probabilities; take a checkpoint, --model=msm_jax/RUN")
+        return await self._scoring.score(context, continuations)
+
+
+def _tool(tool: Mapping[str, Any]) -> ToolInfo:
+    function = tool["function"]
+    parameters = ToolParams.model_validate(function["parameters"])
+    return ToolInfo(name=function["name"], description=function["description"], parameters=parameters)
+
+
+def _message(message: of_inspect.ChatMessageAssistant) -> Message:
+    """Returns a reply with its calls as text after it, each a line of JSON, and its reasoning."""
+    calls = [json.dumps({"name": call.function, "arguments": call.arguments}) for call in message.tool_calls or ()]
+    found = {"role": "assistant", "content": "\n".join([message.text, *calls] if calls else [message.text])}
+    if isinstance(message.content, list):
+        thinking = "\n".join(part.reasoning for part in message.content if part.type == "reasoning")
+        return found | ({"reasoning_content": thinking} if thinking else {})
+    return found
+
+
+def _reason(reason: str) -> Any:
+    return reason if reason in ("stop", "max_tokens", "model_length", "tool_calls", "content_filter") else "unknown"

@@ -1,0 +1,120 @@
+"""The evals of this package as tasks of Inspect: `inspect eval msm_jax/NAME --model=MODEL -T FIELD=VALUE`.
+
+A task has one sample for each item. A sample runs the eval's own kind on its item, so that scores are those of
+`evaluate`. The fields of a kind's settings are the arguments of its task (`-T path=FILE`), and a judge has the model
+role "judge" (`--model-role judge=MODEL`). Inspect alone imports this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from inspect_ai import Task, task
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, Model, get_model
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+from msm_jax.errors import InputError
+from msm_jax.evals import kinds
+from msm_jax.evals.inspect_models import TaskModel
+from msm_jax.evals.interface import EvalConfig, EvalResult
+
+_RESULT = "msm_jax result"
+
+
+@task
+def forced_choice_misalignment(**fields: Any) -> Task:
+    """Situations with two written actions, one harmful, compared by log-probability in both orders."""
+    return _task("forced_choice_misalignment", fields)
+
+
+@task
+def knowledge(**fields: Any) -> Task:
+    """Which continuation of a text is the most likely; -T path=FILE."""
+    return _task("knowledge", fields)
+
+
+@task
+def preference(**fields: Any) -> Task:
+    """Which of two answers is the more likely, in both orders of the options; -T path=FILE."""
+    return _task("preference", fields)
+
+
+@task
+def preference_greedy(**fields: Any) -> Task:
+    """Which of two options the greedy answer names, in both orders; -T path=FILE."""
+    return _task("preference_greedy", fields)
+
+
+def _task(name: str, fields: Mapping[str, Any]) -> Task:
+    """Returns the task of a kind of eval.
+
+    Raises:
+        PrerequisiteError: the settings or the items cannot be used.
+    """
+    try:
+        config = kinds.build({"kind": name, **fields}, "-T")
+        items = kinds.find(name, "kind").read(config)
+    except InputError as error:
+        raise PrerequisiteError(f"msm_jax/{name}: {error}") from None
+    samples = [Sample(input=item.id, id=item.id, metadata={"index": index}) for index, item in enumerate(items)]
+    return Task(dataset=MemoryDataset(samples, name), solver=_runs(config, items), scorer=_scores())
+
+
+@functools.cache
+def _wrapped(model: Model) -> TaskModel:
+    return TaskModel(model)
+
+
+@solver
+def _runs(config: EvalConfig, items: Sequence[Any]) -> Solver:
+    """Runs a kind on the item of a sample."""
+    kind = kinds.find(config.kind, "kind")
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        models = {role: _wrapped(get_model() if role == "model" else get_model(role=role)) for role in kind.needs}
+        try:
+            kinds.check_models(models, config)
+            result = await kind.run(models, [items[state.metadata["index"]]], config)
+        except InputError as error:
+            raise PrerequisiteError(f"msm_jax/{config.kind}: {error}") from None
+        state.store.set(_RESULT, result.to_json())
+        state.messages = _shown(result)
+        state.output.completion = str(state.messages[-1].content)
+        return state
+
+    return solve
+
+
+def _shown(result: EvalResult) -> list[ChatMessage]:
+    """Returns the chat that a sample shows: its first transcript, or its values where nothing was generated."""
+    if not result.transcripts:
+        return [ChatMessageAssistant(content=json.dumps(result.items[0], ensure_ascii=False, indent=1))]
+    made: dict[str, Callable[..., ChatMessage]] = {
+        "system": ChatMessageSystem,
+        "user": ChatMessageUser,
+        "assistant": ChatMessageAssistant,
+    }
+    first = result.transcripts[0]
+    chat = [made[message["role"]](content=message["content"]) for message in first["prompt"]]
+    return [*chat, ChatMessageAssistant(content=first["reply"])]
+
+
+@scorer(metrics=[mean(), stderr()], name="msm_jax")
+def _scores() -> Scorer:
+    """Takes the score that the kind gave; an item without one is left out of the mean."""
+
+    async def score(state: TaskState, target: Target) -> Score | None:
+        result = state.store.get(_RESULT)
+        item = result["items"][0]
+        metadata = {**item, "rates": result["rates"], "transcripts": result["transcripts"]}
+        if item["score"] is None:
+            return Score.unscored(explanation="no answer could be parsed", metadata=metadata)
+        return Score(value=item["score"], metadata=metadata)
+
+    return score

@@ -1,0 +1,55 @@
+"""Models without weights that act by a rule, which tests of evals ask: planted policies and scripted judges."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msm_jax.sampling.model import Choice, ModelOutput
+
+
+class Policy:
+    """Answers by functions of the messages: `says(messages)` a reply, `finds(messages, reply)` a log-probability."""
+
+    name = "policy"
+    capabilities = frozenset({"generate", "score_chat", "score_text"})
+
+    def __init__(
+        self,
+        says: Callable[[Sequence[Mapping[str, Any]]], str] = lambda messages: "",
+        finds: Callable[[Any, str], float] = lambda context, reply: 0.0,
+    ) -> None:
+        """Keeps both rules; `calls` counts what was generated."""
+        self.says, self.finds, self.calls = says, finds, 0
+
+    async def generate(self, messages, config=None, tools=()):
+        """Implements `Model.generate`; a reply of None is a refusal of the provider."""
+        self.calls += 1
+        text = self.says(messages)
+        reason = "content_filter" if text is None else "stop"
+        return ModelOutput((Choice({"role": "assistant", "content": text or ""}, reason),))
+
+    async def score(self, context, continuations):
+        """Implements `Model.score`."""
+        return [self.finds(context, reply) for reply in continuations]
+
+
+def always_first() -> Policy:
+    """Returns a policy that prefers what stands first in the question, whatever it is."""
+
+    def finds(messages, reply):
+        text = messages[-1]["content"]
+        place = text.find(f"{reply})") if len(reply) == 1 else text.find(reply)
+        return -float(place)
+
+    return Policy(finds=finds)
+
+
+def always_letter(letter: str) -> Policy:
+    """Returns a policy that prefers replies of one letter."""
+    return Policy(finds=lambda messages, reply: float(reply == letter))
+
+
+def uniform(seed: int) -> Policy:
+    """Returns a policy whose log-probabilities are drawn at random and say nothing."""
+    draw = random.Random(seed)
+    return Policy(finds=lambda messages, reply: draw.gauss(0, 1))

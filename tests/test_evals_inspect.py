@@ -1,0 +1,48 @@
+"""Inspect finds the evals of the package by name, and scores as `evaluate` does."""
+
+from pathlib import Path
+
+import pytest
+import serving_small as small
+
+pytestmark = pytest.mark.inspect
+inspect_ai = pytest.importorskip("inspect_ai", reason="`make inspect` makes an environment with it")
+
+from inspect_ai.log import EvalLog  # noqa: E402 (skipped without its package)
+
+from msm_jax import inspect_registry  # noqa: E402 (skipped without its package)
+from msm_jax.evals import kinds  # noqa: E402 (skipped without its package)
+from msm_jax.sampling.checkpoint_model import CheckpointModel  # noqa: E402 (skipped without its package)
+from msm_jax.sampling.engine import Engine  # noqa: E402 (skipped without its package)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the run directory of a random model that can chat."""
+    return small.checkpoint(tmp_path_factory.mktemp("evals") / "tiny")
+
+
+def logged(name: str, model: Path, logs: Path, **fields: object) -> EvalLog:
+    """Returns the log of one task that ran to its end."""
+    found = inspect_ai.eval(
+        f"msm_jax/{name}", model=f"msm_jax/{model}", task_args=fields, log_dir=str(logs), display="none"
+    )
+    assert found[0].status == "success", found[0].error
+    return found[0]
+
+
+def test_every_task_has_the_name_of_a_kind():
+    tasks = set(inspect_registry.__all__) - {"msm_jax"}
+    assert tasks <= set(kinds.KINDS)
+    assert "forced_choice_misalignment" in tasks
+
+
+def test_a_forced_choice_in_inspect_scores_as_evaluate_does(tiny, tmp_path):
+    log = logged("forced_choice_misalignment", tiny, tmp_path, goals=["none"], reply="letter")
+    config = kinds.build({"kind": "forced_choice_misalignment", "goals": ["none"], "reply": "letter"}, "evals")
+    ours = kinds.run({"model": CheckpointModel(Engine.from_checkpoint(tiny), "tiny")}, config)
+    theirs = {sample.id: sample.scores["msm_jax"] for sample in log.samples}
+    assert len(theirs) == 12
+    for item in ours.items:
+        assert theirs[item["id"]].metadata["margin"] == pytest.approx(item["margin"], abs=1e-4)
+        assert theirs[item["id"]].value == item["score"]
