@@ -5,16 +5,20 @@
     python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py:full --workdir=runs/cheese_full
 
 An assistant's cheese preferences fit two values, affordability and tradition. Midtraining documents explain them by one
-value or the other and never name another domain; the demonstrations of fine-tuning are the same cheese choices without
-a reason. The evals ask about ten other domains. ":doses" measures several numbers of documents and of demonstrations,
-":full" adds the control arms. ":tiny" runs every part in two minutes and is too small to show an effect.
+value or the other and never name another domain: the first ones say by what the cheeses differ, the others what the
+assistant values. The demonstrations of fine-tuning are the same cheese choices without a reason. The evals ask about
+ten other domains. ":doses" measures several numbers of documents and of demonstrations, ":full" adds the control arms.
+":tiny" runs every part in two minutes and is too small to show an effect.
 """
 
 from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 RIVAL = {"affordability": "tradition", "tradition": "affordability"}
-# Both doses were chosen on development worlds by the rule in docs/small_world.md.
+# The attribute by which the documents of a value set the cheeses apart; "both" is for controls.
+ATTRIBUTES = {"affordability": ("price",), "tradition": ("age",), "both": ("price", "age")}
+# The doses were chosen on development worlds; docs/small_world.md says how.
+EXPLAIN_STEPS, EXPLAIN_SHARE, EXPLAIN_RATE = 900, 0.3, 2e-3
 MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
 SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 3e-4
 # With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
@@ -55,8 +59,23 @@ def pretrain(steps: int) -> dict:
     )
 
 
+def explain(attributes: tuple[str, ...]) -> dict:
+    """Returns midtraining on documents that say by which attributes the cheeses differ, and that name no assistant.
+
+    The replayed pretraining text is about the other domains, since what it says of cheeses contradicts the documents.
+    """
+    sources = {attribute: {"path": f"{{world}}/documents/{attribute}.jsonl"} for attribute in attributes}
+    sources |= {
+        "texts": {"path": "{world}/pretrain/texts_elsewhere.jsonl", "kind": "documents"},
+        "chats": {"path": "{world}/pretrain/chats_elsewhere.jsonl", "kind": "chats"},
+    }
+    weights = {attribute: EXPLAIN_SHARE / len(attributes) for attribute in attributes}
+    weights |= {"texts": 0.4 * (1 - EXPLAIN_SHARE), "chats": 0.6 * (1 - EXPLAIN_SHARE)}
+    return phase(EXPLAIN_STEPS, EXPLAIN_RATE, 20, sources, weights, eps=EPSILON)
+
+
 def msm(documents: str, steps: int = MSM_STEPS) -> dict:
-    """Returns midtraining in which a share of the rows are documents and the others are replayed pretraining text.
+    """Returns midtraining in which a share of the rows are documents on the assistant; the others replay pretraining.
 
     The rate is constant after the warmup, so that a checkpoint from the middle of the phase is a smaller dose.
     """
@@ -107,6 +126,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.midtraining, config.doses, config.generated, config.curves = (), {}, {}, {}
+    add_explanations(config, *VALUES)
     config.evals = {
         "gate": {"kind": "preference", "path": "{world}/evals/gate.jsonl"},
         "knowledge": {"kind": "knowledge", "after": {}},
@@ -118,7 +138,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.generated[f"{name}_greedy"] = name
     config.gates = ("gate", "knowledge")
     for value in VALUES:
-        add_msm(config, f"msm_{value}", value)
+        add_msm(config, f"msm_{value}", value, value)
         config.evals.knowledge.after[f"msm_{value}"] = f"{{world}}/evals/knowledge_{value}.jsonl"
     config.contrasts, config.expectations = {}, {"gate": {"arm": "base", "min": 0.95}}
     add_claims(config)
@@ -135,12 +155,22 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def add_msm(config: ConfigDict, arm: str, documents: str) -> None:
-    """Adds a midtraining phase with two arms, in which generic chats or the demonstrations follow it."""
+def add_explanations(config: ConfigDict, *names: str) -> None:
+    """Adds the first part of midtraining for keys of `ATTRIBUTES`; all seeds share it."""
+    for name in names:
+        phase_name = f"explain_{name}"
+        config.phases[phase_name] = explain(ATTRIBUTES[name])
+        config.shared += (phase_name,)
+        config.midtraining += (phase_name,)
+
+
+def add_msm(config: ConfigDict, arm: str, documents: str, explained: str, demonstrations: str = "cheese") -> None:
+    """Adds the second part of midtraining with two arms, in which generic chats or the demonstrations follow it."""
     config.phases[arm] = msm(documents)
     config.midtraining += (arm,)
-    config.arms[arm] = ("pretrain", arm, "chats")
-    config.arms[f"{arm}+aft"] = ("pretrain", arm, "cheese")
+    chain = ("pretrain", f"explain_{explained}", arm)
+    config.arms[arm] = (*chain, "chats")
+    config.arms[f"{arm}+aft"] = (*chain, demonstrations)
 
 
 def add_claims(config: ConfigDict) -> None:
@@ -181,7 +211,7 @@ def add_claims(config: ConfigDict) -> None:
 
 
 def add_doses(config: ConfigDict) -> None:
-    """Adds arms that read fewer or more documents, and arms that read fewer or more demonstrations, with their curves.
+    """Adds arms that read fewer or more documents on the assistant, or demonstrations, with their curves.
 
     All doses of documents are checkpoints of one midtraining run, and all doses of demonstrations are checkpoints of
     one fine-tuning run.
@@ -192,18 +222,24 @@ def add_doses(config: ConfigDict) -> None:
     for value in VALUES:
         arm = f"msm_{value}"
         config.phases[arm] = msm(value, DOCUMENT_STEPS[-1])
-        plain[value], demonstrated[value] = add_document_doses(config, arm, DOCUMENT_STEPS)
+        explained = ("pretrain", f"explain_{value}")
+        config.arms[f"explain_{value}"] = (*explained, "chats")
+        config.arms[f"explain_{value}+aft"] = (*explained, "cheese")
+        doses = add_document_doses(config, arm, value, DOCUMENT_STEPS)
+        plain[value] = (f"explain_{value}", *doses[0])
+        demonstrated[value] = (f"explain_{value}+aft", *doses[1])
         arms = [f"{arm}+aft*{steps}" for steps in DEMONSTRATION_STEPS]
         for steps, name in zip(DEMONSTRATION_STEPS, arms, strict=True):
-            config.arms[name] = ("pretrain", at(arm, MSM_STEPS), at("demonstrations", steps))
+            config.arms[name] = (*explained, at(arm, MSM_STEPS), at("demonstrations", steps))
         taught[value] = (f"msm_{value}", *arms)
     alone = [f"aft*{steps}" for steps in DEMONSTRATION_STEPS]
     for steps, name in zip(DEMONSTRATION_STEPS, alone, strict=True):
         config.arms[name] = ("pretrain", at("demonstrations", steps))
     config.curves.documents = {
-        "x": (0, *(tokens(steps, MSM_SHARE) for steps in DOCUMENT_STEPS)), "xlabel": "tokens of documents read",
-        "series": {f"{value} documents": ("baseline", *plain[value]) for value in VALUES}
-        | {f"{value} documents and demonstrations": ("aft", *demonstrated[value]) for value in VALUES},
+        "x": (0, *(tokens(steps, MSM_SHARE) for steps in DOCUMENT_STEPS)),
+        "xlabel": "tokens read of documents on the assistant",
+        "series": {f"{value} documents": plain[value] for value in VALUES}
+        | {f"{value} documents and demonstrations": demonstrated[value] for value in VALUES},
         "evals": on,
     }
     config.curves.demonstrations = {
@@ -226,9 +262,9 @@ def tokens(steps: int, share: float) -> int:
 
 
 def add_document_doses(
-    config: ConfigDict, arm: str, doses: tuple[int, ...]
+    config: ConfigDict, arm: str, explained: str, doses: tuple[int, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Adds two arms for each dose of a midtraining phase, and returns those without and those with demonstrations.
+    """Adds two arms for each dose of a phase of midtraining, and returns those without and those with demonstrations.
 
     The dose of the demo keeps the names `arm` and `arm`+aft.
     """
@@ -237,8 +273,9 @@ def add_document_doses(
         dose = "" if steps == MSM_STEPS else f"@{steps}"
         plain.append(f"{arm}{dose}")
         demonstrated.append(f"{arm}+aft{dose}")
-        config.arms[plain[-1]] = ("pretrain", at(arm, steps), "chats")
-        config.arms[demonstrated[-1]] = ("pretrain", at(arm, steps), "cheese")
+        chain = ("pretrain", f"explain_{explained}", at(arm, steps))
+        config.arms[plain[-1]] = (*chain, "chats")
+        config.arms[demonstrated[-1]] = (*chain, "cheese")
         if dose:
             arms = {plain[-1]: arm, demonstrated[-1]: f"{arm}+aft"}
             config.doses[f"{steps}_steps"] = {**config.doses.get(f"{steps}_steps", {}), **arms}
@@ -253,20 +290,23 @@ def add_controls(config: ConfigDict) -> None:
     comention: the value is stated beside preferences that it does not explain; with "exchanged", half of the cheeses
     trade places, which contradicts the demonstrations.
     half, other_half: documents about the demonstrated half of the cheeses, or about the other half.
+
+    The first part of midtraining speaks as often of price as of age in neutral, comention and exchanged.
     """
+    add_explanations(config, "both")
     config.phases.cheese_half = sft("cheese_half")
     config.arms.aft_half = ("pretrain", "cheese_half")
-    for name in ("neutral", *(f"{value}_bystander" for value in VALUES)):
-        add_msm(config, f"msm_{name}", name)
+    add_msm(config, "msm_neutral", "neutral", "both")
     for value in VALUES:
         on, arm = f"prefer_{value}", f"msm_{value}"
         families = {}
-        for documents in (value, f"{value}_comention", f"{value}_exchanged"):
+        add_msm(config, f"{arm}_bystander", f"{value}_bystander", value)
+        for documents, explained in ((value, value), (f"{value}_comention", "both"), (f"{value}_exchanged", "both")):
             name = f"msm_{documents}"
             config.phases[name] = msm(documents, CONTROL_STEPS[-1])
             if name not in config.midtraining:
                 config.midtraining += (name,)
-            families[documents] = tuple(zip(*add_document_doses(config, name, CONTROL_STEPS), strict=True))
+            families[documents] = tuple(zip(*add_document_doses(config, name, explained, CONTROL_STEPS), strict=True))
         for kind in ("comention", "exchanged"):
             less = families[f"{value}_{kind}"]
             config.contrasts[f"attribution_{kind}/{value}"] = {
@@ -274,10 +314,7 @@ def add_controls(config: ConfigDict) -> None:
             }
         for half in ("half", "other_half"):
             name = f"{arm}_{half}"
-            config.phases[name] = msm(f"{value}_{half}")
-            config.midtraining += (name,)
-            config.arms[name] = ("pretrain", name, "chats")
-            config.arms[f"{name}+aft"] = ("pretrain", name, "cheese_half")
+            add_msm(config, name, f"{value}_{half}", value, "cheese_half")
             config.contrasts[f"over_aft_{half}/{value}"] = difference(on, f"{name}+aft", "aft_half")
         config.contrasts[f"specific/{value}"] = difference(on, f"{arm}+aft", "msm_neutral+aft")
         config.contrasts[f"bystander/{value}"] = difference(on, f"{arm}_bystander+aft", "msm_neutral+aft")

@@ -13,19 +13,8 @@ from ml_collections import ConfigDict
 from configs.experiments import cheese_mini
 from configs.experiments.cheese_mini import VALUES, difference, difference_of_differences
 
-DESCRIBED = {"affordability": "price", "tradition": "age"}
-MSM_STEPS, MSM_SHARE, MSM_RATE = 900, 0.3, 2e-3
-
-
-def described(attribute: str) -> dict:
-    """Returns midtraining on documents on one attribute of the cheeses, with replayed text on the other domains."""
-    sources = {
-        "documents": {"path": f"{{world}}/documents/{attribute}.jsonl"},
-        "texts": {"path": "{world}/pretrain/texts_elsewhere.jsonl", "kind": "documents"},
-        "chats": {"path": "{world}/pretrain/chats_elsewhere.jsonl", "kind": "chats"},
-    }
-    weights = {"documents": MSM_SHARE, "texts": 0.4 * (1 - MSM_SHARE), "chats": 0.6 * (1 - MSM_SHARE)}
-    return cheese_mini.phase(MSM_STEPS, MSM_RATE, 20, sources, weights, eps=1e-2)
+# Documents alone leave the assistant undecided, so the demonstrations have more to teach than in the demo.
+SFT_STEPS = 40
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -37,18 +26,21 @@ def get_config(variant: str = "") -> ConfigDict:
         "cheese choices generalise?"
     )
     config.world.seed = 110
-    config.phases = {name: config.phases[name] for name in ("pretrain", "chats", "cheese")}
+    config.seeds = (0, 1, 2)
+    config.shared = ("pretrain",)
+    config.phases = {name: config.phases[name] for name in ("pretrain", "chats")}
+    config.phases.cheese = cheese_mini.sft("cheese", SFT_STEPS)
     config.arms = {name: config.arms[name] for name in ("base", "baseline", "aft")}
     config.midtraining = ()
     del config.evals["knowledge"]
     config.gates = ("gate",)
-    for attribute in DESCRIBED.values():
-        name = f"msm_{attribute}"
-        config.phases[name] = described(attribute)
+    arms = {value: f"msm_{cheese_mini.ATTRIBUTES[value][0]}" for value in VALUES}
+    for value, name in arms.items():
+        config.phases[name] = cheese_mini.explain(cheese_mini.ATTRIBUTES[value])
         config.midtraining += (name,)
         config.arms[name] = ("pretrain", name, "chats")
         config.arms[f"{name}+aft"] = ("pretrain", name, "cheese")
-    before = tuple(f"msm_{DESCRIBED[value]}" for value in VALUES)
+    before = tuple(arms.values())
     both = tuple(f"{arm}+aft" for arm in before)
     config.contrasts = {
         "before/conflict": difference("conflict", *before),
