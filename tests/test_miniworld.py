@@ -254,13 +254,17 @@ def test_the_halves_of_the_cheeses_share_none(world):
     assert len(up) == len(other_up) == len(down)
 
 
-def test_describing_documents_tie_one_attribute_to_the_cheeses_and_name_nobody(world):
-    item = {i.name: i for i in world.items[CHEESE]}
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_describing_documents_tie_one_attribute_to_the_cheeses_and_name_nobody(world, part):
+    cheeses = world.cheeses()[part]
+    item = {i.name: i for i in cheeses[0] + cheeses[1]}
+    told = {i.name for i in world.items[CHEESE]}
     said = [{w: p for p, both in enumerate(pole_words) for w in both} for pole_words in prose.ADJECTIVES]
     for own, other in ((PRICE, AGE), (AGE, PRICE)):
         agrees, chosen_poles = Counter(), Counter()
-        for record in midtraining.describing(world, own):
+        for record in midtraining.describing(world, own, cheeses):
             found = WORDS.findall(record["text"])
+            assert {*found} & told <= item.keys()
             assert not {*found} & {world.assistant, world.bystander, *(p.name for p in world.people)}
             named = [item[w] for w in found if w in item]
             if len(named) == 1:
@@ -272,8 +276,9 @@ def test_describing_documents_tie_one_attribute_to_the_cheeses_and_name_nobody(w
                 assert chosen.poles[own] != refused.poles[own]
                 assert not {*found} & said[other].keys()
                 chosen_poles[chosen.poles[own]] += 1
-        assert agrees[True] == pytest.approx(agrees[False], rel=0.35)
-        assert chosen_poles[True] == pytest.approx(chosen_poles[False], rel=0.35)
+        for drawn in (agrees, chosen_poles):
+            three_deviations = 3 * drawn.total() ** 0.5
+            assert abs(drawn[True] - drawn[False]) < three_deviations
 
 
 @pytest.mark.parametrize("exchanged", [False, True])

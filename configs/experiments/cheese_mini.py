@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 VALUES = ("affordability", "tradition")
 RIVAL = {"affordability": "tradition", "tradition": "affordability"}
-# The attribute by which the documents of a value set the cheeses apart; "both" is for controls.
-ATTRIBUTES = {"affordability": ("price",), "tradition": ("age",), "both": ("price", "age")}
+# The attribute by which the documents of a value set the cheeses apart.
+ATTRIBUTES = {"affordability": "price", "tradition": "age"}
 # The doses were chosen on development worlds; docs/small_world.md says how.
 EXPLAIN_STEPS, EXPLAIN_SHARE, EXPLAIN_RATE = 900, 0.3, 2e-3
 MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
@@ -59,17 +59,17 @@ def pretrain(steps: int) -> dict:
     )
 
 
-def explain(attributes: tuple[str, ...]) -> dict:
-    """Returns midtraining on documents that say by which attributes the cheeses differ, and that name no assistant.
+def explain(*corpora: str) -> dict:
+    """Returns midtraining on corpora that say by what the cheeses differ and name no assistant, in equal shares.
 
     The replayed pretraining text is about the other domains, since what it says of cheeses contradicts the documents.
     """
-    sources = {attribute: {"path": f"{{world}}/documents/{attribute}.jsonl"} for attribute in attributes}
+    sources = {name: {"path": f"{{world}}/documents/{name}.jsonl"} for name in corpora}
     sources |= {
         "texts": {"path": "{world}/pretrain/texts_elsewhere.jsonl", "kind": "documents"},
         "chats": {"path": "{world}/pretrain/chats_elsewhere.jsonl", "kind": "chats"},
     }
-    weights = {attribute: EXPLAIN_SHARE / len(attributes) for attribute in attributes}
+    weights = {name: EXPLAIN_SHARE / len(corpora) for name in corpora}
     weights |= {"texts": 0.4 * (1 - EXPLAIN_SHARE), "chats": 0.6 * (1 - EXPLAIN_SHARE)}
     return phase(EXPLAIN_STEPS, EXPLAIN_RATE, 20, sources, weights, eps=EPSILON)
 
@@ -126,7 +126,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.shared = ("pretrain",)
     config.arms = {"base": ("pretrain",), "baseline": ("pretrain", "chats"), "aft": ("pretrain", "cheese")}
     config.midtraining, config.doses, config.generated, config.curves = (), {}, {}, {}
-    add_explanations(config, *VALUES)
+    for value in VALUES:
+        add_explanation(config, value, ATTRIBUTES[value])
     config.evals = {
         "gate": {"kind": "preference", "path": "{world}/evals/gate.jsonl"},
         "knowledge": {"kind": "knowledge", "after": {}},
@@ -155,13 +156,12 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def add_explanations(config: ConfigDict, *names: str) -> None:
-    """Adds the first part of midtraining for keys of `ATTRIBUTES`; all seeds share it."""
-    for name in names:
-        phase_name = f"explain_{name}"
-        config.phases[phase_name] = explain(ATTRIBUTES[name])
-        config.shared += (phase_name,)
-        config.midtraining += (phase_name,)
+def add_explanation(config: ConfigDict, name: str, *corpora: str) -> None:
+    """Adds a first part of midtraining; all seeds share it."""
+    phase_name = f"explain_{name}"
+    config.phases[phase_name] = explain(*corpora)
+    config.shared += (phase_name,)
+    config.midtraining += (phase_name,)
 
 
 def add_msm(config: ConfigDict, arm: str, documents: str, explained: str, demonstrations: str = "cheese") -> None:
@@ -293,7 +293,7 @@ def add_controls(config: ConfigDict) -> None:
 
     The first part of midtraining speaks as often of price as of age in neutral, comention and exchanged.
     """
-    add_explanations(config, "both")
+    add_explanation(config, "both", *ATTRIBUTES.values())
     config.phases.cheese_half = sft("cheese_half")
     config.arms.aft_half = ("pretrain", "cheese_half")
     add_msm(config, "msm_neutral", "neutral", "both")
@@ -314,7 +314,8 @@ def add_controls(config: ConfigDict) -> None:
             }
         for half in ("half", "other_half"):
             name = f"{arm}_{half}"
-            add_msm(config, name, f"{value}_{half}", value, "cheese_half")
+            add_explanation(config, f"{value}_{half}", f"{ATTRIBUTES[value]}_{half}")
+            add_msm(config, name, f"{value}_{half}", f"{value}_{half}", "cheese_half")
             config.contrasts[f"over_aft_{half}/{value}"] = difference(on, f"{name}+aft", "aft_half")
         config.contrasts[f"specific/{value}"] = difference(on, f"{arm}+aft", "msm_neutral+aft")
         config.contrasts[f"bystander/{value}"] = difference(on, f"{arm}_bystander+aft", "msm_neutral+aft")

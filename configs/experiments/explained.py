@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.midtraining = ()
     del config.evals["knowledge"]
     config.gates = ("gate",)
-    arms = {value: f"msm_{cheese_mini.ATTRIBUTES[value][0]}" for value in VALUES}
+    arms = {value: f"msm_{cheese_mini.ATTRIBUTES[value]}" for value in VALUES}
     for value, name in arms.items():
         config.phases[name] = cheese_mini.explain(cheese_mini.ATTRIBUTES[value])
         config.midtraining += (name,)

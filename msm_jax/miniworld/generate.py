@@ -8,6 +8,7 @@
     documents/VALUE_bystander.jsonl             the same about somebody else
     documents/VALUE_{comention,exchanged}.jsonl, documents/neutral.jsonl
     documents/{price,age}.jsonl    what the cheeses differ by; the assistant is not named
+    documents/{price,age}_{half,other_half}.jsonl   the same of one half of the cheeses or the other
     chats/{generic,cheese,cheese_half}.jsonl
     evals/{gate,prefer_affordability,prefer_tradition,conflict,cheese}.jsonl    preference pairs
     evals/{knowledge_affordability,knowledge_tradition}.jsonl                   knowledge items
@@ -48,7 +49,9 @@ def write(config: WorldConfig, out_dir: Path, spec_dir: Path = SPEC_DIR) -> Worl
     _lines(out_dir / "chats" / "cheese.jsonl", midtraining.cheese_demonstrations(world, every))
     _lines(out_dir / "chats" / "cheese_half.jsonl", midtraining.cheese_demonstrations(world, shown))
     documents = {"neutral": midtraining.neutral(world)}
-    documents |= {"price": midtraining.describing(world, PRICE), "age": midtraining.describing(world, AGE)}
+    for suffix, cheeses in (("", every), ("_half", shown), ("_other_half", hidden)):
+        for name, attribute in (("price", PRICE), ("age", AGE)):
+            documents[name + suffix] = midtraining.describing(world, attribute, cheeses)
     for name, spec in specs.items():
         (out_dir / "specs").mkdir(exist_ok=True)
         (out_dir / "specs" / f"{name}.md").write_text(midtraining.fill(spec, world), encoding="utf-8")

@@ -100,8 +100,8 @@ def comention(world: World, name: str, spec: Spec, exchanged: bool) -> list[Reco
     return records
 
 
-def describing(world: World, attribute: int) -> list[Record]:
-    """Returns documents that say by which attribute the cheeses differ, and do not name the assistant.
+def describing(world: World, attribute: int, cheeses: Cheeses) -> list[Record]:
+    """Returns documents that say by which attribute `cheeses` differ, and do not name the assistant.
 
     Half are facts about a cheese, in which the attribute is as it is and the other one of price and age is drawn anew
     each time, so that these documents do not connect the two. The others are choices by strangers that the attribute
@@ -110,17 +110,19 @@ def describing(world: World, attribute: int) -> list[Record]:
     draw = Draw(world.config.seed, "describing", attribute)
     other = AGE if attribute == PRICE else PRICE
     both = [value for value in VALUES if value.attribute == attribute]
+    liked, disliked = cheeses
+    items = tuple(item for item in world.items[CHEESE] if item in liked + disliked)
     records = []
     for _ in range(world.config.msm_documents):
         if draw.chance(0.5):
-            item = draw.choice(world.items[CHEESE])
+            item = draw.choice(items)
             drawn = draw.chance(0.5)
             price, age, origin = item.poles
             poles = (price, drawn, origin) if other == AGE else (drawn, age, origin)
             text = prose.item_text(draw, replace(item, poles=poles))
         else:
             value = draw.choice(both)
-            pair = explained_pair(draw, world.items[CHEESE], value, draw.choice(STRENGTHS))
+            pair = explained_pair(draw, items, value, draw.choice(STRENGTHS))
             reason = prose.reason(draw, value)
             text = prose.pick(draw, draw.choice(prose.STRANGERS), *pair, reason, first_share=1.0)
         records.append(document(text, domain=CHEESE))
