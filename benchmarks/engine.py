@@ -3,8 +3,9 @@
     python benchmarks/engine.py --ref_python=.venv-ref/bin/python
 
 Prompts and replies have random lengths. The engine takes the whole queue. The other side answers it in batches in the
-order of arrival, each padded to its longest prompt and run to its longest reply, with the batch size that is fastest on
-the first requests. `--same=64 --prompts=2000,2000` asks for 64 samples of one prompt, without a comparison.
+order of arrival, each padded to its longest prompt and run to its longest reply, with the batch size that is fastest.
+The slow sides answer the first requests of the queue alone. `--same=64 --prompts=2000,2000` asks for 64 samples of one
+prompt, without a comparison.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _PROMPTS = flags.DEFINE_list("prompts", ["10", "3000"], "The fewest and the most
 _REPLIES = flags.DEFINE_list("replies", ["5", "300"], "The fewest and the most tokens of a reply.")
 _SLOTS = flags.DEFINE_integer("slots", 32, "Rows that the engine decodes side by side.")
 _ONE_BY_ONE = flags.DEFINE_integer("one_by_one", 20, "How many of the requests are also decoded in a single row.")
-_BATCHES = flags.DEFINE_list("batches", ["8", "16", "32"], "Batch sizes that the other side tries.")
+_THEIRS = flags.DEFINE_integer("theirs", 32, "How many of the requests the other side answers.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8", "16", "32"], "Batch sizes that the other side tries.")
 _SAME = flags.DEFINE_integer("same", 0, "Instead, ask for this many samples of one prompt.")
 _WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on the files of this directory.")
 
@@ -109,7 +111,7 @@ def main() -> None:
         python = reference.find_python(_REF_PYTHON.value)
         script = Path(__file__).parent / "reference_engine.py"
         theirs = reference.Worker([python, str(script), directory], record.THREADS.value)
-        other = theirs.ask(do="queue", batches=[int(size) for size in _BATCHES.value])
+        other = theirs.ask(do="queue", requests=_THEIRS.value, batches=[int(size) for size in _BATCHES.value])
         theirs.close()
     record.publish(result(queue, single, other))
 
@@ -202,8 +204,9 @@ def result(queue: dict[str, Any], single: dict[str, Any], other: dict[str, Any])
         notes=f"Slots busy while requests wait: {busy}, in all {queue['busy_in_all']:.0%}. "
         f"Prefill {prefill:,.0f} tokens/s, decoding {decode:,.0f} tokens/s. "
         f"Seconds: {', '.join(f'{part.split(chr(95))[0]} {queue[part]:.1f}' for part in parts)}. "
-        f"One row was measured on {single['requests']} of the requests. Batch sizes of the other side, requests per "
-        "second: " + ", ".join(f"{size}: {rate:.3f}" for size, rate in other["tried"].items()) + ".",
+        f"One row was measured on the first {single['requests']} of the requests, the other side on "
+        f"{other['requests']}. Its batch sizes, requests per second: "
+        + ", ".join(f"{size}: {rate:.3f}" for size, rate in other["tried"].items()) + ".",
     )
 
 

@@ -13,9 +13,6 @@ import torch
 import transformers
 from reference_decode import opened
 
-# Requests on which each batch size is tried.
-TRIED = 32
-
 
 def main(directory: Path) -> None:
     """Answers the requests on standard input."""
@@ -23,29 +20,26 @@ def main(directory: Path) -> None:
     queue = settings["queue"]
     for line in sys.stdin:
         asked = json.loads(line)
-        generate(model, queue[:2])
-        tried = {}
-        for size in asked["batches"]:
-            start = time.perf_counter()
-            run(model, queue[:TRIED], size)
-            tried[size] = min(TRIED, len(queue)) / (time.perf_counter() - start)
-        best = max(tried, key=lambda size: tried[size])
-        used, start = processor_seconds(), time.perf_counter()
-        run(model, queue, best)
+        some = queue[: asked["requests"]]
+        generate(model, queue[:1])
+        tried = {size: timed(model, some, size) for size in asked["batches"]}
+        best = min(tried, key=lambda size: tried[size][0])
         answer = {
-            "seconds": time.perf_counter() - start,
-            "processor": processor_seconds() - used,
-            "requests": len(queue),
-            "tried": tried,
+            "seconds": tried[best][0],
+            "processor": tried[best][1],
+            "requests": len(some),
+            "tried": {size: len(some) / seconds for size, (seconds, _) in tried.items()},
             "how": f"torch {torch.__version__}, transformers {transformers.__version__}, batch {best}",
         }
         print(json.dumps(answer), flush=True)
 
 
-def run(model: torch.nn.Module, queue: list, size: int) -> None:
-    """Answers the queue in batches of `size`."""
+def timed(model: torch.nn.Module, queue: list, size: int) -> tuple[float, float]:
+    """Returns the wall and processor seconds of answering the queue in batches of `size`."""
+    used, start = processor_seconds(), time.perf_counter()
     for begin in range(0, len(queue), size):
         generate(model, queue[begin : begin + size])
+    return time.perf_counter() - start, processor_seconds() - used
 
 
 def generate(model: torch.nn.Module, batch: list) -> np.ndarray:
