@@ -8,6 +8,7 @@ end. The base has the name of its run directory; each adapter has the NAME of it
 another --host needs a token in the environment variable MSM_JAX_SERVE_TOKEN, which clients send as their API key.
 """
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -57,15 +58,15 @@ def main() -> None:
         models = {base: "", **{name: name for name in adapters}}
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address
-        print(f"serving {', '.join(models)} at http://{where}:{port}/v1", flush=True)
-        # uvicorn passes on the signals that it has caught once the last request has ended.
+        # uvicorn raises the signals that it has caught once more when the last request has ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        line = f"serving {', '.join(models)} at http://{where}:{port}/v1"
         try:
-            server.run(app.application(host, models, token), listener)
-        except KeyboardInterrupt:
-            print("stopped", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(app.application(host, models, token), listener, lambda: print(line, flush=True))
         finally:
             host.engine.close(drain=True)
+        print("stopped", flush=True)
 
 
 def named(values: Sequence[str]) -> dict[str, str]:

@@ -314,6 +314,21 @@ def test_ctrl_c_lets_requests_end_and_takes_no_more(tmp_path: Path):
         process.send_signal(signal.SIGINT)
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert process.wait(300) == 0
+    assert process.communicate(timeout=300)[0] == "stopped\n"
+    assert process.returncode == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{base}/models")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_in_the_background_of_a_shell_stops_on_both_signals(tmp_path: Path, number: signal.Signals):
+    """Such a shell starts it with SIGINT ignored. The signal comes as soon as the server says that it serves."""
+    served = small.command(f"--checkpoint={small.checkpoint(tmp_path / 'tiny')}", "--port=0")
+    process = subprocess.Popen(
+        ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *served],
+        stdout=subprocess.PIPE, text=True, env=small.environment(), cwd=small.ROOT,
+    )
+    small.url_of(process)
+    process.send_signal(number)
+    assert process.communicate(timeout=300)[0] == "stopped\n"
+    assert process.returncode == 0

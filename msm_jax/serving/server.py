@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from msm_jax.errors import InputError
@@ -27,10 +28,23 @@ def check_installed() -> None:
         ) from None
 
 
-def run(application: Any, listener: socket.socket) -> None:
-    """Serves until SIGINT or SIGTERM: then takes no more requests, waits for those in progress, and raises
-    `KeyboardInterrupt`. A second signal does not wait."""
+def run(application: Any, listener: socket.socket, serving: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM: then takes no more requests, waits for those in progress, and ends.
+
+    A second SIGINT does not wait. At the end the signals are raised once more, for the handlers that were there before,
+    so that with Python's own `KeyboardInterrupt` comes out of it.
+
+    Args:
+        application: an ASGI application.
+        listener: the socket on which it answers.
+        serving: is called once it answers; from then on signals end it as described.
+    """
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            serving()
 
     config = uvicorn.Config(
         application,
@@ -41,4 +55,4 @@ def run(application: Any, listener: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         lifespan="off",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
