@@ -162,6 +162,8 @@ def test_a_reply_that_fills_the_context_says_so(runs):
         ("nowhere", {}, "nowhere: no such checkpoint"),
         ("bare", {}, "has no chat template"),
         ("tiny", {"adaptor": "x"}, "did you mean adapter"),
+        ("tiny", {"slots": "many"}, "slots=many: it must be an integer"),
+        ("tiny", {"slots": 0}, "slots = 0"),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_refused_at_once(runs, run, arguments, message):
@@ -184,6 +186,17 @@ def test_adapters_share_the_engine_of_their_base(runs, tmp_path):
     models.append(get_model(f"msm_jax/{runs}/tiny"))
     assert len({id(model.api._host.engine) for model in models}) == 1
     assert len({asked(model, max_tokens=12, temperature=0).completion for model in models}) == 3
+
+
+def test_slots_and_memory_are_those_of_the_first_model_of_a_checkpoint(tmp_path):
+    run = small.checkpoint(tmp_path / "tiny", positions=8192)
+    first = get_model(f"msm_jax/{run}", slots=3, cache_mib=1)
+    engine = first.api._host.engine
+    assert (engine.slots, first.api.max_connections()) == (3, 6)
+    assert engine.most_tokens == 3969, "31 pages of 128 tokens, and the last token of a reply needs no room"
+    assert get_model(f"msm_jax/{run}").api._host.engine is engine
+    with pytest.raises(PrerequisiteError, match=r"slots = 4: the checkpoint is loaded already, with slots = 3"):
+        get_model(f"msm_jax/{run}", slots=4)
 
 
 def test_an_abandoned_call_leaves_the_others_undisturbed(runs):

@@ -44,7 +44,7 @@ log = getLogger(__name__)
 _MAX_TOKENS = 2048
 # Settings that ask for what the engine does not do.
 _NOT_OFFERED = ("frequency_penalty", "presence_penalty", "logit_bias", "response_schema", "extra_body")
-_ARGUMENTS = ("adapter",)
+_ARGUMENTS = ("adapter", "slots", "cache_mib")
 
 
 class CheckpointAPI(ModelAPI):
@@ -63,18 +63,34 @@ class CheckpointAPI(ModelAPI):
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008  # as Inspect calls it
         adapter: str = "",
+        slots: int | None = None,
+        cache_mib: int | None = None,
         **unknown: Any,
     ) -> None:
-        """Loads the checkpoint `model_name`; `-M adapter=PATH` names an adapter on it.
+        """Loads the checkpoint `model_name`.
+
+        Args:
+            model_name: a checkpoint, or a run directory for its newest one.
+            base_url: as in Inspect; unused, like `api_key`.
+            api_key: as in Inspect.
+            config: as in Inspect.
+            adapter: the path of an adapter on it (`-M adapter=PATH`).
+            slots: the most replies that are drawn side by side; 32 unless it is given.
+            cache_mib: MiB for the keys and values of requests; the engine chooses unless it is given.
+            unknown: other arguments, which are refused.
 
         Raises:
-            PrerequisiteError: the checkpoint or adapter cannot be used, or an argument is unknown.
+            PrerequisiteError: the checkpoint or adapter cannot be used, or an argument is unknown or out of range.
         """
         super().__init__(model_name, base_url, api_key, [], config)
         for name in unknown:
             raise PrerequisiteError(f"-M {name}: unknown argument; {settings.nearest(name, _ARGUMENTS)}")
+        engine = {name: value for name, value in (("slots", slots), ("cache_mib", cache_mib)) if value is not None}
+        for name, value in engine.items():
+            if type(value) is not int:
+                raise PrerequisiteError(f"-M {name}={value}: it must be an integer")
         try:
-            self._host, self._adapter = hosts.get(model_name, adapter)
+            self._host, self._adapter = hosts.get(model_name, adapter, **engine)
         except InputError as error:
             raise PrerequisiteError(f"msm_jax/{model_name}: {error}") from None
         self._dialect = self._host.dialects[self._adapter]
