@@ -8,6 +8,7 @@ from test_sampling_decode import model
 
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.errors import InputError
+from msm_jax.sampling import engine as engines
 from msm_jax.sampling.checkpoint_model import CheckpointModel, split
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Engine
@@ -54,7 +55,14 @@ def test_hundreds_of_concurrent_calls_decode_side_by_side(engine):
     texts = [f"{question} {i}" for i in range(75) for question in QUESTIONS]
     greedy = GenerateConfig(max_tokens=2, temperature=0.0)
     before = engine.stats()
-    outputs = together([asked.generate(chat(text), greedy) for text in texts])
+
+    async def crowd():
+        with engines._devices():  # nothing is computed until all have asked
+            calls = [asyncio.create_task(asked.generate(chat(text), greedy)) for text in texts]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*calls)
+
+    outputs = asyncio.run(crowd())
     steps = engine.stats().steps - before.steps
     prompts = [engine.chat_prompt(chat(text)) for text in texts]
     want = engine.generate(prompts, SamplingConfig(max_new_tokens=2, temperature=0.0))
@@ -96,13 +104,16 @@ def test_a_cancelled_call_leaves_the_engine(engine):
     asked = CheckpointModel(engine, "tiny")
 
     async def cut():
-        calls = [asyncio.create_task(asked.generate(chat("a"), GenerateConfig(max_tokens=200))) for _ in range(50)]
-        await asyncio.sleep(0.05)
-        for call in calls:
-            call.cancel()
-        return await asyncio.gather(*calls, return_exceptions=True)
+        settings = [GenerateConfig(max_tokens=200, seed=i) for i in range(50)]
+        calls = [asyncio.create_task(asked.generate(chat("a"), each)) for each in settings]
+        while engine.stats().steps == steps:
+            await asyncio.sleep(0.001)
+        with engines._devices():  # the engine stands still
+            for call in calls:
+                call.cancel()
+            return await asyncio.gather(*calls, return_exceptions=True)
 
-    before = engine.stats().requests
+    before, steps = engine.stats().requests, engine.stats().steps
     ended = asyncio.run(cut())
     assert sum(isinstance(each, asyncio.CancelledError) for each in ended) >= 10
     assert len(together([asked.generate(chat("b"), GenerateConfig(max_tokens=2))])) == 1
