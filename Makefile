@@ -28,7 +28,7 @@ help:
 	@echo "make inspect  .venv-inspect, the environment of the server, of Inspect, and of models behind APIs"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    all benchmarks in turn, into docs/performance.md; half an hour"
+	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
 venv:

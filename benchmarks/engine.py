@@ -43,8 +43,8 @@ _PROMPTS = flags.DEFINE_list("prompts", ["10", "3000"], "The fewest and the most
 _REPLIES = flags.DEFINE_list("replies", ["5", "300"], "The fewest and the most tokens of a reply.")
 _SLOTS = flags.DEFINE_integer("slots", 32, "Rows that the engine decodes side by side.")
 _ONE_BY_ONE = flags.DEFINE_integer("one_by_one", 20, "How many of the requests are also decoded in a single row.")
-_THEIRS = flags.DEFINE_integer("theirs", 32, "How many of the requests the other side answers.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8", "16", "32"], "Batch sizes that the other side tries.")
+_THEIRS = flags.DEFINE_integer("theirs", 16, "How many of the requests the other side answers.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Batch sizes that the other side tries.")
 _SAME = flags.DEFINE_integer("same", 0, "Instead, ask for this many samples of one prompt.")
 _WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on the files of this directory.")
 

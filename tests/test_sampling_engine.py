@@ -152,9 +152,8 @@ def test_closing_without_draining_cancels_what_is_queued(tiny_tokenizer):
         begun.set()
         go_on.wait()
 
-    long = SamplingConfig(max_new_tokens=200)
-    futures = [engine.submit(Request([1, 5], long), hold if i == 0 else None) for i in range(30)]
-    begun.wait()  # the engine's thread stands still within the first calls
+    futures = [engine.submit(Request([1, 5], SamplingConfig(max_new_tokens=200, seed=i)), hold) for i in range(30)]
+    begun.wait()  # the engine's thread stands still within one of the first calls
     closing.start()
     while not engine._abandoned:
         time.sleep(0.001)
