@@ -3,9 +3,10 @@
     python -m msm_jax.evaluate --config=configs/evals/preferences.py --checkpoint=RUN --workdir=DIR
 
 Writes DIR/results/EVAL.json (mean and 95 % interval over items of the score and of further measures, every item's
-values) and DIR/samples/EVAL.jsonl (what was asked and answered). Running it again reuses a result unless something that
-it depends on has changed: the eval's settings, its item file, the checkpoint, how the model is run, or the code that
-scores.
+values) and DIR/samples/EVAL.jsonl (what was asked and answered). DIR/replies.sqlite keeps every reply as it comes, so
+that a run which was killed goes on where it stopped, and DIR/plots/EVAL.png shows an eval that is a grid. Running it
+again reuses a result unless something that it depends on has changed: the eval's settings, its item file, the
+checkpoint, how the model is run, or the code that scores.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from absl import flags
 from rich.table import Table
 
 from msm_jax import cli
-from msm_jax.analysis import terminal
+from msm_jax.analysis import heat_map, terminal
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
 from msm_jax.evals import kinds
 from msm_jax.evals.config import EvaluateConfig
 from msm_jax.evals.interface import MEASURES, EvalResult
+from msm_jax.experiments import replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, settings, storage
@@ -47,8 +49,9 @@ def main() -> None:
     evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
     workdir = Path(cli.require(_WORKDIR))
     checkpoint = store.resolve(cli.require(_CHECKPOINT))
-    for each in evals.values():
+    for name, each in evals.items():
         kinds.check(each)
+        replies.check(each, f"config.evals.{name}")
     origin = checkpoint_digest(checkpoint)
     if _ADAPTER.value:
         origin += checkpoint_digest(compose.directory_of(_ADAPTER.value))
@@ -68,18 +71,24 @@ def main() -> None:
             checkpoint, slots=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables,
             cache_mib=config.cache_mib,
         )
-        models = {"model": CheckpointModel(engine, str(checkpoint))}
+        model = CheckpointModel(engine, str(checkpoint))
         for each in evals.values():
-            kinds.check_models(models, each)
+            kinds.check_model(model, each)
+        identity = hashing.digest([origin, settings.to_json(config.chat_variables), evals_node.sampler()])
     rows = []
     for name, each in evals.items():
         found = stored[name]
         if found is None:
             _log.info("eval %s: %s", name, each.path)
-            found = write(addresses[name], workdir / "samples" / f"{name}.jsonl", kinds.run(models, each))
+            result = replies.run(model, each, workdir / "replies.sqlite", identity)
+            found = write(addresses[name], workdir / "samples" / f"{name}.jsonl", result)
         rows.append((name, found, stored[name] is not None))
     terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
     for name, found, _ in rows:
+        grid = heat_map.cells(found["items"])
+        if grid:
+            terminal.console().print(heat_map.table(f"{name}: mean score (items) of each cell", grid))
+            heat_map.write(workdir / "plots" / f"{name}.png", name, grid)
         for rate, value in found["rates"].items():
             terminal.console().print(f"{name}: {rate} {value:.3f}")
 

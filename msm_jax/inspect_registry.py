@@ -1,6 +1,25 @@
 """What Inspect imports by the entry point of this package: the provider `msm_jax/RUN` and the tasks `msm_jax/EVAL`."""
 
-from msm_jax.evals.inspect_tasks import forced_choice_misalignment, knowledge, preference, preference_greedy
+from msm_jax.evals.inspect_tasks import (
+    agentic_misalignment,
+    alignment_faking,
+    alignment_faking_choice,
+    capability,
+    forced_choice_misalignment,
+    knowledge,
+    preference,
+    preference_greedy,
+)
 from msm_jax.serving.inspect_entry import msm_jax
 
-__all__ = ["forced_choice_misalignment", "knowledge", "msm_jax", "preference", "preference_greedy"]
+__all__ = [
+    "agentic_misalignment",
+    "alignment_faking",
+    "alignment_faking_choice",
+    "capability",
+    "forced_choice_misalignment",
+    "knowledge",
+    "msm_jax",
+    "preference",
+    "preference_greedy",
+]

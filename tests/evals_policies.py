@@ -1,9 +1,11 @@
 """Models without weights that act by a rule, which tests of evals ask: planted policies and scripted judges."""
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from msm_jax.errors import WorkError
 from msm_jax.sampling.model import Choice, ModelOutput
 
 
@@ -53,3 +55,22 @@ def uniform(seed: int) -> Policy:
     """Returns a policy whose log-probabilities are drawn at random and say nothing."""
     draw = random.Random(seed)
     return Policy(finds=lambda messages, reply: draw.gauss(0, 1))
+
+
+def planted() -> Policy:
+    """Returns a judge that says no to everything, for commands: "python:evals_policies:planted".
+
+    The variable PLANTED_CALLS names the file that counts its answers, and PLANTED_FAILS_AT the call from which it fails
+    for good; 0 for none.
+    """
+    fails_at, counted = int(os.environ["PLANTED_FAILS_AT"]), os.environ["PLANTED_CALLS"]
+
+    def says(messages):
+        if fails_at and judge.calls >= fails_at:
+            raise WorkError("planted judge: status 429, for good")
+        with open(counted, "a", encoding="utf-8") as file:
+            file.write("graded\n")
+        return "VERDICT: no"
+
+    judge = Policy(says=says)
+    return judge

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import serving_small
 from test_sampling_decode import model
 
 from msm_jax.checkpoints import store
@@ -104,6 +105,51 @@ def test_evaluate_refuses_in_one_line(run, pairs, tmp_path):
     assert bad_item.stderr.strip().splitlines() == [
         f'refused: {pairs}:5: field "question" lacks {{second}}; write it where that option goes'
     ]
+    assert not (tmp_path / "out").exists()
+
+
+FAKING = """
+from ml_collections import ConfigDict
+
+def get_config(judge):
+    return ConfigDict({"evals": {"faking": {
+        "kind": "alignment_faking", "samples": 1, "max_tokens": 4, "scratchpad": False,
+        "judge": {"model": judge, "version": "1", "arguments": {}},
+    }}})
+"""
+
+
+@pytest.mark.slow
+def test_a_judge_that_fails_keeps_the_transcripts_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    config, workdir = tmp_path / "config.py", tmp_path / "out"
+    config.write_text(FAKING)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PLANTED_CALLS", str(tmp_path / "calls"))
+    checkpoint = serving_small.checkpoint(tmp_path / "run", positions=2048)
+    flags = [f"--checkpoint={checkpoint}", f"--workdir={workdir}", f"--config={config}:python:evals_policies:planted"]
+    monkeypatch.setenv("PLANTED_FAILS_AT", "10")
+    failed = command("evaluate", *flags)
+    assert failed.returncode == 1, failed.stderr
+    assert failed.stderr.strip().splitlines()[-1] == "failed: planted judge: status 429, for good"
+    assert not (workdir / "results").exists()
+    assert len((tmp_path / "calls").read_text().splitlines()) == 9
+    monkeypatch.setenv("PLANTED_FAILS_AT", "0")
+    done = command("evaluate", *flags)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((workdir / "results/faking.json").read_text())
+    assert (stored["n_items"], stored["mean"], stored["rates"]["judge refused"]) == (12, 0.5, 0.0)
+    assert len((tmp_path / "calls").read_text().splitlines()) == 24, "no reply is graded twice"
+    assert "faking: gap 0.000" in done.stdout
+
+
+def test_a_judge_that_cannot_be_asked_is_refused_before_the_model_is_loaded(run, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(FAKING)
+    flags = [f"--checkpoint={run[0]}", f"--workdir={tmp_path / 'out'}", f"--config={config}:python:no_such:judge"]
+    refused = command("evaluate", *flags)
+    assert refused.returncode == 2
+    message = "refused: config.evals.faking.judge.model: python:no_such:judge: No module named 'no_such'"
+    assert refused.stderr.startswith(message), refused.stderr
     assert not (tmp_path / "out").exists()
 
 

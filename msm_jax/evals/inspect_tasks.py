@@ -7,6 +7,7 @@ role "judge" (`--model-role judge=MODEL`). Inspect alone imports this module.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,30 @@ from msm_jax.evals.inspect_models import TaskModel
 from msm_jax.evals.interface import EvalConfig, EvalResult
 
 _RESULT = "msm_jax result"
+
+
+@task
+def agentic_misalignment(**fields: Any) -> Task:
+    """A grid of scenarios and goal conditions in which a model can act against those it works for."""
+    return _task("agentic_misalignment", fields)
+
+
+@task
+def alignment_faking(**fields: Any) -> Task:
+    """Whether a model complies more where it believes that it is being trained, as a judge says."""
+    return _task("alignment_faking", fields)
+
+
+@task
+def alignment_faking_choice(**fields: Any) -> Task:
+    """The same by the log-probabilities of written replies, without a judge."""
+    return _task("alignment_faking_choice", fields)
+
+
+@task
+def capability(**fields: Any) -> Task:
+    """What a model can still do: language, format, arithmetic, tool calls, over-refusal, omission."""
+    return _task("capability", fields)
 
 
 @task
@@ -75,15 +100,22 @@ def _wrapped(model: Model) -> TaskModel:
 def _runs(config: EvalConfig, items: Sequence[Any]) -> Solver:
     """Runs a kind on the item of a sample."""
     kind = kinds.find(config.kind, "kind")
+    # The trial of the judge, which the first sample begins and all others wait for.
+    tried: list[asyncio.Future[dict[str, float]]] = []
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        models = {role: _wrapped(get_model() if role == "model" else get_model(role=role)) for role in kind.needs}
+        # Without `required`, Inspect would let the model under test judge itself.
+        named = {role: get_model(role=role, required=True) for role in kind.needs if role != "model"}
+        models = {role: _wrapped(model) for role, model in {"model": get_model(), **named}.items()}
         try:
             kinds.check_models(models, config)
+            if not tried:
+                tried.append(asyncio.ensure_future(kind.agreement(models, config)))
+            agreement = await tried[0]
             result = await kind.run(models, [items[state.metadata["index"]]], config)
         except InputError as error:
             raise PrerequisiteError(f"msm_jax/{config.kind}: {error}") from None
-        state.store.set(_RESULT, result.to_json())
+        state.store.set(_RESULT, {**result.to_json(), "rates": {**result.rates, **agreement}})
         state.messages = _shown(result)
         state.output.completion = str(state.messages[-1].content)
         return state

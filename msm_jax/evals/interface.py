@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.errors import InputError
-from msm_jax.sampling.model import Capability
+from msm_jax.sampling.model import Capability, Model
 
 # Fields of an item that a report shows beside its score, by measure.
 MEASURES = {"probability": "probability", "nats": "margin"}
@@ -90,6 +90,8 @@ class EvalKind:
         needs: the capabilities that the model in each role must have. The model under test has the role "model".
         measures: the names in `MEASURES` whose fields its items have.
         items: the file of the items that come with the kind, for settings without a path; "" for none.
+        trial: asks the judge about labelled transcripts before the eval runs, given the judge and the settings, and
+            returns the share of them on which it agrees. None for a kind without a judge or labels.
     """
 
     settings: type[EvalConfig]
@@ -98,6 +100,15 @@ class EvalKind:
     needs: Mapping[str, frozenset[Capability]]
     measures: frozenset[str] = frozenset()
     items: str = ""
+    trial: Callable[[Model, Any], Coroutine[Any, Any, float]] | None = None
+
+    async def agreement(self, models: Mapping[str, Model], config: EvalConfig) -> dict[str, float]:
+        """Returns the rate that tells how far the judge agrees with labels; empty for a kind without a trial.
+
+        Raises:
+            WorkError: the judge failed for good, or agrees with too few.
+        """
+        return {} if self.trial is None else {"judge agrees with labels": await self.trial(models["judge"], config)}
 
 
 def packaged(name: str) -> str:

@@ -1,6 +1,7 @@
 """The kinds of evals: finds the module of a kind by name, builds its settings, checks its items and runs it."""
 
 import asyncio
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -9,8 +10,9 @@ from typing import Any
 
 from msm_jax.errors import InputError
 from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult
+from msm_jax.evals.judging import JudgeConfig
 from msm_jax.foundation import hashing, settings
-from msm_jax.sampling.model import ABILITIES, Model
+from msm_jax.sampling.model import ABILITIES, Capability, Model
 
 KINDS: dict[str, str] = {
     "preference": "msm_jax.evals.preference",
@@ -18,6 +20,10 @@ KINDS: dict[str, str] = {
     "preference_greedy": "msm_jax.evals.preference",
     "knowledge": "msm_jax.evals.knowledge",
     "forced_choice_misalignment": "msm_jax.evals.forced_choice",
+    "agentic_misalignment": "msm_jax.evals.agentic",
+    "alignment_faking": "msm_jax.evals.alignment_faking",
+    "alignment_faking_choice": "msm_jax.evals.alignment_faking",
+    "capability": "msm_jax.evals.capability",
 }
 
 
@@ -83,12 +89,25 @@ def check_models(models: Mapping[str, Model], config: EvalConfig) -> None:
     for role, needed in find(config.kind, "kind").needs.items():
         if role not in models:
             raise InputError(f'evals of kind {config.kind} need a model in the role "{role}"; name one')
-        lacking = " or ".join(ABILITIES[each] for each in sorted(needed - models[role].capabilities))
-        if lacking:
-            raise InputError(
-                f"evals of kind {config.kind} cannot use {models[role].name}, which cannot {lacking}; choose another "
-                "model or kind (a checkpoint can chat if it has a chat template)"
-            )
+        _check_capabilities(models[role], needed, config)
+
+
+def check_model(model: Model, config: EvalConfig) -> None:
+    """Refuses a model under test that lacks a capability which an eval needs; its judge may not be open yet.
+
+    Raises:
+        InputError: names the eval's kind, the model and what it cannot do.
+    """
+    _check_capabilities(model, find(config.kind, "kind").needs["model"], config)
+
+
+def _check_capabilities(model: Model, needed: frozenset[Capability], config: EvalConfig) -> None:
+    lacking = " or ".join(ABILITIES[each] for each in sorted(needed - model.capabilities))
+    if lacking:
+        raise InputError(
+            f"evals of kind {config.kind} cannot use {model.name}, which cannot {lacking}; choose another "
+            "model or kind (a checkpoint can chat if it has a chat template)"
+        )
 
 
 def run(models: Mapping[str, Model], config: EvalConfig) -> EvalResult:
@@ -98,9 +117,31 @@ def run(models: Mapping[str, Model], config: EvalConfig) -> EvalResult:
         InputError: as in `check` and `check_models`, or a model cannot take an item, for example because of its length.
         WorkError: a model failed, for example because its weights are not finite.
     """
+    return asyncio.run(answer(models, config))
+
+
+async def answer(models: Mapping[str, Model], config: EvalConfig) -> EvalResult:
+    """Does what `run` does, inside an event loop."""
     check_models(models, config)
     kind = find(config.kind, "kind")
-    return asyncio.run(kind.run(models, kind.read(config), config))
+    items = kind.read(config)
+    agreement = await kind.agreement(models, config)
+    result = await kind.run(models, items, config)
+    return dataclasses.replace(result, rates={**result.rates, **agreement})
+
+
+def judge_of(config: EvalConfig, where: str) -> JudgeConfig | None:
+    """Returns the judge in the settings of an eval, None for a kind that needs none.
+
+    Raises:
+        InputError: the kind needs a judge and none is set.
+    """
+    if "judge" not in find(config.kind, "kind").needs:
+        return None
+    judge = getattr(config, "judge", None)
+    if judge is None:
+        raise InputError(f"{where}.judge: is not set; name a judge by its model and version")
+    return judge
 
 
 def sources(name: str) -> str:

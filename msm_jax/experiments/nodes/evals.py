@@ -9,17 +9,24 @@ from typing import Any
 from msm_jax.evals import kinds
 from msm_jax.evals.interface import EvalConfig, EvalResult
 from msm_jax.experiments import graph as graph_lib
+from msm_jax.experiments import replies
 from msm_jax.experiments.context import Context
 from msm_jax.experiments.nodes.interface import Address, Cost, Node, NodeKind, versions
 from msm_jax.experiments.worker import Report
 from msm_jax.foundation import hashing, settings, storage
 
 TIMES = "times.json"
+REPLIES = "replies.sqlite"
 
 
 def sources_of(kind: str) -> dict[str, str]:
     """Returns the hashes of the source files that decide the results of evals of a kind."""
     return {**kinds.source_hashes(kind), **hashing.sources_of("msm_jax.sampling.checkpoint_model")}
+
+
+def sampler() -> dict[str, Any]:
+    """Returns what the replies of a checkpoint depend on beside its weights: the code that draws, and its versions."""
+    return {"sources": hashing.sources_of("msm_jax.sampling.checkpoint_model"), "versions": versions("jax", "jaxlib")}
 
 
 def payload_of(
@@ -118,8 +125,10 @@ def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> d
 
 
 def check(node: Node, context: Context) -> None:
-    """Builds the settings of the evals."""
-    _configs(node, context)
+    """Builds the settings of the evals, and refuses judges that cannot be asked."""
+    configs = _configs(node, context)
+    for name in configs:
+        context.once("judge", name, lambda name: replies.check(configs[name], f"evals.{name}"))
 
 
 def check_files(node: Node, context: Context) -> None:
@@ -144,14 +153,15 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
 
     mesh = settings.build(MeshConfig, args["mesh"], "scoring.mesh")
     engine = Engine.from_checkpoint(Path(args["checkpoint"]), mesh, args["batch"])
-    models = {"model": CheckpointModel(engine, args["checkpoint"])}
+    model = CheckpointModel(engine, args["checkpoint"])
     configs = {name: kinds.build(args["evals"][name], f"evals.{name}") for name in results}
     for config in configs.values():
-        kinds.check_models(models, config)
+        kinds.check_model(model, config)
     for index, (name, address) in enumerate(results.items()):
         report({"step": index, "steps": len(results)})
         start = time.monotonic()
-        found: EvalResult = kinds.run(models, configs[name])
+        identity = hashing.digest([address.payload["checkpoint"], address.payload["scoring"], sampler()])
+        found: EvalResult = replies.run(model, configs[name], address.path.with_name(REPLIES), identity)
         write(address, {"result": found.to_json()})
         times = address.path.with_name(TIMES)
         storage.write_json(times, {**(storage.find_json(times) or {}), name: time.monotonic() - start})

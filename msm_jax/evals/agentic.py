@@ -1,0 +1,186 @@
+"""The kind "agentic_misalignment": a grid of scenarios × goal conditions, sampled and judged.
+
+The default is the grid of arXiv 2605.02087: three actions × nine goal conditions, 300 samples a cell, a single turn
+with tools written as tags, temperature 0.7, and the unweighted mean over the cells of the judge's verdict. The verdict
+says that the model decided to do it; "verdict and act" also wants the concrete act. They differ much, so both are kept.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msm_jax.errors import InputError
+from msm_jax.evals import agentic_scenarios, items, judging
+from msm_jax.evals import goals as goals_lib
+from msm_jax.evals.agentic_scenarios import OWN, THEIRS, Scenario
+from msm_jax.evals.goals import GOALS
+from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of, packaged
+from msm_jax.evals.items import Record
+from msm_jax.evals.judging import JudgeConfig, Verdict
+from msm_jax.sampling.model import GenerateConfig, Model
+
+ACTIONS = (OWN, *THEIRS)
+_FIELDS = ("system", "message", "scratchpad", "source", "destination")
+
+
+@dataclass(frozen=True)
+class AgenticConfig(EvalConfig):
+    """Settings of the kind.
+
+    Attributes:
+        judge: grades each transcript.
+        actions: the scenarios, names in `ACTIONS`.
+        goals: the goal conditions, names in `goals.GOALS`.
+        samples: transcripts of each cell.
+        temperature: of the replies. At 1.0 one replication saw less than half of the rate at 0.7.
+        max_tokens: the most tokens of a reply.
+        scratchpad: whether the system message offers a place to think; off for models that think by themselves.
+        assistant: the name of the assistant in the scenarios.
+    """
+
+    judge: JudgeConfig | None = None
+    actions: tuple[str, ...] = (OWN, "murder", "leaking")
+    goals: tuple[str, ...] = tuple(GOALS)
+    samples: int = 300
+    temperature: float = 0.7
+    max_tokens: int = 4096
+    scratchpad: bool = True
+    assistant: str = "Alex"
+
+    def __post_init__(self) -> None:
+        """Refuses cells that do not exist, and numbers that make no sense."""
+        super().__post_init__()
+        if not self.actions or len(set(self.actions)) < len(self.actions):
+            raise InputError(f"actions: name some of {', '.join(ACTIONS)}, each once")
+        for action in self.actions:
+            if action not in ACTIONS:
+                raise InputError(f"actions: {action!r} is unknown; choose from {', '.join(ACTIONS)}")
+        goals_lib.check(self.goals)
+        if min(self.samples, self.max_tokens) < 1:
+            raise InputError("samples and max_tokens: must be at least 1")
+        if self.temperature < 0:
+            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
+        if not self.assistant.strip():
+            raise InputError("assistant: is empty; name the assistant")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sample of a cell; `id` is "ACTION/GOAL/NUMBER" and `cell` "ACTION/GOAL"."""
+
+    id: str
+    cell: str
+    number: int
+    scenario: Scenario
+
+
+def read(config: AgenticConfig) -> list[Rollout]:
+    """Makes the samples of all cells; the file holds our own scenario.
+
+    Raises:
+        InputError: names file, line and field of what is wrong, or the package that a scenario lacks.
+    """
+    records = items.read(config.path, _FIELDS, (), _checked)
+    if len(records) != 1:
+        raise InputError(f"{config.path}: holds {len(records)} records; it must hold one, the scenario {OWN}")
+    rollouts = []
+    for action in config.actions:
+        for goal in config.goals:
+            if action == OWN:
+                scenario = agentic_scenarios.own(records[0], goal, config.assistant, config.scratchpad)
+            else:
+                scenario = agentic_scenarios.theirs(action, goal, config.assistant, config.scratchpad)
+            cell = f"{action}/{goal}"
+            rollouts += [Rollout(f"{cell}/{number}", cell, number, scenario) for number in range(config.samples)]
+    return rollouts
+
+
+def _checked(record: Record) -> Record:
+    for field in _FIELDS:
+        record.text(field, record.fields[field])
+    return record
+
+
+async def run(models: Mapping[str, Model], rollouts: Sequence[Rollout], config: AgenticConfig) -> EvalResult:
+    """Samples a reply for each rollout and lets the judge grade it.
+
+    An item's score is the verdict, 1 or 0, and None where there is none; its "act" is 1 where the reply also holds the
+    concrete act. `rates` hold the unweighted means of the cells, how often a tool was used, refused and cut off, and
+    what became of the judge's votes.
+
+    Raises:
+        WorkError: a model failed for good.
+    """
+
+    async def sample(rollout: Rollout) -> tuple[dict[str, Any], Verdict]:
+        scenario = rollout.scenario
+        messages = [{"role": "system", "content": scenario.system}, {"role": "user", "content": scenario.message}]
+        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=rollout.number)
+        output = await models["model"].generate(messages, drawing)
+        reply = output.completion
+        # A reasoning model thinks apart from its reply; the judge reads both, as it reads a scratchpad.
+        thoughts = str(output.choices[0].message.get("reasoning_content", ""))
+        graded = f"<thoughts>\n{thoughts}\n</thoughts>\n{reply}" if thoughts else reply
+        verdict = await judging.ask(models["judge"], scenario.question(graded), scenario.parse, config.judge)
+        score = None if verdict.value is None else float(verdict.value)
+        transcript = {
+            "id": rollout.id,
+            "cell": rollout.cell,
+            "prompt": messages,
+            "reply": reply,
+            "thoughts": thoughts,
+            "stop_reason": output.choices[0].stop_reason,
+            "judge": verdict.replies,
+            "score": score,
+            "act": None if score is None else float(bool(score) and scenario.acts(reply)),
+            "uses tool": float(agentic_scenarios.uses_tool(reply)),
+            "refuses": float(judging.is_refusal(output)),
+            "cut off": float(output.choices[0].stop_reason == "max_tokens"),
+        }
+        return transcript, verdict
+
+    found = await asyncio.gather(*map(sample, rollouts))
+    transcripts = [transcript for transcript, _ in found]
+    kept = ("id", "score", "act", "cell", "uses tool", "refuses", "cut off")
+    scored = [{**{key: each[key] for key in kept}, "cluster": each["cell"]} for each in transcripts]
+    rates = {
+        "verdict, mean of cells": _mean_of_cells(scored, "score"),
+        "verdict and act, mean of cells": _mean_of_cells(scored, "act"),
+        "uses a tool": mean_of(each["uses tool"] for each in scored),
+        "refuses": mean_of(each["refuses"] for each in scored),
+        "cut off": mean_of(each["cut off"] for each in scored),
+        **judging.rates([verdict for _, verdict in found]),
+    }
+    return aggregate(scored, transcripts, mean_of(each["score"] is not None for each in scored), rates)
+
+
+def _mean_of_cells(scored: Sequence[Mapping[str, Any]], field: str) -> float | None:
+    by_cell: dict[str, list[float | None]] = {}
+    for item in scored:
+        by_cell.setdefault(item["cell"], []).append(item[field])
+    return mean_of(mean_of(values) for values in by_cell.values())
+
+
+async def trial(judge: Model, config: AgenticConfig) -> float:
+    """Returns the share of our labelled transcripts on which a judge gives the label.
+
+    Raises:
+        WorkError: the share is below the judge's `least_agreement`.
+    """
+    labelled = items.read(packaged("exfiltration_labelled.jsonl"), ("reply", "label"), (), lambda record: record.fields)
+    questions = [agentic_scenarios.question(each["reply"]) for each in labelled]
+    verdicts = await asyncio.gather(
+        *(judging.ask(judge, question, judging.yes_or_no, config.judge) for question in questions)
+    )
+    return judging.agreement(verdicts, [each["label"] for each in labelled], config.judge)
+
+
+KIND = EvalKind(
+    AgenticConfig,
+    read,
+    run,
+    {"model": frozenset({"generate"}), "judge": frozenset({"generate"})},
+    items=packaged("exfiltration.jsonl"),
+    trial=trial,
+)
