@@ -7,6 +7,7 @@ from msm_jax.evals.inspect_tasks import (
     capability,
     forced_choice_misalignment,
     knowledge,
+    open_qa,
     preference,
     preference_greedy,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "forced_choice_misalignment",
     "knowledge",
     "msm_jax",
+    "open_qa",
     "preference",
     "preference_greedy",
 ]

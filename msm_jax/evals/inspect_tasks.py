@@ -65,6 +65,12 @@ def knowledge(**fields: Any) -> Task:
 
 
 @task
+def open_qa(**fields: Any) -> Task:
+    """Direct questions about how an assistant would act, judged from 1 to 10 by one neutral rubric."""
+    return _task("open_qa", fields)
+
+
+@task
 def preference(**fields: Any) -> Task:
     """Which of two answers is the more likely, in both orders of the options; -T path=FILE."""
     return _task("preference", fields)

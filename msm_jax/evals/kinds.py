@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "alignment_faking": "msm_jax.evals.alignment_faking",
     "alignment_faking_choice": "msm_jax.evals.alignment_faking",
     "capability": "msm_jax.evals.capability",
+    "open_qa": "msm_jax.evals.open_qa",
 }
 
 
