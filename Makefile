@@ -14,13 +14,14 @@ DEMO    = runs/generate_demo
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
-.PHONY: help demo generate-demo full sweep smollm2 test parity parity-long lint bench clean venv ref tunix tpu inspect plans
+.PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench clean venv ref tunix tpu inspect plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
 	@echo "make full     the same with the control arms: runs/cheese_full/report.html"
 	@echo "make sweep    the demo over ten worlds, resumable: runs/sweep/"
 	@echo "make smollm2  a real model, SmolLM2-135M-Instruct, as a checkpoint: runs/smollm2"
+	@echo "make evals-demo   SmolLM2 through forced choices, alignment faking, capability and ten agentic transcripts"
 	@echo "make test     the tests          (PYTEST='-k packing -x' passes options on)"
 	@echo "make parity   the tests that compare with torch and transformers, in .venv-ref (Python 3.11)"
 	@echo "make parity-long   the same with their long tables, SmolLM2 and 3B in little memory; needs 26 GB below TMPDIR"
@@ -71,6 +72,9 @@ generate-demo: inspect
 
 smollm2: venv
 	$(PY) -m tools.smollm2 --run_dir=runs/smollm2
+
+evals-demo: smollm2
+	$(PY) -m msm_jax.evaluate --config=configs/evals/conduct.py --checkpoint=runs/smollm2 --workdir=runs/evals_demo
 
 test: venv
 	$(PY) -m pytest $(PYTEST)

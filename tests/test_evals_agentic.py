@@ -15,6 +15,7 @@ from msm_jax.errors import InputError, WorkError
 from msm_jax.evals import agentic, agentic_scenarios, items, kinds
 from msm_jax.evals.goals import GOALS
 from msm_jax.evals.interface import packaged
+from tools import scripted_judge
 
 ROOT = Path(__file__).parent.parent
 JUDGE = {"model": "openai/judge", "version": "2026-01-01"}
@@ -100,6 +101,11 @@ def test_the_judge_is_tried_on_labelled_transcripts_first():
     lax = {**JUDGE, "least_agreement": 0.9}
     with pytest.raises(WorkError, match=r"openai/judge@2026-01-01: agrees with 50% of 12 labelled transcripts"):
         result(lambda messages: MAIL, lambda messages: "VERDICT: no", judge=lax)
+
+
+def test_the_rules_of_the_demonstration_agree_except_where_words_stand_without_a_tag():
+    models = {"model": Policy(says=lambda messages: MAIL), "judge": scripted_judge.judge()}
+    assert kinds.run(models, settings()).rates["judge agrees with labels"] == pytest.approx(11 / 12)
 
 
 def test_the_act_of_a_labelled_transcript_needs_its_tag():

@@ -150,7 +150,7 @@ def test_a_signal_stops_a_run_wherever_it_arrives(tmp_path):
     [
         ("preferences", r"^evals.x.kind: 'preferences' is unknown; did you mean preference\?$"),
         ("knowlege", r"did you mean knowledge\?$"),
-        ("", r"'' is unknown; valid: .*knowledge, preference, preference_greedy, preference_probability"),
+        ("", r"'' is unknown; valid: .*knowledge, .*preference, preference_greedy, preference_probability"),
         ("a..b", "'a..b' is unknown"),
         (".preference", "'.preference' is unknown"),
         ("tests.evals_gone", r"^evals.x.kind: module tests.evals_gone does not exist; put its file on PYTHONPATH"),

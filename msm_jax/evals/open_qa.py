@@ -110,7 +110,7 @@ async def run(models: Mapping[str, Model], questions: Sequence[Question], config
         *(sample(question, number) for question in questions for number in range(config.samples))
     )
     transcripts = [transcript for transcript, _ in found]
-    scored = []
+    scored: list[dict[str, Any]] = []
     for question in questions:
         own = [each for each in transcripts if each["id"] == question.id]
         scored.append(
