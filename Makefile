@@ -14,7 +14,7 @@ DEMO    = runs/generate_demo
 CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
-.PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench clean venv ref tunix tpu inspect plans
+.PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench coverage clean venv ref tunix tpu inspect plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -29,6 +29,7 @@ help:
 	@echo "make inspect  .venv-inspect, the environment of the server, of Inspect, and of models behind APIs"
 	@echo "make plans    what fits which TPU slice, into docs/plans.md; about an hour, no TPU needed"
 	@echo "make lint     ruff and mypy"
+	@echo "make coverage  how often the 95 % intervals of reports contain the truth, by simulation; a few minutes"
 	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
@@ -99,6 +100,9 @@ bench: venv ref
 	for name in loss dispatch data checkpoints startup decode engine; do $(PY) benchmarks/$$name.py --write || exit; done
 	if $(MAKE) --no-print-directory tunix; then export MSM_JAX_TUNIX_PYTHON=$(CURDIR)/.venv-tunix/bin/python; fi; \
 		$(PY) benchmarks/train_step.py --write
+
+coverage: venv
+	PYTHONPATH=. $(PY) benchmarks/coverage.py
 
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

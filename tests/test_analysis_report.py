@@ -59,7 +59,10 @@ def test_report_json_has_the_documented_schema(results, written):
             ]
             assert entry["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
     for entry in content["contrasts"].values():
-        assert set(entry) == {"eval", "measure", "diff", "ci95", "p_value", "method", "n_seeds", "n_items"}
+        assert set(entry) == {
+            "eval", "measure", "diff", "ci95", "p_value", "method", "n_seeds", "n_items", "p_holm", "planned", "range",
+            "effect_size", "effect_size_of", "detectable",
+        }  # fmt: skip
         assert entry["ci95"][0] <= entry["diff"] <= entry["ci95"][1]
         assert (entry["n_seeds"], entry["n_items"]) == (3, 200)
     arms = content["arms"]

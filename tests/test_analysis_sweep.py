@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from msm_jax.analysis import intervals
 from msm_jax.analysis import sweep as sweep_report
 from msm_jax.analysis.asked import SweepExpectation
+from msm_jax.analysis.intervals import Range, Spread
 
 CHECKS = [{"status": "met", "text": "at least 55 %"}, {"status": "failed", "text": "above 65 %"}]
 LEVEL = {
@@ -19,11 +21,12 @@ LEVEL = {
 
 
 def report(gate: float | None, diff: float | None, status: str, measure: str = "share") -> dict:
+    possible = [None, None] if measure == "nats" else [-1, 1]
     ci95 = [None, None] if diff is None else [diff - 0.2, diff + 0.2]
     return {
         "experiment": "x",
         "arms": {"base": {"gate": {"mean": gate}}},
-        "contrasts": {"effect/all": {"diff": diff, "ci95": ci95, "measure": measure}},
+        "contrasts": {"effect/all": {"diff": diff, "ci95": ci95, "measure": measure, "range": possible}},
         "gates": {"gate": {"base": gate, "other": 0.99}},
         "expectations": {"effect/all": status, "gate": "met"},
         "verdicts": [],
@@ -50,20 +53,24 @@ def test_table_has_a_row_per_point_and_rows_of_means_and_counts(tmp_path):
     table, _, joint = markdown.partition("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == ["f", "g", "effect/all", "gate", "room (msm)", "all expectations hold"]
-    mean, half = 0.6, stats.t.ppf(0.975, 1) * np.std([0.5, 0.7], ddof=1) / np.sqrt(2)
+    spread = Spread(2, np.var([0.5, 0.7], ddof=1) / 2)
+    low, high = intervals.bounds(0.6, spread, Range(-1, 1), 0.05)
+    assert -1 < low < 0 < high < 1, "a t interval would go from −67 to 187 points"
+    p_value = intervals.p_value(0.6, spread, Range(-1, 1))
     assert rows[2:] == [
         ["0", "a&#124;b", "+0.50 [+0.30, +0.70] ✓", "0.960 ✓", "0.70 [0.60, 0.80] ✗", "yes"],
         ["1", "a&#124;b", "+0.70 [+0.50, +0.90] ?", "0.900 ✓", "n/a", "no: effect/all"],
         ["2", "a&#124;b", "n/a ✗", "0.990 ✓", "n/a", "no: effect/all"],
-        ["mean", "", f"+0.60 [{mean - half:+.2f}, {mean + half:+.2f}]", "0.950", "0.70", "1 of 3"],
+        ["mean", "", f"+0.60 [{low:+.2f}, {high:+.2f}]", "0.950", "0.70", "1 of 3"],
         ["above 0 in", "", "2 of 2", "", "", ""],
     ]
-    assert "| effect/all | +60 | −67 to 187 | points | 2 of 2 |  |" in joint
+    ends = f"{100 * low:.0f} to {100 * high:.0f}".replace("-", "−")
+    assert f"| effect/all | +60 | {ends} | points | {p_value:.2f} | 2 of 2 |  |" in joint
     content = json.loads((tmp_path / "sweep.json").read_text())
     assert content["commit"] == "abc"
     assert content["over_points"]["effect/all"] == {
-        "mean": 0.6, "ci95": [round(mean - half, 6), round(mean + half, 6)], "n_points": 2, "above_zero_in": 2,
-        "measure": "share", "checks": [],
+        "mean": 0.6, "ci95": [round(low, 6), round(high, 6)], "n_points": 2, "above_zero_in": 2,
+        "measure": "share", "checks": [], "p_value": round(p_value, 6), "p_holm": round(p_value, 6),
     }  # fmt: skip
     assert (tmp_path / "plots/effect_all.png").exists()
 

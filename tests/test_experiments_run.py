@@ -106,6 +106,25 @@ def test_changing_one_arms_phase_reruns_that_arm_alone(here):
     assert run() == []
 
 
+def test_a_contrast_that_was_added_after_there_was_a_report_is_marked(here):
+    late = {"late": {"eval": "prefer", "terms": {"msm": 1, "aft": -1}}}
+    for _ in range(2):
+        assert run(contrasts=fields()["contrasts"] | late) == []
+        found = json.loads(Path("run/report.json").read_text())["contrasts"]
+        assert {name for name, entry in found.items() if not entry["planned"]} == {"late"}
+        assert Path("run/report.html").read_text().count("Added after there were results") == 1
+    assert run("other", contrasts=fields()["contrasts"] | late) == EVERYTHING
+    assert json.loads(Path("other/report.json").read_text())["contrasts"]["late"]["planned"]
+
+
+def test_a_dry_run_says_which_difference_can_be_seen(nothing_ran, capsys):
+    config = settings.build(ExperimentConfig, fields())
+    run_lib.dry_run(config, Path("new"), Console(highlight=False, width=200))
+    text = capsys.readouterr().out
+    assert re.search(r"power: prefer, 2 seeds × 1 items: a difference of two arms shows ", text)
+    assert "power assumes that a difference varies by 7 points over seeds" in text
+
+
 def test_a_new_eval_runs_alone(here):
     evals = fields()["evals"] | {"greedy": {"kind": "preference_greedy", "path": "pairs.jsonl"}}
     ran = run(evals=evals)

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
+from msm_jax.analysis import power, statistics
 from msm_jax.analysis import results as results_lib
-from msm_jax.analysis import statistics
 from msm_jax.analysis.asked import CurveSpec
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
@@ -112,6 +112,12 @@ def _contrast_json(finding: ContrastFinding) -> dict[str, Any]:
         "method": estimate.method,
         "n_seeds": estimate.n_seeds,
         "n_items": estimate.n_items,
+        "p_holm": _json_number(finding.p_holm),
+        "planned": finding.planned,
+        "range": [_json_number(estimate.within.low), _json_number(estimate.within.high)],
+        "effect_size": _json_number(estimate.effect),
+        "effect_size_of": estimate.effect_of or None,
+        "detectable": _json_number(power.detectable(estimate.spread)),
     }
     if finding.gains is None:
         return entry

@@ -14,12 +14,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from msm_jax.analysis import statistics
+from msm_jax.analysis import intervals, statistics
 from msm_jax.analysis.asked import EqualLevel
-from msm_jax.analysis.statistics import Floats
+from msm_jax.analysis.dependence import Labels
+from msm_jax.analysis.intervals import Range, Spread
+from msm_jax.analysis.statistics import Contrast, Floats, Part
 
-DRAWS = 4_000
-_CHUNK = 1_000
+DRAWS = 1_000
+_CHUNK = 500
+# By how much levels are moved to see how fast the difference changes with each.
+_STEP = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,73 +43,78 @@ class Gains:
     levels: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One eval: the families, the scores of their arms (`[seeds, items]` or `[1, items]`), the labels of its items."""
+
+    families: EqualLevel
+    scores: Mapping[str, Floats]
+    labels: Labels = ()
+
+
 def contrast(
-    members: Sequence[tuple[EqualLevel, Mapping[str, Floats]]], *, draws: int = DRAWS, seed: int = 0
-) -> tuple[statistics.Contrast, Gains]:
+    members: Sequence[Member], measure: str = "share", *, draws: int = DRAWS, seed: int = 0
+) -> tuple[Contrast, Gains]:
     """Estimates the difference of gains at equal levels, or the mean of several such differences on different evals.
 
-    The interval is the wider of two, as for other contrasts. The bootstrap draws seeds jointly for all evals and items
-    for each eval, and interpolates anew in every draw. The t interval is over the jackknife's pseudo-values of the
-    seeds: n times the estimate minus n - 1 times the one without the seed, which for a plain difference is the seed's
-    own difference. With one seed it is the bootstrap over items. Where fewer than 95 % of the draws have levels in
-    common, there is no interval, and the contrast counts as not measurable. There is no p-value.
+    The difference depends on the level of each arm, and near the levels that were measured it changes with each of them
+    at a fixed rate. Interval and p-value are those of the sum of the arms with these rates as weights (the delta
+    method), like those of other contrasts. Seeds and items are also drawn anew, with interpolation in each draw: where
+    fewer than 95 % of the draws have levels in common, there is no interval, and the contrast counts as not measurable.
 
     Args:
-        members: the families, and the scores of their arms on one eval, `[seeds, items]` or `[1, items]`.
-        draws: bootstrap draws.
-        seed: of the resampling.
+        members: the evals.
+        measure: "share", "probability" or "nats".
+        draws: of seeds and items.
+        seed: of the draws.
     """
-    stacked = [_stack(families, scores) for families, scores in members]
+    stacked = [_stack(member.families, member.scores) for member in members]
     n_seeds = max(array.shape[1] for array in stacked)
     stacked = [np.broadcast_to(array, (array.shape[0], n_seeds, array.shape[2])) for array in stacked]
     seen_S = np.all([np.isfinite(array[0]).any(axis=1) for array in stacked], axis=0)
     stacked = [array[:, seen_S] for array in stacked]
-    n_seeds = int(seen_S.sum())
     n_items = sum(int(np.isfinite(array[0]).any(axis=0).sum()) for array in stacked)
-    if n_seeds == 0:
+    if not seen_S.any():
         nothing = Gains((math.nan, math.nan), math.nan, math.nan, ())
-        return _result(math.nan, statistics.Interval(math.nan, math.nan, "nothing was scored"), np.zeros(0), 0), nothing
-    # One row of weights for all seeds, and one for all but each of them.
-    weights = np.concatenate([np.ones((1, n_seeds)), 1 - np.eye(n_seeds)])
-    every = [np.ones((len(weights), array.shape[2]), np.uint16) for array in stacked]
-    exact = _gains(members, stacked, weights, every)
+        return _unmeasured("nothing was scored", 0, 0), nothing
+    n_seeds = int(seen_S.sum())
+    means = [statistics.item_means(array).mean(axis=1) for array in stacked]
+    exact = _gains(members, [mean[None] for mean in means])
     gains = Gains(
         (float(exact.low[0]), float(exact.high[0])), float(exact.more[0]), float(exact.less[0]),
         tuple(
-            (tuple(levels[: len(families.more)].tolist()), tuple(levels[len(families.more) :].tolist()))
-            for (families, _), array in zip(members, stacked, strict=True)
-            for levels in [np.nanmean(np.nanmean(array[::2], axis=2), axis=1)]
+            (tuple(before[: len(member.families.more)]), tuple(before[len(member.families.more) :]))
+            for member, mean in zip(members, means, strict=True)
+            for before in [mean[::2].tolist()]
         ),
     )  # fmt: skip
-    difference = exact.more - exact.less
-    value = float(difference[0])
-    drawn = _bootstrap(members, stacked, draws, seed)
-    shared = np.isfinite(drawn).mean()
-    if not math.isfinite(value) or shared < statistics.CONFIDENCE:
-        where = "share no level" if not math.isfinite(value) else f"share a level in only {shared:.0%} of {draws} draws"
-        interval = statistics.Interval(math.nan, math.nan, f"not measurable: the families {where}")
-        return _result(math.nan, interval, np.full(n_seeds, math.nan), n_items), gains
-    low, high = statistics.percentiles(drawn[np.isfinite(drawn)])
-    items = "items" if len(members) == 1 else f"items of each of {len(members)} evals"
-    pseudo = n_seeds * value - (n_seeds - 1) * difference[1:]
-    method = f"bootstrap over seeds, then {items}, interpolated anew in each of {draws} draws"
-    if n_seeds == 1 or not np.isfinite(pseudo).all():
-        return _result(value, statistics.Interval(low, high, method), np.full(n_seeds, value), n_items), gains
-    pseudo = pseudo - pseudo.mean() + value
-    return _result(value, statistics.wider(pseudo, low, high, method), pseudo, n_items), gains
-
-
-def _result(value: float, interval: statistics.Interval, per_seed: Floats, n_items: int) -> statistics.Contrast:
-    return statistics.Contrast(
+    value = float(exact.more[0] - exact.less[0])
+    if not math.isfinite(value):
+        return _unmeasured("not measurable: the families share no level", n_seeds, n_items), gains
+    shared = np.isfinite(_redrawn(members, stacked, draws, seed)).mean()
+    if shared < intervals.CONFIDENCE:
+        few = f"not measurable: the families share a level in only {shared:.0%} of {draws} draws"
+        return _unmeasured(few, n_seeds, n_items), gains
+    parts = [
+        _linear(member, array, rates, len(members), measure)
+        for member, array, rates in zip(members, stacked, _rates(members, means), strict=True)
+    ]
+    linear = statistics.estimate(*parts)
+    low, high = intervals.bounds(value, linear.spread, linear.within, 1 - intervals.CONFIDENCE)
+    found = dataclasses.replace(
+        linear,
         diff=value,
-        ci95=(interval.low, interval.high),
-        p_value=math.nan,
-        method=interval.method,
-        n_seeds=len(per_seed),
-        n_items=n_items,
-        per_seed=tuple(per_seed.tolist()),
-        differences=(per_seed[:, None],),
+        ci95=(low, high),
+        p_value=intervals.p_value(value, linear.spread, linear.within),
+        method=f"delta method, {linear.method}",
+        per_seed=tuple(each - linear.diff + value for each in linear.per_seed),
     )
+    return found, gains
+
+
+def _unmeasured(why: str, n_seeds: int, n_items: int) -> Contrast:
+    nan, spread = math.nan, Spread(n_seeds, math.nan)
+    return Contrast(nan, (nan, nan), nan, why, n_seeds, n_items, (nan,) * n_seeds, spread, Range())
 
 
 def _stack(families: EqualLevel, scores: Mapping[str, Floats]) -> Floats:
@@ -113,6 +122,32 @@ def _stack(families: EqualLevel, scores: Mapping[str, Floats]) -> Floats:
     arms = [arm for pair in (*families.more, *families.less) for arm in pair]
     array = np.stack(np.broadcast_arrays(*(scores[arm] for arm in arms)))
     return np.where(np.isfinite(array).all(axis=0), array, np.nan)
+
+
+def _rates(members: Sequence[Member], means: Sequence[Floats]) -> list[Floats]:
+    """Returns how fast the difference changes with the mean of each arm of each eval, by central differences."""
+    rates = []
+    for index, mean in enumerate(means):
+        moved = np.concatenate([np.eye(len(mean)), -np.eye(len(mean))]) * _STEP + mean
+        others = [np.broadcast_to(other, (len(moved), len(other))) for other in means]
+        found = _gains(members, [moved if i == index else other for i, other in enumerate(others)])
+        up, down = np.split(found.more - found.less, 2)
+        # Where a step leaves the families no level in common, the step to the other side tells the rate alone.
+        here = _gains(members, [other[None] for other in means])
+        centre = float(here.more[0] - here.less[0])
+        steps = np.isfinite(up).astype(np.float64) + np.isfinite(down)
+        up, down = (np.where(np.isfinite(side), side, centre) for side in (up, down))
+        rates.append((up - down) / (np.maximum(steps, 1) * _STEP))
+    return rates
+
+
+def _linear(member: Member, array: Floats, rates: Floats, count: int, measure: str) -> Part:
+    """Returns the sum of the arms by their rates; of shares it lies within ± 2, as a difference of two differences."""
+    within = Range()
+    if measure != "nats":
+        floor = sum(rate**2 * statistics.least_variance(arm) for rate, arm in zip(rates, array, strict=True))
+        within = Range(-2 / count, 2 / count, float(floor))
+    return Part(np.tensordot(rates, array, axes=1), member.labels, within)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,43 +160,46 @@ class _Drawn:
     less: Floats
 
 
-def _bootstrap(
-    members: Sequence[tuple[EqualLevel, Mapping[str, Floats]]], stacked: Sequence[Floats], draws: int, seed: int
-) -> Floats:
-    seeds_BS = statistics.resample_counts(stacked[0].shape[1], draws, seed, 1)
-    items = [statistics.resample_counts(array.shape[2], draws, seed, 2 + 2 * i) for i, array in enumerate(stacked)]
+def _redrawn(members: Sequence[Member], stacked: Sequence[Floats], draws: int, seed: int) -> Floats:
+    """Returns the difference in draws of seeds, and of the items of each eval, with replacement, `[draws]`."""
+    rng = np.random.default_rng(seed)
+    n_seeds = stacked[0].shape[1]
     parts = []
     for start in range(0, draws, _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        found = _gains(members, stacked, seeds_BS[rows].astype(np.float64), [counts[rows] for counts in items])
+        count = min(_CHUNK, draws - start)
+        seeds_bS = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), count).astype(np.float64)
+        means = []
+        for array in stacked:
+            n_items = array.shape[2]
+            items_bN = rng.multinomial(n_items, np.full(n_items, 1 / n_items), count).astype(np.float64)
+            means.append(np.stack([_drawn_mean(arm_SN, seeds_bS, items_bN) for arm_SN in array], axis=1))
+        found = _gains(members, means)
         parts.append(found.more - found.less)
     return np.concatenate(parts)
 
 
-def _gains(
-    members: Sequence[tuple[EqualLevel, Mapping[str, Floats]]],
-    stacked: Sequence[Floats],
-    seeds_bS: Floats,
-    items: Sequence[np.ndarray],
-) -> _Drawn:
-    found = [
-        _compare(len(families.more), array, seeds_bS, counts_bN)
-        for (families, _), array, counts_bN in zip(members, stacked, items, strict=True)
-    ]
+def _drawn_mean(values_SN: Floats, seeds_bS: Floats, items_bN: Floats) -> Floats:
+    """Returns the mean over drawn seeds of the means over drawn items, `[draws]`, without NaN entries."""
+    present_SN = np.isfinite(values_SN)
+    # einsum: so thin a BLAS product only starts threads, and its sums depend on their number.
+    number_bS = np.einsum("bn,sn->bs", items_bN, present_SN.astype(np.float64))
+    sum_bS = np.einsum("bn,sn->bs", items_bN, np.where(present_SN, values_SN, 0.0))
+    weights_bS = seeds_bS * (number_bS > 0)
+    total_b = weights_bS.sum(axis=1)
+    sum_b = (weights_bS * sum_bS / np.maximum(number_bS, 1)).sum(axis=1)
+    return np.where(total_b > 0, sum_b / np.where(total_b > 0, total_b, 1.0), np.nan)
+
+
+def _gains(members: Sequence[Member], means: Sequence[Floats]) -> _Drawn:
+    """Returns the mean over evals of levels and gains, given the means of their arms, `[draws, arms]` each."""
+    found = [_compare(len(member.families.more), mean) for member, mean in zip(members, means, strict=True)]
     low, high, more, less = np.mean([(f.low, f.high, f.more, f.less) for f in found], axis=0)
     return _Drawn(low, high, more, less)
 
 
-def _compare(n_more: int, array: Floats, seeds_bS: Floats, counts_bN: np.ndarray) -> _Drawn:
+def _compare(n_more: int, means_bA: Floats) -> _Drawn:
     """Returns the shared levels and mean gains on one eval; the first `n_more` pairs of arms are the first family."""
-    means = []
-    for arm_SN in array:
-        per_seed_bS = statistics.weighted_means(arm_SN, counts_bN)
-        weights_bS = seeds_bS * np.isfinite(per_seed_bS)
-        total_b = weights_bS.sum(axis=1)
-        sum_b = (weights_bS * np.nan_to_num(per_seed_bS)).sum(axis=1)
-        means.append(np.where(total_b > 0, sum_b / np.where(total_b > 0, total_b, 1.0), np.nan))
-    before_bD, after_bD = np.stack(means[::2], axis=1), np.stack(means[1::2], axis=1)
+    before_bD, after_bD = means_bA[:, ::2], means_bA[:, 1::2]
     gain_bD = after_bD - before_bD
     levels = before_bD[:, :n_more], before_bD[:, n_more:]
     low = np.maximum(levels[0].min(axis=1), levels[1].min(axis=1))

@@ -10,6 +10,7 @@ import numpy as np
 
 from msm_jax.analysis import asked, equal_level, limits, sentences, statistics, verdicts
 from msm_jax.analysis import results as results_lib
+from msm_jax.analysis.intervals import Interval
 from msm_jax.analysis.sentences import amount, points, unit
 from msm_jax.analysis.verdicts import Verdict
 from msm_jax.foundation import settings
@@ -18,8 +19,6 @@ MIN_MIDTRAINING_STEPS = 200
 # Texts of different corpora fill rows a little differently; a smaller share than this is not a different dose.
 TOKEN_TOLERANCE = 0.02
 MIN_PARSE_RATE = 0.95
-# Intervals of single arms are drawn, not tested, and there are many of them.
-ARM_DRAWS = 2_000
 # The most arms that a warning lists by name.
 _LISTED = 4
 
@@ -32,13 +31,13 @@ class ArmFinding:
     """
 
     summary: statistics.ArmSummary
-    interval: statistics.Interval
+    interval: Interval
     parse_rate: float | None
     shared: bool
-    measures: Mapping[str, tuple[statistics.ArmSummary, statistics.Interval]]
+    measures: Mapping[str, tuple[statistics.ArmSummary, Interval]]
 
     @property
-    def by_measure(self) -> dict[str, tuple[statistics.ArmSummary, statistics.Interval]]:
+    def by_measure(self) -> dict[str, tuple[statistics.ArmSummary, Interval]]:
         """Summary and interval by each measure, the share first."""
         return {"share": (self.summary, self.interval), **self.measures}
 
@@ -48,6 +47,8 @@ class ContrastFinding:
     """A contrast with its estimate, the sentence that states it, and the verdicts on what was expected of it.
 
     `evals` has more than one entry for a mean of contrasts on different evals; `gains` is there for equal levels.
+    `p_holm` is the p-value corrected for the number of contrasts of the report, NaN where there is none. `planned` says
+    whether the contrast was asked for before there were results.
     """
 
     evals: tuple[str, ...]
@@ -59,6 +60,8 @@ class ContrastFinding:
     sentence: str
     expected: str
     verdicts: tuple[Verdict, ...]
+    planned: bool = True
+    p_holm: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class LevelFinding:
     eval: str
     arm: str
     mean: float
-    interval: statistics.Interval
+    interval: Interval
     expected: str
     verdicts: tuple[Verdict, ...]
 
@@ -96,7 +99,7 @@ def analyse(results: Mapping[str, Any]) -> Findings:
         arm: {name: _arm(scores, arm in checked.shared_arms) for name, scores in evals.items()}
         for arm, evals in checked.arms.items()
     }
-    contrasts = {name: _contrast(checked, name) for name in checked.contrasts}
+    contrasts = _corrected({name: _contrast(checked, name) for name in checked.contrasts})
     levels = tuple(_levels(checked, arms))
     warnings = tuple(dict.fromkeys([*_warnings(checked, arms, contrasts, levels), *checked.warnings]))
     return Findings(checked, arms, contrasts, levels, warnings)
@@ -106,12 +109,21 @@ def _arm(scores: results_lib.Scores, shared: bool) -> ArmFinding:
     ran_SN = scores.values_SN[scores.ran_S]
     share = float(np.isfinite(ran_SN).mean()) if len(ran_SN) else 1.0
     parse_rate = scores.parse_rate if scores.parse_rate is not None else share if share < 1 else None
-    measures = {name: _level(scores.measured(name)) for name in scores.measures}
-    return ArmFinding(*_level(scores.values_SN), parse_rate, shared, measures)
+    found = {
+        name: (statistics.summarise(values), statistics.interval95(values, scores.labels, name))
+        for name in ("share", *scores.measures)
+        for values in [scores.measured(name)]
+    }
+    return ArmFinding(*found.pop("share"), parse_rate, shared, found)
 
 
-def _level(values_SN: statistics.Floats) -> tuple[statistics.ArmSummary, statistics.Interval]:
-    return statistics.summarise(values_SN), statistics.interval95(values_SN, draws=ARM_DRAWS)
+def _corrected(contrasts: Mapping[str, ContrastFinding]) -> dict[str, ContrastFinding]:
+    """Returns the contrasts with p-values that are corrected for their number."""
+    corrected = statistics.holm([finding.estimate.p_value for finding in contrasts.values()])
+    return {
+        name: dataclasses.replace(finding, p_holm=p_value)
+        for (name, finding), p_value in zip(contrasts.items(), corrected, strict=True)
+    }
 
 
 def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
@@ -119,17 +131,21 @@ def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
     scores = [
         {arm: checked.arms[arm][member.eval].measured(member.measure) for arm in member.arms()} for member in members
     ]
+    labels = [checked.arms[member.arms()[0]][member.eval].labels for member in members]
     gains = None
+    measure = asked.measure_of(name, checked.contrasts)
     families = [member.equal_level for member in members if member.equal_level]
     if families:
-        estimate, gains = equal_level.contrast([*zip(families, scores, strict=True)])
+        compared = [equal_level.Member(*each) for each in zip(families, scores, labels, strict=True)]
+        estimate, gains = equal_level.contrast(compared, measure)
+    elif spec.terms:
+        estimate = statistics.contrast(scores[0], spec.terms, labels[0], measure)
     else:
-        differences = [
-            (member.eval, statistics.paired_differences(scored, member.terms))
-            for member, scored in zip(members, scores, strict=True)
+        parts = [
+            (member.eval, statistics.part(scored, member.terms, own, measure))
+            for member, scored, own in zip(members, scores, labels, strict=True)
         ]
-        estimate = statistics.estimate(*statistics.mean_parts(differences))
-    measure = asked.measure_of(name, checked.contrasts)
+        estimate = statistics.estimate(*statistics.mean_parts(parts))
     expectation = checked.expectations.get(name, asked.Expectation())
     evals = tuple(dict.fromkeys(member.eval for member in members))
     return ContrastFinding(
@@ -142,12 +158,13 @@ def _contrast(checked: results_lib.Results, name: str) -> ContrastFinding:
         sentence=sentences.of_contrast(spec, " and ".join(evals), measure, estimate, gains),
         expected=expectation.sentence,
         verdicts=tuple(_verdicts(estimate, expectation, measure)),
+        planned=name not in checked.added,
     )
 
 
 def _verdicts(estimate: statistics.Contrast, expected: asked.Expectation, measure: str) -> Iterator[Verdict]:
     if math.isfinite(estimate.diff):
-        yield from verdicts.of_estimate(estimate.diff, estimate.ci95, expected, measure, estimate.differences)
+        yield from verdicts.of_estimate(estimate.diff, estimate.ci95, expected, measure, estimate.spread)
     elif expected != asked.Expectation(sentence=expected.sentence):
         yield Verdict("open", "not measurable" if estimate.n_seeds else "nothing was scored")
 

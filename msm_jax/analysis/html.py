@@ -126,6 +126,9 @@ def _contrast(name: str, finding: ContrastFinding, axes: Mapping[str, _Axis]) ->
         "name": name,
         "scored": math.isfinite(estimate.diff),
         "p": p_text(estimate.p_value),
+        "p_holm": p_text(finding.p_holm),
+        "effect": effect_text(estimate.effect, estimate.effect_of),
+        "planned": finding.planned,
         "n_seeds": seeds_text(estimate.n_seeds),
         "n_items": estimate.n_items,
         "method": estimate.method,
@@ -139,10 +142,19 @@ def _contrast(name: str, finding: ContrastFinding, axes: Mapping[str, _Axis]) ->
 
 
 def p_text(p_value: float | None) -> str:
-    """Returns a p-value as text, "0.03", "0.0001" or "n/a" where there is none."""
+    """Returns a p-value as text, "0.03", "0.004" or "<0.0001", near .05 "0.048"; "n/a" where there is none."""
     if p_value is None or not math.isfinite(p_value):
         return "n/a"
-    return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.1g}"
+    if p_value < 1e-4:
+        return "<0.0001"
+    return f"{p_value:.1g}" if p_value < 0.01 else f"{p_value:.3f}" if 0.045 <= p_value < 0.055 else f"{p_value:.2f}"
+
+
+def effect_text(effect: float | None, of: str | None) -> str:
+    """Returns an effect size with its letter, "h +0.48"; "" where there is none."""
+    if effect is None or not of or not math.isfinite(effect):
+        return ""
+    return f"{of} {effect:+.2f}".replace("-", MINUS)
 
 
 def _tone(ci95: tuple[float, float]) -> str:

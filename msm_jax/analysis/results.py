@@ -12,6 +12,9 @@
           "item_ids": ["...", ...],                        # one per score; the same in all arms of a contrast
           # Optional: the same items by other measures, in the form of `per_seed`; margins in nats may be any number.
           "measures": {"probability": [[...], ...], "nats": [[...], ...]},
+          # Optional: what each item has in common with others, in any words: its cluster (a domain, a topic) and the
+          # options that it compares. Items that share a label are not independent.
+          "labels": [["domain: bread", "option: rye"], ...],
           "parse_rate": 0.98}}},                           # optional, for generated answers
       "shared_arms": ["base"],                             # arms with one run for all seeds: one list in `per_seed`
       "chains": {arm: [phase, phase, ...]},                # the phases that each arm trains, in their order
@@ -20,6 +23,7 @@
       "doses": {dose: {arm: other arm}},                   # the arm is the other arm with another dose of midtraining
       "generated": {eval: other eval},                     # the eval asks the other one's items for generated answers
       "contrasts": {name: fields of analysis.asked.ContrastSpec},
+      "added": [contrast, ...],                            # contrasts that were asked for after there were results
       "expectations": {name: fields of analysis.asked.Expectation},
       "dose_curves": {name: fields of analysis.asked.CurveSpec},
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
@@ -58,7 +62,7 @@ from msm_jax.analysis.asked import (
     check_expectations,
     refuse_unknown,
 )
-from msm_jax.analysis.statistics import Floats
+from msm_jax.analysis.dependence import Floats
 from msm_jax.errors import InputError
 
 Number = int | float
@@ -72,6 +76,7 @@ class Scores:
     item_ids: tuple[str, ...]
     parse_rate: float | None = None
     measures: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    labels: tuple[Any, ...] = ()  # each a tuple of texts
 
     @functools.cached_property
     def values_SN(self) -> Floats:
@@ -150,6 +155,7 @@ class Results:
     gates: tuple[str, ...] = ()
     doses: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     generated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    added: tuple[str, ...] = ()
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
     dose_curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
     cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
@@ -185,6 +191,7 @@ class Results:
         check_forms(self.generated, "results.generated", "eval", evals)
         measured = {arm: tuple(scored) for arm, scored in self.arms.items()}
         check_contrasts(self.contrasts, "results.", evals, measured)
+        refuse_unknown(self.added, "results.added", "contrast", self.contrasts)
         for name, spec in self.contrasts.items():
             _check_scored(spec, f"results.contrasts.{name}", self.arms)
         check_curves(self.dose_curves, "results.dose_", evals, measured)
@@ -225,6 +232,11 @@ def _check_scores(scores: Scores, where: str, runs: int) -> None:
         raise InputError(f"{where}.item_ids is empty; an eval has at least one item")
     refuse_unknown(scores.measures, f"{where}.measures", "measure", ("probability", "nats"))
     _check_rows(scores.per_seed, f"{where}.per_seed", runs, len(scores.item_ids))
+    if len(scores.labels) not in (0, len(scores.item_ids)):
+        counts = f"{len(scores.labels)} entries for {len(scores.item_ids)} item_ids"
+        raise InputError(f"{where}.labels has {counts}; give one list per item")
+    if any(not isinstance(row, tuple) or any(not isinstance(label, str) for label in row) for row in scores.labels):
+        raise InputError(f"{where}.labels holds something else than lists of texts")
     for measure, rows in scores.measures.items():
         _check_rows(rows, f"{where}.measures.{measure}", runs, len(scores.item_ids))
     for measure in {"share", *scores.measures} - {"nats"}:

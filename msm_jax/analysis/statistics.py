@@ -4,37 +4,24 @@ Scores are float arrays `[seeds, items]`, shares and probabilities in [0, 1] or 
 not be parsed. The items are the same, in the same order, in every seed and arm that a contrast names, so arms are
 compared within a seed and within an item. An arm with one run that all seeds share has shape `[1, items]`.
 
-A contrast on several evals is a sum of parts, one array per eval, all with the same seeds: each seed's value is the sum
-of the parts' means over their own items. Seeds are drawn jointly for all parts, items for each part by itself.
+A contrast on several evals is a sum of parts, one for each eval, all with the same seeds: each seed's value is the sum
+of the parts' means over their own items. How intervals and p-values are made is in `intervals`, and what items share in
+`dependence`.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from msm_jax.analysis import dependence, intervals
+from msm_jax.analysis.dependence import Labels
+from msm_jax.analysis.intervals import Interval, Range, Spread
 from msm_jax.errors import InputError
 
-DRAWS = 10_000
-FLIPS = 10_000
-CONFIDENCE = 0.95
-_CHUNK = 1_000
-P_VALUE_METHOD = "p: sign flip over items of the seed-averaged difference"
-
 Floats = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A 95 % interval: `low`, `high` (NaN where nothing could be scored) and the `method` that gave it."""
-
-    low: float
-    high: float
-    method: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +41,21 @@ class ArmSummary:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """What a contrast is on one eval: `values_SN` per seed and item, the labels of its items, and what it may be."""
+
+    values_SN: Floats
+    labels: Labels = ()
+    within: Range = dataclasses.field(default_factory=Range)
+
+
+@dataclasses.dataclass(frozen=True)
 class Contrast:
     """The estimate of a contrast: `diff`, its 95 % interval and p-value, and the counts behind them.
 
     `per_seed` holds the differences of the `n_seeds` seeds used; `n_items` counts the items with a score in every arm
-    in at least one seed; `differences` are the parts themselves, each an array `[n_seeds, items]`.
+    in at least one seed; `spread` and `within` are what the interval follows from. `effect` is the size of the effect
+    without a unit, and `effect_of` says which one: "h" or "d", see `effect_size`.
     """
 
     diff: float
@@ -68,7 +65,10 @@ class Contrast:
     n_seeds: int
     n_items: int
     per_seed: tuple[float, ...]
-    differences: tuple[Floats, ...] = dataclasses.field(repr=False, compare=False)
+    spread: Spread
+    within: Range
+    effect: float = math.nan
+    effect_of: str = ""
 
 
 def summarise(scores_SN: Floats) -> ArmSummary:
@@ -77,7 +77,7 @@ def summarise(scores_SN: Floats) -> ArmSummary:
     A seed whose scores are all NaN counts in the parse rate alone.
     """
     scores_SN = _checked("arm", scores_SN)
-    per_seed = _item_means(scores_SN)
+    per_seed = item_means(scores_SN)
     seen = np.isfinite(per_seed)
     if not seen.any():
         mean = sem = math.nan
@@ -91,6 +91,18 @@ def summarise(scores_SN: Floats) -> ArmSummary:
         sem = float(per_seed[seen].std(ddof=1) / math.sqrt(seen.sum()))
     parse_rate = float(np.isfinite(scores_SN).mean())
     return ArmSummary(mean, sem, scores_SN.shape[1], tuple(per_seed.tolist()), parse_rate)
+
+
+def interval95(scores_SN: Floats, labels: Labels = (), measure: str = "share") -> Interval:
+    """Returns the 95 % interval of the mean over seeds of the mean over items of one arm's scores `[seeds, items]`.
+
+    Args:
+        scores_SN: the scores.
+        labels: of each item; none where all are independent.
+        measure: "share" or "probability", whose interval is in [0, 1], or "nats".
+    """
+    found = estimate(part({"arm": scores_SN}, {"arm": 1.0}, labels, measure), test=False)
+    return Interval(*found.ci95, found.method)
 
 
 def paired_differences(scores: Mapping[str, Floats], terms: Mapping[str, float]) -> Floats:
@@ -120,22 +132,45 @@ def paired_differences(scores: Mapping[str, Floats], terms: Mapping[str, float])
     return total
 
 
+def part(
+    scores: Mapping[str, Floats], terms: Mapping[str, float], labels: Labels = (), measure: str = "share"
+) -> Part:
+    """Returns `sum(coefficient * arm)` on one eval as a part of a contrast.
+
+    Raises:
+        InputError: see `paired_differences`.
+    """
+    values_SN = paired_differences(scores, terms)
+    if measure == "nats":
+        return Part(values_SN, labels)
+    weights = np.array(list(terms.values()), float)
+    floor = sum(weight**2 * least_variance(scores[arm]) for arm, weight in terms.items())
+    return Part(values_SN, labels, Range(float(weights[weights < 0].sum()), float(weights[weights > 0].sum()), floor))
+
+
+def least_variance(scores_SN: Floats) -> float:
+    """Returns the least variance that the mean of shares of N items is taken to have, 1 / (2 N²).
+
+    It is that of half an item of each kind among N, which Agresti and Min (2005, "Simple improved confidence intervals
+    for comparing matched proportions", Statistics in Medicine 24) add to the cells of a table. Scores between 0 and 1,
+    whose spread says more, count in proportion.
+    """
+    seen = scores_SN[np.isfinite(scores_SN)]
+    if not seen.size:
+        return 0.0
+    return float(((seen == 0) | (seen == 1)).mean()) / (2 * scores_SN.shape[1] ** 2)
+
+
 def contrast(
-    scores: Mapping[str, Floats],
-    terms: Mapping[str, float],
-    *,
-    draws: int = DRAWS,
-    flips: int = FLIPS,
-    seed: int = 0,
+    scores: Mapping[str, Floats], terms: Mapping[str, float], labels: Labels = (), measure: str = "share"
 ) -> Contrast:
     """Estimates `sum(coefficient * arm)` on one eval, paired by seed and item.
 
     Args:
         scores: arm to `[seeds, items]`, or `[1, items]` for a run that all seeds share.
         terms: arm to coefficient.
-        draws: bootstrap draws.
-        flips: random sign flips for the p-value.
-        seed: of the resampling; the same inputs give the same numbers.
+        labels: of each item: its cluster and options. Items that share one are not independent.
+        measure: "share", "probability" or "nats", of which the last has no least or largest value.
 
     Items that any arm failed to answer in a seed are left out of that seed, seeds without an item left are
     left out altogether; with nothing left every number is NaN.
@@ -143,199 +178,109 @@ def contrast(
     Raises:
         InputError: see `paired_differences`.
     """
-    return estimate(paired_differences(scores, terms), draws=draws, flips=flips, seed=seed)
+    found = estimate(part(scores, terms, labels, measure))
+    effect, of = effect_size(scores, terms, measure)
+    return dataclasses.replace(found, effect=effect, effect_of=of)
 
 
-def mean_parts(members: Sequence[tuple[str, Floats]]) -> list[Floats]:
+def effect_size(scores: Mapping[str, Floats], terms: Mapping[str, float], measure: str) -> tuple[float, str]:
+    """Returns the size of an effect without a unit, and which one it is.
+
+    "h" is Cohen's (1988, "Statistical power analysis for the behavioral sciences", chapter 6) for the difference of two
+    shares or probabilities, 2 asin √p − 2 asin √q: .2 is called small, .5 medium and .8 large. "d", of all other
+    contrasts, is the estimate by the standard deviation over items of their means over seeds (Cohen's d_z); NaN where
+    the items do not differ.
+    """
+    if measure != "nats" and sorted(terms.values()) == [-1, 1]:
+        means = {weight: summarise(scores[arm]).mean for arm, weight in terms.items()}
+        up, down = (2 * math.asin(math.sqrt(min(1.0, max(0.0, means[sign])))) for sign in (1, -1))
+        return up - down, "h"
+    of_items = item_means(paired_differences(scores, terms).T)
+    of_items = of_items[np.isfinite(of_items)]
+    deviation = float(of_items.std(ddof=1)) if of_items.size > 1 else 0.0
+    return (float(of_items.mean()) / deviation if deviation > 0 else math.nan), "d"
+
+
+def mean_parts(members: Sequence[tuple[str, Part]]) -> list[Part]:
     """Returns the parts of the mean of several contrasts, one for each eval.
 
     Args:
-        members: the eval of each contrast and its differences `[seeds, items]`, as `paired_differences` returns them.
-            Contrasts on one eval are summed item by item, so that their items are drawn together.
+        members: the eval of each contrast, and what it is there. Contrasts on one eval are summed item by item.
 
     Raises:
         InputError: two contrasts on one eval have other items, or two contrasts have other seeds.
     """
-    evals = {name: [values for eval_name, values in members if eval_name == name] for name, _ in members}
-    seeds = {values.shape[0] for _, values in members} - {1}
-    for name, arrays in evals.items():
-        if len(seeds) > 1 or len({values.shape[1] for values in arrays}) > 1:
-            shapes = [values.shape for values in arrays]
+    evals = {name: [each for eval_name, each in members if eval_name == name] for name, _ in members}
+    seeds = {each.values_SN.shape[0] for _, each in members} - {1}
+    for name, parts in evals.items():
+        if len(seeds) > 1 or len({each.values_SN.shape[1] for each in parts}) > 1:
+            shapes = [each.values_SN.shape for each in parts]
             raise InputError(f"mean of contrasts: those on {name} differ in [seeds, items]: {shapes}; score the same")
-    return [np.asarray(sum(values / len(members) for values in arrays)) for arrays in evals.values()]
+    count = len(members)
+    return [
+        Part(
+            np.asarray(sum(each.values_SN / count for each in parts)),
+            parts[0].labels,
+            Range(
+                sum(each.within.low for each in parts) / count,
+                sum(each.within.high for each in parts) / count,
+                sum(each.within.floor for each in parts) / count**2,
+            ),
+        )
+        for parts in evals.values()
+    ]
 
 
-def estimate(*parts_SN: Floats, draws: int = DRAWS, flips: int = FLIPS, seed: int = 0) -> Contrast:
+def estimate(*parts: Part, test: bool = True) -> Contrast:
     """Estimates the mean over seeds of the sum of the parts' means over items; see `contrast` for the rest.
 
     Args:
-        parts_SN: `[seeds, items]` each, or `[1, items]` for a part that is the same in all seeds.
-        draws: bootstrap draws.
-        flips: random sign flips for the p-value.
-        seed: of the resampling.
+        parts: on one eval each, `[seeds, items]`, or `[1, items]` for a part that is the same in all seeds.
+        test: whether to compute the p-value.
     """
-    parts = _complete(parts_SN)
-    per_seed = _seed_values(parts)
-    interval = interval95(*parts, draws=draws, seed=seed)
+    within = Range(*(sum(getattr(each.within, field) for each in parts) for field in ("low", "high", "floor")))
+    kept, labels = _complete(parts)
+    if not kept:
+        spread = Spread(0, 0.0)
+        return Contrast(math.nan, (math.nan, math.nan), math.nan, "nothing was scored", 0, 0, (), spread, within)
+    per_seed = np.asarray(sum(item_means(values) for values in kept))
+    value = float(per_seed.mean())
+    spread = intervals.spread(kept, dependence.of(labels))
+    found = intervals.interval(value, spread, within)
     return Contrast(
-        diff=float(per_seed.mean()) if len(per_seed) else math.nan,
-        ci95=(interval.low, interval.high),
-        p_value=sign_flip_p_value(*parts, flips=flips, seed=seed),
-        method=f"{interval.method}; {P_VALUE_METHOD} ({flips} flips)",
+        diff=value,
+        ci95=(found.low, found.high),
+        p_value=intervals.p_value(value, spread, within) if test else math.nan,
+        method=found.method,
         n_seeds=len(per_seed),
-        n_items=sum(int(np.isfinite(part).any(axis=0).sum()) for part in parts if len(part)),
+        n_items=spread.n_items,
         per_seed=tuple(per_seed.tolist()),
-        differences=tuple(parts),
+        spread=spread,
+        within=within,
     )
 
 
-def interval95(*parts_SN: Floats, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Returns the 95 % interval of the mean over seeds of the mean over items of `[seeds, items]`.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for their number, so that one below .05 among all of them is as rare as .05.
 
-    With several seeds it is the wider of the hierarchical bootstrap and the t interval over per-seed means:
-    few seeds make the first too narrow, and the second does not see that other items could have been asked.
-    With one seed it is the bootstrap over items. Several parts are summed; see the module's docstring.
+    This is Holm's (1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics
+    6): the k-th smallest of m is multiplied by m − k + 1, and none falls below the one before. It holds however the
+    tests depend on each other. NaN entries count for nothing.
     """
-    parts = _complete(parts_SN)
-    per_seed = _seed_values(parts)
-    n_seeds = len(per_seed)
-    if n_seeds == 0:
-        return Interval(math.nan, math.nan, "nothing was scored")
-    low, high = percentiles(bootstrap_means(*parts, draws=draws, seed=seed))
-    items = "items" if len(parts) == 1 else f"items of each of {len(parts)} evals"
-    if n_seeds == 1:
-        return Interval(low, high, f"bootstrap over {items}, one seed ({draws} draws)")
-    return wider(per_seed, low, high, f"hierarchical bootstrap over seeds, then {items} ({draws} draws)")
+    values = np.asarray(p_values, float)
+    corrected = np.full(len(values), math.nan)
+    order = [int(i) for i in np.argsort(values) if np.isfinite(values[i])]
+    factors = len(order) - np.arange(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
+    return [float(value) for value in corrected]
 
 
-def percentiles(values: Floats) -> tuple[float, float]:
-    """Returns the ends of the middle 95 % of the values."""
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values, [tail, 100 - tail]).tolist()
-    return low, high
-
-
-def wider(per_seed: Floats, low: float, high: float, bootstrap: str) -> Interval:
-    """Returns the wider of a bootstrap interval and the t interval over two or more per-seed values.
-
-    `bootstrap` says in words how the first was drawn.
-    """
-    n_seeds = len(per_seed)
-    center, half = float(per_seed.mean()), t_half_width(float(per_seed.std(ddof=1)), n_seeds)
-    if 2 * half > high - low:
-        return Interval(
-            center - half,
-            center + half,
-            f"t interval over {n_seeds} per-seed values, wider than the {bootstrap}",
-        )
-    return Interval(low, high, f"{bootstrap}, wider than the t interval over {n_seeds} per-seed values")
-
-
-def t_half_width(deviation: float, n_seeds: int) -> float:
-    """Returns the half-width of the 95 % t interval over `n_seeds` >= 2 values with standard deviation `deviation`."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n_seeds - 1)) * deviation / math.sqrt(n_seeds)
-
-
-def bootstrap_means(*parts_SN: Floats, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Returns means under resampling, `[draws]`: each draw takes seeds, then items, with replacement.
-
-    The drawn items are the same in all seeds of a draw, as the items that were asked are, and the drawn seeds are the
-    same in all parts. NaN entries are left out of their seed's mean; a seed whose drawn items are all NaN in a part is
-    left out of the draw.
-    """
-    n_seeds = parts_SN[0].shape[0]
-    seed_counts_BS = resample_counts(n_seeds, draws, seed, 1)
-    means = np.empty(draws)
-    for start in range(0, draws, _CHUNK):
-        rows = slice(start, min(start + _CHUNK, draws))
-        seeds_bS = seed_counts_BS[rows].astype(np.float64)
-        total_bS = np.zeros_like(seeds_bS)
-        for index, part_SN in enumerate(parts_SN):
-            counts_BN = resample_counts(part_SN.shape[1], draws, seed, 2 + 2 * index)
-            total_bS += weighted_means(part_SN, counts_BN[rows])
-        seen_bS = np.isfinite(total_bS)
-        seeds_bS = seeds_bS * seen_bS
-        number_b = seeds_bS.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            sum_b = (seeds_bS * np.where(seen_bS, total_bS, 0.0)).sum(axis=1)
-            means[rows] = np.where(number_b > 0, sum_b / number_b, np.nan)
-    return means[np.isfinite(means)]
-
-
-def weighted_means(values_SN: Floats, counts_bN: NDArray[np.uint16]) -> Floats:
-    """Returns the means over items of `[seeds, items]`, each item counted as often as a draw says, `[draws, seeds]`.
-
-    NaN entries are left out; a mean of none is NaN.
-    """
+def item_means(values_SN: Floats) -> Floats:
+    """Returns means over the last axis without its NaN entries; NaN where nothing is left."""
     present_SN = np.isfinite(values_SN)
-    items_bN = counts_bN.astype(np.float64)
-    # einsum: so thin a BLAS product only starts threads, and its sums depend on their number.
-    number_bS = np.einsum("bn,sn->bs", items_bN, present_SN.astype(np.float64))
-    sum_bS = np.einsum("bn,sn->bs", items_bN, np.where(present_SN, values_SN, 0.0))
-    return np.where(number_bS > 0, sum_bS / np.where(number_bS > 0, number_bS, 1.0), np.nan)
-
-
-def sign_flip_p_value(*parts_SN: Floats, flips: int = FLIPS, seed: int = 0) -> float:
-    """Returns a two-sided p-value, `(1 + k) / (1 + flips)`; NaN without an item.
-
-    The null hypothesis is that the seed-averaged difference of each item could as well have the other sign. `k` counts
-    the random flips of signs whose mean (or sum of the parts' means) is at least as far from 0. The spread over seeds
-    does not enter; the interval shows it.
-    """
-    items: list[Floats] = []
-    for part_SN in parts_SN:
-        seen_N = np.isfinite(part_SN).any(axis=0) if part_SN.size else np.zeros(0, bool)
-        if not seen_N.any():
-            return math.nan
-        items.append(_item_means(part_SN[:, seen_N].T) / int(seen_N.sum()))
-    weighted = np.concatenate(items)
-    observed = abs(float(weighted.sum()))
-    signs_FN = _random_signs(weighted.size, flips, seed)
-    # Sums that are equal in exact arithmetic may differ in the last bits; ties count as extreme.
-    threshold = observed - 1e-9 * max(1.0, observed)
-    extreme = 0
-    for start in range(0, flips, _CHUNK):
-        flipped = np.einsum("fn,n->f", signs_FN[start : start + _CHUNK].astype(np.float64), weighted)
-        extreme += int((np.abs(flipped) >= threshold).sum())
-    return (1 + extreme) / (1 + flips)
-
-
-def seeds_to_resolve(*differences_SN: Floats, half_width: float, limit: int = 1_000) -> int | None:
-    """Returns how many seeds would narrow the interval to `half_width`, if seeds and items keep varying as they do.
-
-    The variance of per-seed differences falls with the seeds, that of the items does not: None where one seed
-    shows no spread, or where no number of seeds up to `limit` is enough and more items would be needed.
-
-    Args:
-        differences_SN: the parts, `[seeds, items]` each, as in `Contrast.differences`.
-        half_width: wanted, above 0.
-        limit: the largest number of seeds tried.
-    """
-    parts = _complete(differences_SN)
-    per_seed = _seed_values(parts)
-    if len(per_seed) < 2 or half_width <= 0:
-        return None
-    deviation = float(per_seed.std(ddof=1))
-    item_variance = sum(_item_variance(part) for part in parts)
-    normal = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    for seeds in range(len(per_seed) + 1, limit + 1):
-        bootstrap = normal * math.sqrt(deviation**2 / seeds + item_variance)
-        if max(t_half_width(deviation, seeds), bootstrap) <= half_width:
-            return seeds
-    return None
-
-
-def _item_variance(differences_SN: Floats) -> float:
-    """Returns the variance of the mean over items that no number of seeds reduces: that of the items' main effects in a
-    two-way layout."""
-    complete_SN = differences_SN[:, np.isfinite(differences_SN).all(axis=0)]
-    n_seeds, n_items = complete_SN.shape
-    if n_items < 2:
-        return 0.0
-    item_means = complete_SN.mean(axis=0)
-    residual_SN = complete_SN - item_means - complete_SN.mean(axis=1, keepdims=True) + complete_SN.mean()
-    interaction = float((residual_SN**2).sum()) / ((n_seeds - 1) * (n_items - 1))
-    return max(0.0, float(item_means.var(ddof=1)) - interaction / n_seeds) / n_items
+    number_S = present_SN.sum(axis=-1)
+    total_S = np.where(present_SN, values_SN, 0.0).sum(axis=-1)
+    return np.where(number_S > 0, total_S / np.maximum(number_S, 1), np.nan)
 
 
 def _checked(arm: str, scores_SN: Floats) -> Floats:
@@ -347,40 +292,20 @@ def _checked(arm: str, scores_SN: Floats) -> Floats:
     return array
 
 
-def _complete(parts_SN: Sequence[Floats]) -> list[Floats]:
-    """Returns the parts with the same seeds each: those that have a score in every part."""
-    n_seeds = max(part.shape[0] for part in parts_SN)
-    parts = [np.broadcast_to(part, (n_seeds, part.shape[1])) for part in parts_SN]
-    seen_S = np.all([np.isfinite(part).any(axis=1) for part in parts], axis=0)
-    return [part[seen_S] for part in parts]
+def _complete(parts: Sequence[Part]) -> tuple[list[Floats], tuple[Labels, ...]]:
+    """Returns the values of each part in the seeds that have a score in every part, and the labels of its items.
 
-
-def _seed_values(parts_SN: Sequence[Floats]) -> Floats:
-    """Returns the sum of the parts' means over items for each seed, `[seeds]`."""
-    return np.asarray(sum(_item_means(part) for part in parts_SN))
-
-
-def _item_means(values_SN: Floats) -> Floats:
-    """Returns means over the last axis without its NaN entries; NaN where nothing is left."""
-    present_SN = np.isfinite(values_SN)
-    number_S = present_SN.sum(axis=-1)
-    total_S = np.where(present_SN, values_SN, 0.0).sum(axis=-1)
-    return np.where(number_S > 0, total_S / np.maximum(number_S, 1), np.nan)
-
-
-@functools.lru_cache(maxsize=6)
-def resample_counts(n: int, draws: int, seed: int, stream: int) -> NDArray[np.uint16]:
-    """Returns how often each of `n` things is drawn in `n` draws with replacement, `[draws, n]`."""
-    rng = np.random.default_rng([seed, stream, n])
-    counts = np.empty((draws, n), np.uint16)
-    for start in range(0, draws, _CHUNK):
-        rows = min(_CHUNK, draws - start)
-        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-    return counts
-
-
-@functools.lru_cache(maxsize=2)
-def _random_signs(n: int, flips: int, seed: int) -> NDArray[np.int8]:
-    rng = np.random.default_rng([seed, 3, n])
-    return rng.integers(0, 2, size=(flips, n), dtype=np.int8) * np.int8(2) - np.int8(1)
+    Items without a score are left out. With no such seed there are no parts.
+    """
+    n_seeds = max(each.values_SN.shape[0] for each in parts)
+    arrays = [np.broadcast_to(each.values_SN, (n_seeds, each.values_SN.shape[1])) for each in parts]
+    seen_S = np.all([np.isfinite(array).any(axis=1) for array in arrays], axis=0)
+    if not seen_S.any():
+        return [], ()
+    kept, labels = [], []
+    for each, array in zip(parts, arrays, strict=True):
+        seen_N = np.asarray(np.isfinite(array[seen_S]).any(axis=0))
+        kept.append(array[np.ix_(seen_S, seen_N)])
+        own: Labels = each.labels or ((),) * len(seen_N)
+        labels.append(tuple(item for item, seen in zip(own, seen_N, strict=True) if seen))
+    return kept, tuple(labels)

@@ -1,7 +1,9 @@
 """The joined results of a sweep: sweep.json, sweep.md, sweep.html, and a plot of each contrast over the points.
 
-Each contrast has a mean over the points with its 95 % t interval over the points' estimates. Points are often worlds,
-and then this interval says how the contrast varies from world to world, which that of one experiment cannot say.
+Each contrast has a mean over the points with its 95 % t interval over the points' estimates, in the form that
+`intervals` gives it, so that it stays within what is possible. Points are often worlds, and then this interval says
+how the contrast varies from world to world, which that of one experiment cannot say. Its p-value is corrected for the
+number of contrasts by Holm's method.
 """
 
 import base64
@@ -17,8 +19,10 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from msm_jax.analysis import plots, statistics, verdicts
+from msm_jax.analysis import intervals, plots, statistics, verdicts
 from msm_jax.analysis.asked import SweepExpectation
+from msm_jax.analysis.html import p_text
+from msm_jax.analysis.intervals import Range, Spread
 from msm_jax.analysis.sentences import amount, unit
 from msm_jax.analysis.verdicts import Verdict
 from msm_jax.foundation import storage
@@ -34,10 +38,12 @@ class Over:
     Attributes:
       mean: of the points' estimates; NaN if no point has one.
       ci95: the t interval over them; NaN for fewer than two points.
+      p_value: at the level of this interval; NaN where there is none.
       values: the estimates.
       above_zero: the number of points whose own interval lies above 0.
       measure: of the contrast.
       verdicts: on what was expected over the points.
+      p_holm: the p-value corrected for the number of contrasts.
     """
 
     mean: float
@@ -45,7 +51,9 @@ class Over:
     values: tuple[float, ...]
     above_zero: int
     measure: str
+    p_value: float = math.nan
     verdicts: tuple[Verdict, ...] = ()
+    p_holm: float = math.nan
 
 
 def write(
@@ -69,6 +77,11 @@ def write(
         WorkError: a file cannot be written.
     """
     over = {name: over_points(points, name, (expectations or {}).get(name)) for name in _names(points, "contrasts")}
+    corrected = statistics.holm([found.p_value for found in over.values()])
+    over = {
+        name: dataclasses.replace(found, p_holm=p_holm)
+        for (name, found), p_holm in zip(over.items(), corrected, strict=True)
+    }
     rows, joint = _table(points, over), _joint_table(over)
     markdown = _markdown(rows) + ("\n" + _markdown(joint) if over else "")
     figures = {name: plots.png(_figure(points, name, found)) for name, found in over.items()}
@@ -118,21 +131,24 @@ def over_points(points: Sequence[Mapping[str, Any]], name: str, expected: SweepE
     values = np.array([entry["diff"] for entry in found])
     measure = next((entry["measure"] for entry in entries if entry), "share")
     above = sum(entry["ci95"][0] > 0 for entry in found)
-    mean, ci95 = (float(values.mean()) if found else math.nan), (math.nan, math.nan)
+    mean, ci95, p_value = (float(values.mean()) if found else math.nan), (math.nan, math.nan), math.nan
+    spread = Spread(len(found), float(values.var(ddof=1)) / len(found) if len(found) > 1 else math.nan)
     if len(found) > 1:
-        half = statistics.t_half_width(float(values.std(ddof=1)), len(found))
-        ci95 = (mean - half, mean + half)
+        low, high = found[0]["range"]
+        within = Range() if low is None else Range(low, high)
+        ci95 = intervals.bounds(mean, spread, within, 1 - intervals.CONFIDENCE)
+        p_value = intervals.p_value(mean, spread, within)
     held: list[Verdict] = []
     if expected is not None and not found:
         held.append(Verdict("open", "nothing was scored"))
     elif expected is not None:
-        held += verdicts.of_estimate(mean, ci95, expected, measure, (values[:, None],), "world")
+        held += verdicts.of_estimate(mean, ci95, expected, measure, spread, "world")
         if expected.above_zero_in:
             text = f"above 0 in {above} of {len(found)} worlds, expected in {expected.above_zero_in}"
             enough = above >= expected.above_zero_in
             status = "met" if enough else "failed" if len(found) >= expected.above_zero_in else "open"
             held.append(Verdict(status, text))
-    return Over(mean, ci95, tuple(values.tolist()), above, measure, tuple(held))
+    return Over(mean, ci95, tuple(values.tolist()), above, measure, p_value, tuple(held))
 
 
 def _table(points: Sequence[Mapping[str, Any]], over: Mapping[str, Over]) -> list[tuple[str, ...]]:
@@ -169,16 +185,15 @@ def _table(points: Sequence[Mapping[str, Any]], over: Mapping[str, Over]) -> lis
 
 def _joint_table(over: Mapping[str, Over]) -> list[tuple[str, ...]]:
     """Returns a heading and a row for each contrast: its mean, its interval, and what was expected of them."""
-    headings = ("contrast", "mean", "95 % interval over points", "unit", "above 0 in", "expected over worlds")
-    rows: list[tuple[str, ...]] = [headings]
+    over_points, over_worlds = "95 % interval over points", "expected over worlds"
+    rows: list[tuple[str, ...]] = [("contrast", "mean", over_points, "unit", "p (Holm)", "above 0 in", over_worlds)]
     for name, found in over.items():
         low, high = (amount(bound, found.measure) for bound in found.ci95)
         interval = f"{low} to {high}" if math.isfinite(found.ci95[0]) else "n/a"
         held = "; ".join(f"{_MARKS[verdict.status]} {verdict.text}" for verdict in found.verdicts)
         mean = amount(found.mean, found.measure, signed=True)
-        rows.append(
-            (name, mean, interval, unit(found.measure), f"{found.above_zero} of {len(found.values)}", held)
-        )
+        count = f"{found.above_zero} of {len(found.values)}"
+        rows.append((name, mean, interval, unit(found.measure), p_text(found.p_holm), count, held))
     return rows
 
 
@@ -238,6 +253,8 @@ def _json(found: Over) -> dict[str, Any]:
     return {
         "mean": number(found.mean),
         "ci95": [number(bound) for bound in found.ci95],
+        "p_value": number(found.p_value),
+        "p_holm": number(found.p_holm),
         "n_points": len(found.values),
         "above_zero_in": found.above_zero,
         "measure": found.measure,

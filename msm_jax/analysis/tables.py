@@ -161,20 +161,25 @@ def _contrasts(content: Mapping[str, Any], findings: Findings | None) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("contrast", "eval"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("difference", "95 % interval", "p", "seeds", "items"):
+    for heading in ("difference", "95 % interval", "p", "p (Holm)", "seeds", "items"):
         table.add_column(heading, justify="right")
     for name in findings.contrasts if findings else content["contrasts"]:
         entry = content["contrasts"][name]
         if entry["diff"] is None:
-            numbers = ["n/a", "n/a", "n/a"]
+            numbers = ["n/a"] * 4
         else:
             measure = entry["measure"]
             low, high = (amount(bound, measure) for bound in entry["ci95"])
             nats = " nats" if measure == "nats" else ""
             diff = amount(entry["diff"], measure, signed=True) + nats
-            numbers = [diff, f"{low} to {high}", p_text(entry["p_value"])]
+            tests = [p_text(entry[field]) for field in ("p_value", "p_holm")]
+            numbers = [diff, f"{low} to {high}", *tests]
         table.add_row(
-            escape(name), escape(entry["eval"]), *numbers, str(entry["n_seeds"]), str(entry["n_items"])
+            escape(name if entry["planned"] else f"{name} (added)"),
+            escape(entry["eval"]),
+            *numbers,
+            str(entry["n_seeds"]),
+            str(entry["n_items"]),
         )
     return table
 

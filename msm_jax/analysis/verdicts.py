@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-from msm_jax.analysis import statistics
+from msm_jax.analysis import power
 from msm_jax.analysis.asked import Expectation, SweepExpectation
+from msm_jax.analysis.intervals import Spread
 from msm_jax.analysis.sentences import amount, unit
 
 
@@ -37,7 +38,7 @@ def of_estimate(
     ci95: tuple[float, float],
     expected: Expectation | SweepExpectation,
     measure: str,
-    parts: tuple[statistics.Floats, ...],
+    spread: Spread,
     of: str = "seed",
 ) -> Iterator[Verdict]:
     """Yields a verdict for each condition on an estimate other than NaN.
@@ -47,7 +48,7 @@ def of_estimate(
         ci95: its interval; NaN where one unit alone gives none.
         expected: the conditions.
         measure: of the estimate.
-        parts: what was averaged, `[units, items]` each, which says how many units would resolve what is open.
+        spread: of the estimate, which says how many units would resolve what is open.
         of: the word for a unit.
     """
     yield from bounds(value, expected, measure, unit(measure))
@@ -56,7 +57,7 @@ def of_estimate(
     elif expected.above_zero:
         yield Verdict("met", "interval above 0") if ci95[0] > 0 else Verdict("failed", "interval not above 0")
     if expected.inside is not None:
-        yield _inside(value, ci95, expected.inside, measure, parts, of)
+        yield _inside(value, ci95, expected.inside, measure, spread, of)
 
 
 def _inside(
@@ -64,7 +65,7 @@ def _inside(
     ci95: tuple[float, float],
     limit: float,
     measure: str,
-    parts: tuple[statistics.Floats, ...],
+    spread: Spread,
     of: str,
 ) -> Verdict:
     low, high = ci95
@@ -75,9 +76,9 @@ def _inside(
         return Verdict("failed", f"outside {bound}")
     # An estimate within the limit resolves when its interval fits inside, any other when it leaves 0.
     distance = abs(value)
-    number = statistics.seeds_to_resolve(*parts, half_width=limit - distance if distance < limit else distance)
+    number = power.seeds_to_resolve(spread, half_width=limit - distance if distance < limit else distance)
     if number is not None:
         return Verdict("open", f"not resolved within {bound}: {number} {of}s would")
-    if len(parts[0]) < 2:
+    if spread.n_seeds < 2:
         return Verdict("open", f"not resolved within {bound}: one {of} does not show how many would")
     return Verdict("open", f"not resolved within {bound}: more {of}s alone would not, more items are needed")

@@ -13,14 +13,16 @@ from typing import Any
 from msm_jax.analysis import asked
 from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
+from msm_jax.evals import labels
 from msm_jax.evals.interface import MEASURES
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of
+from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of, substitute
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import settings, storage
 
 RECORD = "nodes.json"
+SETTINGS = "experiment.json"
 
 
 def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], list[str]]:
@@ -36,7 +38,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         raise InputError(f"{workdir}: nothing to report yet; run msm_jax.experiment first")
     graph = graph_lib.build(config)
     stored = _Stored(record, workdir)
-    arms, samples, missing = _arms(config, graph, stored)
+    arms, samples, missing, notes = _arms(config, graph, stored)
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
     # Short chains first, so that the arm that all others continue is first, whatever the order of the settings.
@@ -59,6 +61,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "doses": config.doses,
         "generated": {name: of for name, of in config.generated.items() if {name, of} <= scored},
         "contrasts": contrasts,
+        "added": [name for name in (storage.find_json(workdir / SETTINGS) or {}).get("added", ()) if name in contrasts],
         "dose_curves": _dose_curves(config, arms, missing),
         "expectations": expectations,
         "cost": _cost(graph, stored),
@@ -71,7 +74,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "graph": _nodes(record, graph),
         "curves": _curves(graph, stored),
         "samples": samples,
-        "warnings": [f"Not finished: {text}." for text in missing],
+        "warnings": [*(f"Not finished: {text}." for text in missing), *notes],
         "environment": stored.environment(),
     }, missing
 
@@ -83,6 +86,7 @@ class _Stored:
         self._workdir = workdir
         self._paths = {node["id"]: node["path"] for node in record["nodes"] if node["path"]}
         self._evals = record["evals"]
+        self._labels: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def phase(self, node_id: str) -> dict[str, Any] | None:
         """Returns the result of a finished training run."""
@@ -104,6 +108,22 @@ class _Stored:
         path = self._evals.get(node_id, {}).get(name)
         stored = storage.find_json(self._workdir / path) if path else None
         return None if stored is None else stored["result"]
+
+    def labels(self, path: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]] | None:
+        """Returns the labels of items that were scored: their own `cluster`, or else what their file says of them.
+
+        `path` is that of the config; None where it does not tell.
+        """
+        if any("cluster" in item for item in items):
+            return [(f"cluster: {item['cluster']}",) if "cluster" in item else () for item in items]
+        path = substitute(path, {name: str(self._workdir / at) for name, at in self._paths.items()})
+        if path not in self._labels:
+            try:
+                self._labels[path] = labels.read(path)
+            except InputError:  # the scores are there, and a report of them needs no more; the caller warns
+                self._labels[path] = {}
+        known = self._labels[path]
+        return [known[item["id"]] for item in items] if {item["id"] for item in items} <= set(known) else None
 
     def curve(self, node_id: str) -> list[dict[str, float]]:
         """Returns step, loss and learning rate of a training run up to its last step so far."""
@@ -142,11 +162,13 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 def _arms(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
-    """Returns scores by arm and eval, transcripts of the first seed that has any, and a line on each missing result."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str], list[str]]:
+    """Returns scores by arm and eval, transcripts of the first seed that has any, a line on each missing result, and a
+    warning for each eval whose items are not where their labels would be read."""
     arms: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Any]] = {}
     missing = []
+    unlabelled: dict[str, str] = {}
     for arm, chain in graph.arms.items():
         arms[arm], samples[arm] = {}, {}
         for name, fields in config.evals.items():
@@ -166,9 +188,18 @@ def _arms(
             done = [result for result in found if result is not None]
             if done:
                 arms[arm][name] = _scores(done if graph_lib.is_shared(config, chain) else found, done)
+                shared_by = stored.labels(prefixes[-1][1], done[0]["items"])
+                arms[arm][name]["labels"] = shared_by or []
+                if shared_by is None and prefixes[-1][1]:
+                    unlabelled.setdefault(name, prefixes[-1][1])
                 transcripts = [result["transcripts"] for result in done if result["transcripts"]]
                 samples[arm][name] = transcripts[0] if transcripts else []
-    return arms, samples, missing
+    notes = [
+        f"{name}: its items are not in {path}, so it is unknown what they share; intervals treat them as "
+        "independent."
+        for name, path in unlabelled.items()
+    ]
+    return arms, samples, missing, notes
 
 
 def _result(

@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, gather, lock
+from msm_jax.experiments import checks, estimate, foresight, gather, lock
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
@@ -22,7 +22,7 @@ from msm_jax.experiments.plan import Planner, Step, is_addressed, report_address
 from msm_jax.experiments.scheduler import Pool, Task
 from msm_jax.foundation import hashing, settings, storage
 
-SETTINGS = "experiment.json"
+SETTINGS = gather.SETTINGS
 SETUP = "msm_jax.experiments.nodes.execute:start"
 
 
@@ -58,7 +58,8 @@ def run(
         _make(directory)
     with lock.hold(workdir) as lock_fd:
         refuse_foreign(config, workdir)
-        storage.write_json(workdir / SETTINGS, {"format": 1, "name": config.name, "config": settings.to_json(config)})
+        content = {"format": 1, "name": config.name, "config": settings.to_json(config)}
+        storage.write_json(workdir / SETTINGS, {**content, "added": _added(config, workdir)})
         with _Runner(config, workdir, console, setup, lock_fd) as runner:
             steps, context = _train(Planner(config, store, executors or {}, known.files), runner, workdir)
         address = report_address(context, workdir)
@@ -106,16 +107,18 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
     planner = Planner(config, workdir if store is None else store.absolute(), {}, known.files)
     if lacking:
         waits_for = next((node.id for node in known.graph.nodes if node.is_content), "")
-        steps = [step for step in planner.unaddressed(known, {}, waits_for) if not step.node.is_content]
+        steps, context = [step for step in planner.unaddressed(known, {}, waits_for) if not step.node.is_content], known
     else:
         checks.check_files(known)
-        steps, _ = planner.plan()
+        steps, context = planner.plan()
     for part in table(steps, slots(config)):
         console.print(part)
     if config.model:
         adapters = estimate.adapter_parameters(config, known.phase_configs.values())
         trained = f"; adapters of {', '.join(f'{n:,}' for n in adapters)}" if adapters else ""
         console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters{trained}")
+    for line in foresight.lines(context, workdir):
+        console.print(line, soft_wrap=True, markup=False)
     if lacking:
         for line in lacking:
             console.print(f"missing: {line}", soft_wrap=True, markup=False)
@@ -160,6 +163,20 @@ def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
         )
     if stored is None and (workdir / "manifest.json").exists():
         raise InputError(f"{workdir}: holds a training run, not an experiment; give another --workdir")
+
+
+def _added(config: ExperimentConfig, workdir: Path) -> list[str]:
+    """Returns the contrasts that were asked for, or changed, after there was a report."""
+    before = storage.find_json(workdir / SETTINGS)
+    if before is None:
+        return []
+    now, then = (
+        {name: {**spec, "sentence": ""} for name, spec in contrasts.items()}
+        for contrasts in (settings.to_json(config)["contrasts"], before["config"]["contrasts"])
+    )
+    reported = (workdir / "report.json").exists()
+    late = {name for name, spec in now.items() if reported and then.get(name) != spec} | {*before.get("added", ())}
+    return [name for name in now if name in late]
 
 
 def _make(workdir: Path) -> None:
