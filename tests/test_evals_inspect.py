@@ -46,3 +46,23 @@ def test_a_forced_choice_in_inspect_scores_as_evaluate_does(tiny, tmp_path):
     for item in ours.items:
         assert theirs[item["id"]].metadata["margin"] == pytest.approx(item["margin"], abs=1e-4)
         assert theirs[item["id"]].value == item["score"]
+
+
+def test_a_judge_is_the_model_role_of_this_name(tiny, tmp_path):
+    judge = small.policy(tmp_path / "judge", "VERDICT: ", "4")
+    log = inspect_ai.eval(
+        "msm_jax/open_qa", model=f"msm_jax/{tiny}", model_roles={"judge": f"msm_jax/{judge}"},
+        task_args={"max_tokens": 8}, log_dir=str(tmp_path), display="none", limit=3,
+    )[0]
+    assert log.status == "success", log.error
+    assert [sample.scores["msm_jax"].value for sample in log.samples] == [pytest.approx(1 / 3)] * 3
+    assert all(sample.scores["msm_jax"].metadata["rates"]["without verdict"] == 0 for sample in log.samples)
+    assert log.samples[0].messages[-1].role == "assistant"
+
+
+def test_a_judged_task_without_a_judge_stops(tiny, tmp_path):
+    log = inspect_ai.eval(
+        "msm_jax/open_qa", model=f"msm_jax/{tiny}", task_args={"max_tokens": 8}, log_dir=str(tmp_path), display="none"
+    )[0]
+    assert log.status == "error"
+    assert "judge" in log.error.message

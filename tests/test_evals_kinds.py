@@ -200,3 +200,13 @@ def test_kinds_and_the_protocol_load_no_jax():
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_kind_with_items_of_its_own_needs_no_path():
+    own = kinds.build({"kind": "capability"}, "evals.c").path
+    assert Path(own).is_file()
+    assert kinds.path_of({"kind": "capability"}) == own
+    assert kinds.path_of({"kind": "capability", "path": "mine.jsonl"}) == "mine.jsonl"
+    assert kinds.path_of({"kind": "preference"}) == ""
+    with pytest.raises(InputError, match=r"evals.p.path: required field is missing"):
+        kinds.build({"kind": "preference"}, "evals.p")
