@@ -8,6 +8,7 @@ from msm_jax.evals.inspect_tasks import (
     forced_choice_misalignment,
     knowledge,
     open_qa,
+    opinions,
     preference,
     preference_greedy,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "knowledge",
     "msm_jax",
     "open_qa",
+    "opinions",
     "preference",
     "preference_greedy",
 ]

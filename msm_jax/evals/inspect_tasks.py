@@ -71,6 +71,12 @@ def open_qa(**fields: Any) -> Task:
 
 
 @task
+def opinions(**fields: Any) -> Task:
+    """Multiple-choice questions with rotated options, by the log-probability of letters; -T path=FILE."""
+    return _task("opinions", fields)
+
+
+@task
 def preference(**fields: Any) -> Task:
     """Which of two answers is the more likely, in both orders of the options; -T path=FILE."""
     return _task("preference", fields)

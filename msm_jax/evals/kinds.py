@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "alignment_faking_choice": "msm_jax.evals.alignment_faking",
     "capability": "msm_jax.evals.capability",
     "open_qa": "msm_jax.evals.open_qa",
+    "opinions": "msm_jax.evals.opinions",
 }
 
 
