@@ -117,6 +117,20 @@ def test_a_contrast_that_was_added_after_there_was_a_report_is_marked(here):
     assert json.loads(Path("other/report.json").read_text())["contrasts"]["late"]["planned"]
 
 
+def test_what_items_share_is_read_from_their_file_and_its_lack_is_said(here):
+    config = settings.build(ExperimentConfig, fields())
+    results, _ = gather.results(config, Path("run").absolute())
+    assert any(warning.startswith("prefer: its items are not in pairs.jsonl") for warning in results["warnings"])
+    ids = results["arms"]["msm"]["prefer"]["item_ids"]
+    pair = json.loads(Path("pairs.jsonl").read_text())
+    rows = [pair | {"id": item_id, "meta": {"domain": f"d{n % 2}"}} for n, item_id in enumerate(ids)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results, _ = gather.results(config, Path("run").absolute())
+    options = ("option: Colby", "option: Brie")
+    assert results["arms"]["msm"]["prefer"]["labels"] == [(f"domain: d{n % 2}", *options) for n in range(len(ids))]
+    assert not any("prefer: its items" in warning for warning in results["warnings"])
+
+
 def test_a_dry_run_says_which_difference_can_be_seen(nothing_ran, capsys):
     config = settings.build(ExperimentConfig, fields())
     run_lib.dry_run(config, Path("new"), Console(highlight=False, width=200))
