@@ -28,7 +28,8 @@
       "dose_curves": {name: fields of analysis.asked.CurveSpec},
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
-      # Of one run, in the fields of `cost`: of the phases after those that all seeds share, and of the whole chain.
+      # Of one run, in the fields of `cost`: of its own phases, which are midtraining and what seeds do not share, and
+      # of the whole chain.
       # `since` is the arm that ends where the own phases begin, "" without one.
       "arm_cost": {arm: {"own": {...}, "total": {...}, "since": arm}},
       "arm_tokens": {arm: {"last": n, "midtraining": n}},  # tokens of one run

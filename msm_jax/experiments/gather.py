@@ -311,7 +311,7 @@ _COST_OF = {
 def _arm_cost(
     config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
 ) -> dict[str, dict[str, float]]:
-    """Returns what one run of an arm cost: its own phases, after those that all seeds share, and all of its chain.
+    """Returns what one run of an arm cost: its own phases, and all of its chain.
 
     These are means over the seeds that have finished the arm. A phase that the chain leaves at a step counts with its
     share of the steps; only the tokens of that step are known exactly. Empty where no seed has finished the arm.
@@ -323,7 +323,7 @@ def _arm_cost(
         costs = [_share(graph, stored, chain[: end + 1], seed) for end in range(len(chain))]
         if None in costs:
             continue
-        first = next((i for i, each in enumerate(chain) if phase_of(each) not in config.shared), len(chain))
+        first = _own(config, chain)
         for sums, part in ((own, costs[first:]), (total, costs)):
             sums.append({name: sum(cost[name] for cost in part if cost) for name in _COST_OF.values()})
     if not total:
@@ -334,10 +334,18 @@ def _arm_cost(
     }
 
 
+def _own(config: ExperimentConfig, chain: graph_lib.Chain) -> int:
+    """Returns where an arm's own phases begin: after those that all seeds share, unless they are midtraining."""
+    for i, phase in enumerate(phase_of(each) for each in chain):
+        if phase not in config.shared or phase in config.midtraining:
+            return i
+    return len(chain)
+
+
 def _since(config: ExperimentConfig, graph: graph_lib.Graph, arm: str, arms: Mapping[str, Any]) -> str:
     """Returns the arm that ends where an arm's own phases begin; "" if there is none with results."""
     chain = graph.arms[arm]
-    first = next((i for i, each in enumerate(chain) if phase_of(each) not in config.shared), len(chain))
+    first = _own(config, chain)
     return next((other for other in arms if first < len(chain) and graph.arms[other] == chain[:first]), "")
 
 
