@@ -126,11 +126,13 @@ def measures(result: EvalResult) -> dict[str, dict[str, Any]]:
 
 
 def interval(result: EvalResult, field: str) -> list[float] | None:
-    """Returns the 95 % interval of the mean of a field over items; None where no item has a value."""
+    """Returns the 95 % interval of the mean of a field over items, or over the clusters that their kind names; None for
+    items without a value."""
     values = np.array([[np.nan if item[field] is None else item[field] for item in result.items]], dtype=np.float64)
     if not np.isfinite(values).any():
         return None
-    found = interval95(values, measure="nats" if field == MEASURES["nats"] else "share")
+    labels = tuple((f"cluster: {item['cluster']}",) if "cluster" in item else () for item in result.items)
+    found = interval95(values, labels, measure="nats" if field == MEASURES["nats"] else "share")
     return [found.low, found.high]
 
 

@@ -143,7 +143,7 @@ async def run(models: Mapping[str, Model], rollouts: Sequence[Rollout], config: 
     found = await asyncio.gather(*map(sample, rollouts))
     transcripts = [transcript for transcript, _ in found]
     kept = ("id", "score", "act", "cell", "uses tool", "refuses", "cut off")
-    scored = [{**{key: each[key] for key in kept}, "cluster": each["cell"]} for each in transcripts]
+    scored = [{key: each[key] for key in kept} for each in transcripts]
     rates = {
         "verdict, mean of cells": _mean_of_cells(scored, "score"),
         "verdict and act, mean of cells": _mean_of_cells(scored, "act"),

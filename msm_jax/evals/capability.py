@@ -114,7 +114,7 @@ async def run(models: Mapping[str, Model], tasks: Sequence[Task], config: Capabi
     greedy = GenerateConfig(max_tokens=config.max_tokens, temperature=0.0)
 
     async def scored(task: Task) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        item = {"id": task.id, "part": task.part, "cluster": task.part}
+        item = {"id": task.id, "part": task.part}
         if task.part == "language":
             text = task.fields["text"]
             (nats,) = await models["model"].score(task.prompt, [text])
