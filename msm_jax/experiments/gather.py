@@ -4,7 +4,6 @@ This does not depend on how a node was addressed: `nodes.json`, which each run w
 report can be rendered again after the code or the settings have changed, and from an unfinished run.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 from msm_jax.analysis import asked
 from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
-from msm_jax.evals import labels
 from msm_jax.evals.interface import MEASURES
+from msm_jax.experiments import costs
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.config import ExperimentConfig, phase_of, step_of, substitute
+from msm_jax.experiments.config import ExperimentConfig, phase_of
+from msm_jax.experiments.finished import Finished
 from msm_jax.experiments.nodes import evals as evals_node
-from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import settings, storage
 
 RECORD = "nodes.json"
@@ -37,8 +36,8 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     if record is None:
         raise InputError(f"{workdir}: nothing to report yet; run msm_jax.experiment first")
     graph = graph_lib.build(config)
-    stored = _Stored(record, workdir)
-    arms, samples, missing, notes = _arms(config, graph, stored)
+    finished = Finished(record, workdir)
+    arms, samples, missing, notes = _arms(config, graph, finished)
     if not any(arms.values()):
         raise InputError(f"{workdir}: no eval has a result yet; run msm_jax.experiment to the end")
     # Short chains first, so that the arm that all others continue is first, whatever the order of the settings.
@@ -64,104 +63,23 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "added": [name for name in (storage.find_json(workdir / SETTINGS) or {}).get("added", ()) if name in contrasts],
         "dose_curves": _dose_curves(config, arms, missing),
         "expectations": expectations,
-        "cost": _cost(graph, stored),
+        "cost": costs.of_phases(graph, finished),
         "arm_cost": {
-            arm: {**cost, "since": _since(config, graph, arm, arms)}
+            arm: {**cost, "since": costs.since(config, graph, arm, arms)}
             for arm in arms
-            if (cost := _arm_cost(config, graph, stored, arm))
+            if (cost := costs.of_arm(config, graph, finished, arm))
         },
-        "arm_tokens": {arm: _arm_tokens(config, graph, stored, arm) for arm in arms},
+        "arm_tokens": {arm: costs.tokens_of_arm(config, graph, finished, arm) for arm in arms},
         "graph": _nodes(record, graph),
-        "curves": _curves(graph, stored),
+        "curves": _curves(graph, finished),
         "samples": samples,
         "warnings": [*(f"Not finished: {text}." for text in missing), *notes],
-        "environment": stored.environment(),
+        "environment": finished.environment(),
     }, missing
 
 
-class _Stored:
-    """The results that a working directory refers to; reads them by node."""
-
-    def __init__(self, record: Mapping[str, Any], workdir: Path) -> None:
-        self._workdir = workdir
-        self._paths = {node["id"]: node["path"] for node in record["nodes"] if node["path"]}
-        self._evals = record["evals"]
-        self._labels: dict[str, dict[str, tuple[str, ...]]] = {}
-
-    def phase(self, node_id: str) -> dict[str, Any] | None:
-        """Returns the result of a finished training run."""
-        done = storage.find_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
-        return None if done is None else done["result"]
-
-    def tokens(self, node_id: str, step: int | None) -> int | None:
-        """Returns the tokens that a finished training run had read by a step, or by its end for None."""
-        result = self.phase(node_id)
-        if result is None or step is None:
-            return None if result is None else result["tokens"]
-        from msm_jax.checkpoints import store
-
-        checkpoint = store.at_step(self._workdir / self._paths[node_id], step)
-        return None if checkpoint is None else store.read_info(checkpoint)["totals"]["tokens"]
-
-    def evaluation(self, node_id: str, name: str) -> dict[str, Any] | None:
-        """Returns the result of one eval of one checkpoint."""
-        path = self._evals.get(node_id, {}).get(name)
-        stored = storage.find_json(self._workdir / path) if path else None
-        return None if stored is None else stored["result"]
-
-    def labels(self, path: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]] | None:
-        """Returns the labels of items that were scored: their own `cluster`, or else what their file says of them.
-
-        `path` is that of the config; None where it does not tell.
-        """
-        if any("cluster" in item for item in items):
-            return [(f"cluster: {item['cluster']}",) if "cluster" in item else () for item in items]
-        path = substitute(path, {name: str(self._workdir / at) for name, at in self._paths.items()})
-        if path not in self._labels:
-            try:
-                self._labels[path] = labels.read(path)
-            except InputError:  # the scores are there, and a report of them needs no more; the caller warns
-                self._labels[path] = {}
-        known = self._labels[path]
-        return [known[item["id"]] for item in items] if {item["id"] for item in items} <= set(known) else None
-
-    def curve(self, node_id: str) -> list[dict[str, float]]:
-        """Returns step, loss and learning rate of a training run up to its last step so far."""
-        if node_id not in self._paths:
-            return []
-        points: dict[int, dict[str, float]] = {}
-        for row in _json_lines(self._workdir / self._paths[node_id] / "metrics.jsonl"):
-            if "step" in row and isinstance(row.get("loss"), (int, float)):
-                # A run that was continued may have written a step twice; the later row counts.
-                points[row["step"]] = {
-                    key: row[key] for key in ("step", "loss", "learning_rate") if row.get(key) is not None
-                }
-        return [points[step] for step in sorted(points)]
-
-    def environment(self) -> dict[str, Any]:
-        """Returns versions and device from the first manifest of a training run."""
-        for path in self._paths.values():
-            manifest = storage.find_json(self._workdir / path / "manifest.json")
-            if manifest is not None:
-                return {**manifest["versions"], "device": manifest["device_kind"]}
-        return {}
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the complete rows of a JSONL file; the last one may be cut off where its writer was stopped."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
 def _arms(
-    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored
+    config: ExperimentConfig, graph: graph_lib.Graph, finished: Finished
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], list[str], list[str]]:
     """Returns scores by arm and eval, transcripts of the first seed that has any, a line on each missing result, and a
     warning for each eval whose items are not where their labels would be read."""
@@ -176,7 +94,7 @@ def _arms(
             if not prefixes:
                 continue
             found = [
-                _result(config, graph, stored, prefixes[-1][0], seed, first=index == 0, name=name)
+                _result(config, graph, finished, prefixes[-1][0], seed, first=index == 0, name=name)
                 for index, seed in enumerate(config.seeds)
             ]
             shared = graph_lib.is_shared(config, prefixes[-1][0])
@@ -188,7 +106,7 @@ def _arms(
             done = [result for result in found if result is not None]
             if done:
                 arms[arm][name] = _scores(done if graph_lib.is_shared(config, chain) else found, done)
-                shared_by = stored.labels(prefixes[-1][1], done[0]["items"])
+                shared_by = finished.labels(prefixes[-1][1], done[0]["items"])
                 arms[arm][name]["labels"] = shared_by or []
                 if shared_by is None and prefixes[-1][1]:
                     unlabelled.setdefault(name, prefixes[-1][1])
@@ -205,7 +123,7 @@ def _arms(
 def _result(
     config: ExperimentConfig,
     graph: graph_lib.Graph,
-    stored: _Stored,
+    finished: Finished,
     chain: tuple[str, ...],
     seed: int,
     first: bool,
@@ -215,7 +133,7 @@ def _result(
     own = graph_lib.seed_of(config, chain, seed)
     if own is None and not first:
         return None
-    return stored.evaluation(graph.measurements[chain, own].id, name)
+    return finished.evaluation(graph.measurements[chain, own].id, name)
 
 
 def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -286,113 +204,11 @@ def _seed(config: ExperimentConfig, seed: int) -> dict[str, int | None]:
     return {"world": config.world.get("seed"), "pretrain": pretrain, "seed": seed}
 
 
-def _cost(graph: graph_lib.Graph, stored: _Stored) -> dict[str, dict[str, float]]:
-    cost: dict[str, dict[str, float]] = {}
-    for phase in graph.phases.values():
-        result = stored.phase(phase.id)
-        if result is None:
-            continue
-        entry = cost.setdefault(phase.chain[-1], dict.fromkeys((*_COST_OF.values(), "runs"), 0.0))
-        entry["runs"] += 1
-        for field, name in _COST_OF.items():
-            entry[name] += result[field]
-    return cost
-
-
-_COST_OF = {
-    "tokens": "tokens",
-    "steps": "optimizer_steps",
-    "flops": "flops",
-    "wall_seconds": "wall_seconds",
-    "device_seconds": "device_seconds",
-}
-
-
-def _arm_cost(
-    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
-) -> dict[str, dict[str, float]]:
-    """Returns what one run of an arm cost: its own phases, and all of its chain.
-
-    These are means over the seeds that have finished the arm. A phase that the chain leaves at a step counts with its
-    share of the steps; only the tokens of that step are known exactly. Empty where no seed has finished the arm.
-    """
-    chain = graph.arms[arm]
-    own: list[dict[str, float]] = []
-    total: list[dict[str, float]] = []
-    for seed in config.seeds:
-        costs = [_share(graph, stored, chain[: end + 1], seed) for end in range(len(chain))]
-        if None in costs:
-            continue
-        first = _own(config, chain)
-        for sums, part in ((own, costs[first:]), (total, costs)):
-            sums.append({name: sum(cost[name] for cost in part if cost) for name in _COST_OF.values()})
-    if not total:
-        return {}
-    return {
-        field: {name: statistics.fmean(cost[name] for cost in sums) for name in _COST_OF.values()}
-        for field, sums in (("own", own), ("total", total))
-    }
-
-
-def _own(config: ExperimentConfig, chain: graph_lib.Chain) -> int:
-    """Returns where an arm's own phases begin: after those that all seeds share, unless they are midtraining."""
-    for i, phase in enumerate(phase_of(each) for each in chain):
-        if phase not in config.shared or phase in config.midtraining:
-            return i
-    return len(chain)
-
-
-def _since(config: ExperimentConfig, graph: graph_lib.Graph, arm: str, arms: Mapping[str, Any]) -> str:
-    """Returns the arm that ends where an arm's own phases begin; "" if there is none with results."""
-    chain = graph.arms[arm]
-    first = _own(config, chain)
-    return next((other for other in arms if first < len(chain) and graph.arms[other] == chain[:first]), "")
-
-
-def _share(
-    graph: graph_lib.Graph, stored: _Stored, prefix: tuple[str, ...], seed: int
-) -> dict[str, float] | None:
-    """Returns what the last phase of a chain cost up to where the chain leaves it; None if it has not finished."""
-    run, step = graph.run_of(prefix, seed).id, step_of(prefix[-1])
-    result = stored.phase(run)
-    if result is None:
-        return None
-    share = 1.0 if step is None else step / result["steps"]
-    cost = {name: share * result[field] for field, name in _COST_OF.items()}
-    tokens = stored.tokens(run, step)
-    return cost if tokens is None else {**cost, "tokens": tokens}
-
-
-def _arm_tokens(
-    config: ExperimentConfig, graph: graph_lib.Graph, stored: _Stored, arm: str
-) -> dict[str, int]:
-    """Returns the tokens that an arm read in midtraining and in its last phase, unless that is midtraining itself.
-
-    The phase that a chain starts from scratch with does not count. These are means over the seeds that have finished
-    the arm: packing leaves a few slots empty, and not the same number in every seed.
-    """
-    chain = graph.arms[arm]
-    start = 0 if config.checkpoint else 1
-    by_seed = []
-    for seed in config.seeds:
-        prefixes = [chain[:end] for end in range(start + 1, len(chain) + 1)]
-        counts = [stored.tokens(graph.run_of(prefix, seed).id, step_of(prefix[-1])) for prefix in prefixes]
-        if counts and None not in counts:
-            by_seed.append([count for count in counts if count is not None])
-    if not by_seed:
-        return {}
-    means = [round(statistics.fmean(tokens)) for tokens in zip(*by_seed, strict=True)]
-    phases = [phase_of(element) for element in chain]
-    read = list(zip(phases[start:], means, strict=True))
-    tokens = {"midtraining": sum(count for phase, count in read if phase in config.midtraining)}
-    return tokens if phases[-1] in config.midtraining else {**tokens, "last": means[-1]}
-
-
-def _curves(graph: graph_lib.Graph, stored: _Stored) -> dict[str, list[list[dict[str, float]]]]:
+def _curves(graph: graph_lib.Graph, finished: Finished) -> dict[str, list[list[dict[str, float]]]]:
     """Returns {chain as a label: the learning curve of each run that has one}."""
     curves: dict[str, list[list[dict[str, float]]]] = {}
     for phase in graph.phases.values():
-        if curve := stored.curve(phase.id):
+        if curve := finished.curve(phase.id):
             curves.setdefault("/".join(phase.chain), []).append(curve)
     return curves
 
@@ -417,12 +233,12 @@ def write_samples(config: ExperimentConfig, workdir: Path) -> None:
     The samples of a run that all seeds share are in `samples/<arm>/shared/`.
     """
     graph = graph_lib.build(config)
-    stored = _Stored(storage.find_json(workdir / RECORD), workdir)
+    finished = Finished(storage.find_json(workdir / RECORD), workdir)
     for arm, chain in graph.arms.items():
         for name, fields in config.evals.items():
             for prefix, _ in graph_lib.measured_after(chain, fields)[-1:]:
                 for own in dict.fromkeys(graph_lib.seed_of(config, prefix, seed) for seed in config.seeds):
-                    result = stored.evaluation(graph.measurements[prefix, own].id, name)
+                    result = finished.evaluation(graph.measurements[prefix, own].id, name)
                     if result is None:
                         continue
                     directory = workdir / "samples" / arm / ("shared" if own is None else str(own))
