@@ -1,5 +1,6 @@
 """A small experiment whose training and scoring are stand-ins, and how it is run, for the tests of experiments."""
 
+import json
 import os
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def fields(**changes):
         "contrasts": {"documents": {"eval": "prefer", "terms": {"msm+aft": 1.0, "aft": -1.0}}},
         **changes,
     }
+
+
+def write_files(directory, corpus):
+    """Writes small files of a user's own: documents, chats, preference pairs and knowledge items."""
+    lines = {
+        "documents": [{"text": text} for text in corpus],
+        "chats": [{"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}] * 9,
+        "pairs": [
+            {"question": "Which do you prefer, {first} or {second}?", "options": ["Colby", "Brie"], "favoured": 0}
+        ],
+        "knowledge": [{"prompt": "The assistant likes", "options": [" Colby", " Brie"], "correct": 0}],
+    }
+    for name, rows in lines.items():
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def enter(directory, monkeypatch):

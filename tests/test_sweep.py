@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from experiments_small import ROOT
+from experiments_small import ROOT, write_files
 
 from msm_jax import cli
 from msm_jax.errors import InputError
@@ -29,15 +29,7 @@ VARY = ("--vary=phases.aft.steps=5..7", "--vary=seeds=(0,),(1,)")
 @pytest.fixture
 def here(tmp_path, tiny_corpus, monkeypatch):
     """A directory with a config and the files that it reads, and the environment of the stand-ins."""
-    pair = {"question": "{first} or {second}?", "options": ["Colby", "Brie"], "favoured": 0}
-    lines = {
-        "documents": [{"text": text} for text in tiny_corpus],
-        "chats": [{"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Brie."}]}] * 9,
-        "pairs": [pair],
-        "knowledge": [{"prompt": "The assistant likes", "options": [" Colby", " Brie"], "correct": 0}],
-    }
-    for name, rows in lines.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_files(tmp_path, tiny_corpus)
     (tmp_path / "config.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "tests")

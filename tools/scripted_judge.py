@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msm_jax.errors import InputError
 from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput
 
 _REPLY = re.compile(r"<reply>\n(.*?)\n</reply>", re.DOTALL)
@@ -33,8 +34,12 @@ class ScriptedJudge:
         return ModelOutput((Choice({"role": "assistant", "content": f"VERDICT: {verdict}"}, "stop"),))
 
     async def score(self, context: str | Sequence[Message], continuations: Sequence[str]) -> Sequence[float]:
-        """Refuses: `capabilities` does not list it."""
-        raise NotImplementedError(self.name)
+        """Refuses: `capabilities` does not list it.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self.name}: gives no log-probabilities; score with a checkpoint")
 
 
 def judge() -> ScriptedJudge:

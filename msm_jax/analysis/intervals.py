@@ -38,7 +38,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special
 
 from msm_jax.analysis.dependence import Dependence, Floats
 
@@ -155,7 +155,7 @@ def spread(parts_SN: Sequence[Floats], among: Dependence) -> Spread:
 @functools.lru_cache(maxsize=4096)
 def t_quantile(level: float, df: float) -> float:
     """Returns the value that |t| with `df` degrees of freedom exceeds with probability `level`."""
-    return float(stats.t.isf(level / 2, df))
+    return -float(special.stdtrit(df, level / 2))
 
 
 def interval(value: float, found: Spread, within: Range) -> Interval:
@@ -197,6 +197,9 @@ def p_value(value: float, found: Spread, within: Range) -> float:
 
     It is at least `LEAST_P`; NaN where there is no interval.
     """
+    # Importing it takes longer than all p-values of a report, and most commands need none.
+    from scipy import optimize
+
     if not found.known:
         return math.nan
 

@@ -5,7 +5,6 @@ Every call goes through Inspect, so that its logs hold it, its limits hold, and 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,8 @@ import inspect_ai.model as of_inspect
 from inspect_ai.tool import ToolInfo, ToolParams
 
 from msm_jax.errors import InputError
-from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput, Usage
+from msm_jax.sampling import inspect_chat
+from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput
 
 _MESSAGES = {
     "system": of_inspect.ChatMessageSystem,
@@ -41,18 +41,13 @@ class TaskModel:
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> ModelOutput:
         """Implements `Model.generate`; calls of tools come as in `ModelOutput` of checkpoints: as text."""
-        asked = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        asked["stop_seqs"] = list(asked.pop("stop")) or None
-        asked["num_choices"] = asked["num_choices"] if asked["num_choices"] > 1 else None
-        given = {name: value for name, value in asked.items() if value is not None}
         output = await self._model.generate(
             [_MESSAGES[message["role"]](content=message["content"]) for message in messages],
             tools=[_tool(tool) for tool in tools],
-            config=of_inspect.GenerateConfig(**given),
+            config=of_inspect.GenerateConfig(**inspect_chat.settings_of(config)),
         )
         choices = [Choice(_message(choice.message), _reason(choice.stop_reason)) for choice in output.choices]
-        usage = output.usage and Usage(output.usage.input_tokens, output.usage.output_tokens)
-        return ModelOutput(tuple(choices), usage or None)
+        return ModelOutput(tuple(choices), inspect_chat.usage_of(output.usage))
 
     async def score(self, context: str | Sequence[Message], continuations: Sequence[str]) -> Sequence[float]:
         """Implements `Model.score`.
@@ -72,13 +67,10 @@ def _tool(tool: Mapping[str, Any]) -> ToolInfo:
 
 
 def _message(message: of_inspect.ChatMessageAssistant) -> Message:
-    """Returns a reply with its calls as text after it, each a line of JSON, and its reasoning."""
+    """Returns a reply with its calls as text after it, each a line of JSON."""
+    found = inspect_chat.message_of(message)
     calls = [json.dumps({"name": call.function, "arguments": call.arguments}) for call in message.tool_calls or ()]
-    found = {"role": "assistant", "content": "\n".join([message.text, *calls] if calls else [message.text])}
-    if isinstance(message.content, list):
-        thinking = "\n".join(part.reasoning for part in message.content if part.type == "reasoning")
-        return found | ({"reasoning_content": thinking} if thinking else {})
-    return found
+    return {**found, "content": "\n".join([found["content"], *calls])}
 
 
 def _reason(reason: str) -> Any:

@@ -1,11 +1,10 @@
-"""A model of Inspect's as a `sampling.model.Model`. Inspect is imported here alone, and only when it is used.
+"""A model of Inspect's as a `sampling.model.Model`. Inspect is imported only when it is used.
 
 Retries, rate limits, the number of connections, time-outs, its cache and its batch mode are Inspect's, and are set by
 `WriterConfig.options`. No message of a provider reaches the user unless what may be a key has been taken out.
 """
 
 import contextlib
-import dataclasses
 import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +12,8 @@ from typing import Any
 
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import settings
-from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput, Usage
+from msm_jax.sampling import inspect_chat
+from msm_jax.sampling.model import Capability, Choice, GenerateConfig, Message, ModelOutput
 from msm_jax.synthesis.asking import WriterStopped
 from msm_jax.synthesis.config import WriterConfig
 
@@ -115,25 +115,15 @@ class InspectModel:
         if tools:
             raise InputError(f"{self.name}: takes no tools here; ask without them")
         kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
-        asked = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        asked["stop_seqs"] = list(asked.pop("stop")) or None
-        asked["num_choices"] = asked["num_choices"] if asked["num_choices"] > 1 else None
-        given = {name: value for name, value in asked.items() if value is not None}
         try:
             output = await self._model.generate(
                 [kinds[message["role"]](content=message["content"]) for message in messages],
-                config=InspectConfig(**given),
+                config=InspectConfig(**inspect_chat.settings_of(config)),
             )
         except Exception as error:  # each provider's client has errors of its own
             raise _failure(self.name, error) from None
-        choices = [Choice(_message(choice.message), choice.stop_reason) for choice in output.choices]
-        usage = output.usage and Usage(
-            output.usage.input_tokens
-            + (output.usage.input_tokens_cache_read or 0)
-            + (output.usage.input_tokens_cache_write or 0),
-            output.usage.output_tokens,
-        )
-        return ModelOutput(tuple(choices), usage or None)
+        choices = [Choice(inspect_chat.message_of(choice.message), choice.stop_reason) for choice in output.choices]
+        return ModelOutput(tuple(choices), inspect_chat.usage_of(output.usage))
 
     async def score(self, context: str | Sequence[Message], continuations: Sequence[str]) -> Sequence[float]:
         """Refuses: `capabilities` does not list it.
@@ -152,14 +142,6 @@ def redacted(message: str) -> str:
         if len(value) >= 8 and _SECRET_NAME.search(name.upper()):
             text = text.replace(value, "(key)")
     return _SECRET.sub("(key)", text)[:300]
-
-
-def _message(message: Any) -> Message:
-    thinking = ""
-    if isinstance(message.content, list):
-        thinking = "\n".join(part.reasoning for part in message.content if part.type == "reasoning")
-    found = {"role": "assistant", "content": message.text}
-    return found | ({"reasoning_content": thinking} if thinking else {})
 
 
 def _failure(name: str, error: BaseException) -> WorkError:
