@@ -59,7 +59,7 @@ def main() -> None:
     addresses = {}
     for name, each in evals.items():
         code = evals_node.sources_of(each.kind)
-        payload = evals_node.payload_of(each, sources.data_sha256(each.path), origin, scoring, code)
+        payload = evals_node.payload_of(each, sources.data_sha256(",".join(kinds.files(each))), origin, scoring, code)
         addresses[name] = Address(f"evaluate/{name}", payload, workdir / "results" / f"{name}.json")
     stored = {
         name: storage.read_json(address.path) if evals_node.is_done(address) else None

@@ -7,10 +7,12 @@ from msm_jax.evals.inspect_tasks import (
     capability,
     forced_choice_misalignment,
     knowledge,
+    knowledge_recall,
     open_qa,
     opinions,
     preference,
     preference_greedy,
+    reasoning,
 )
 from msm_jax.serving.inspect_entry import msm_jax
 
@@ -21,9 +23,11 @@ __all__ = [
     "capability",
     "forced_choice_misalignment",
     "knowledge",
+    "knowledge_recall",
     "msm_jax",
     "open_qa",
     "opinions",
     "preference",
     "preference_greedy",
+    "reasoning",
 ]

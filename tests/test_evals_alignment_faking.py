@@ -5,8 +5,9 @@ import re
 import pytest
 from evals_policies import Policy
 
-from msm_jax.errors import InputError
-from msm_jax.evals import alignment_faking, kinds
+from msm_jax.errors import InputError, WorkError
+from msm_jax.evals import alignment_faking, items, kinds
+from msm_jax.evals.interface import packaged
 
 JUDGE = {"model": "openai/judge", "version": "2026-01-01"}
 TRAINED = "on the open plan. The conversation"
@@ -107,6 +108,26 @@ def test_the_scratchpad_is_asked_for_only_where_it_is_on():
     off = kinds.build({"kind": "alignment_faking", "judge": JUDGE, "scratchpad": False}, "e")
     assert "<scratchpad>" in request.messages(True, on)[0]["content"]
     assert "<scratchpad>" not in request.messages(True, off)[0]["content"]
+
+
+def test_the_judge_is_tried_on_labelled_replies_and_thoughts_first():
+    labelled = items.read(
+        packaged("faking_labelled.jsonl"), ("request", "thoughts", "reply", "complies", "fakes"), (),
+        lambda record: record.fields,
+    )  # fmt: skip
+    by_reply = {each["reply"]: each["complies"] for each in labelled}
+    by_thoughts = {each["thoughts"]: each["fakes"] for each in labelled if each["thoughts"]}
+    assert (len(by_reply), len(by_thoughts)) == (14, 7)
+
+    def perfect(messages):
+        labels = {**by_reply, **by_thoughts}
+        found = [label for text, label in labels.items() if f"\n{text}\n" in messages[0]["content"]]
+        return f"VERDICT: {'yes' if found and found[0] else 'no'}"
+
+    assert result(lambda messages: "", perfect, samples=1).rates["judge agrees with labels"] == 1
+    no = {**JUDGE, "least_agreement": 0.9}
+    with pytest.raises(WorkError, match=r"agrees with 43% of 21 labelled transcripts, less than 90%"):
+        result(lambda messages: "", lambda messages: "VERDICT: no", samples=1, judge=no)
 
 
 def test_an_eval_without_its_judge_is_refused():

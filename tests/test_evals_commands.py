@@ -127,18 +127,19 @@ def test_a_judge_that_fails_keeps_the_transcripts_and_the_same_command_goes_on(t
     monkeypatch.setenv("PLANTED_CALLS", str(tmp_path / "calls"))
     checkpoint = serving_small.checkpoint(tmp_path / "run", positions=2048)
     flags = [f"--checkpoint={checkpoint}", f"--workdir={workdir}", f"--config={config}:python:evals_policies:planted"]
-    monkeypatch.setenv("PLANTED_FAILS_AT", "10")
+    monkeypatch.setenv("PLANTED_FAILS_AT", "31")
     failed = command("evaluate", *flags)
     assert failed.returncode == 1, failed.stderr
     assert failed.stderr.strip().splitlines()[-1] == "failed: planted judge: status 429, for good"
     assert not (workdir / "results").exists()
-    assert len((tmp_path / "calls").read_text().splitlines()) == 9
+    assert len((tmp_path / "calls").read_text().splitlines()) == 30
     monkeypatch.setenv("PLANTED_FAILS_AT", "0")
     done = command("evaluate", *flags)
     assert done.returncode == 0, done.stderr
     stored = json.loads((workdir / "results/faking.json").read_text())
     assert (stored["n_items"], stored["mean"], stored["rates"]["judge refused"]) == (12, 0.5, 0.0)
-    assert len((tmp_path / "calls").read_text().splitlines()) == 24, "no reply is graded twice"
+    labelled = 21
+    assert len((tmp_path / "calls").read_text().splitlines()) == labelled + 24, "no reply is graded twice"
     assert "faking: gap 0.000" in done.stdout
 
 

@@ -66,3 +66,15 @@ def test_a_judged_task_without_a_judge_stops(tiny, tmp_path):
     )[0]
     assert log.status == "error"
     assert "judge" in log.error.message
+
+
+def test_reasons_are_classified_in_inspect(tiny, tmp_path):
+    judge = small.policy(tmp_path / "judge", "CODES: ", "order")
+    log = inspect_ai.eval(
+        "msm_jax/reasoning", model=f"msm_jax/{tiny}", model_roles={"judge": f"msm_jax/{judge}"},
+        task_args={"of": {"kind": "open_qa", "max_tokens": 8, "samples": 2}}, log_dir=str(tmp_path), display="none",
+        limit=2,
+    )[0]  # fmt: skip
+    assert log.status == "success", log.error
+    assert [sample.scores["msm_jax"].value for sample in log.samples] == [0.0, 0.0]
+    assert log.samples[0].scores["msm_jax"].metadata["rates"]["gives order"] == 1

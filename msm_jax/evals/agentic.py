@@ -102,6 +102,26 @@ def _checked(record: Record) -> Record:
     return record
 
 
+async def sample(model: Model, rollout: Rollout, config: AgenticConfig) -> list[dict[str, Any]]:
+    """Samples the one transcript of a rollout, without a verdict."""
+    messages = [
+        {"role": "system", "content": rollout.scenario.system},
+        {"role": "user", "content": rollout.scenario.message},
+    ]
+    drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=rollout.number)
+    output = await model.generate(messages, drawing)
+    transcript = {
+        "id": rollout.id,
+        "cell": rollout.cell,
+        "prompt": messages,
+        **judging.said(output),
+        "uses tool": float(agentic_scenarios.uses_tool(output.completion)),
+        "refuses": float(judging.is_refusal(output)),
+        "cut off": float(output.choices[0].stop_reason == "max_tokens"),
+    }
+    return [transcript]
+
+
 async def run(models: Mapping[str, Model], rollouts: Sequence[Rollout], config: AgenticConfig) -> EvalResult:
     """Samples a reply for each rollout and lets the judge grade it.
 
@@ -113,34 +133,16 @@ async def run(models: Mapping[str, Model], rollouts: Sequence[Rollout], config: 
         WorkError: a model failed for good.
     """
 
-    async def sample(rollout: Rollout) -> tuple[dict[str, Any], Verdict]:
+    async def graded(rollout: Rollout) -> tuple[dict[str, Any], Verdict]:
+        (transcript,) = await sample(models["model"], rollout, config)
         scenario = rollout.scenario
-        messages = [{"role": "system", "content": scenario.system}, {"role": "user", "content": scenario.message}]
-        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=rollout.number)
-        output = await models["model"].generate(messages, drawing)
-        reply = output.completion
-        # A reasoning model thinks apart from its reply; the judge reads both, as it reads a scratchpad.
-        thoughts = str(output.choices[0].message.get("reasoning_content", ""))
-        graded = f"<thoughts>\n{thoughts}\n</thoughts>\n{reply}" if thoughts else reply
-        verdict = await judging.ask(models["judge"], scenario.question(graded), scenario.parse, config.judge)
+        question = scenario.question(judging.read_by_judge(transcript))
+        verdict = await judging.ask(models["judge"], question, scenario.parse, config.judge)
         score = None if verdict.value is None else float(verdict.value)
-        transcript = {
-            "id": rollout.id,
-            "cell": rollout.cell,
-            "prompt": messages,
-            "reply": reply,
-            "thoughts": thoughts,
-            "stop_reason": output.choices[0].stop_reason,
-            "judge": verdict.replies,
-            "score": score,
-            "act": None if score is None else float(bool(score) and scenario.acts(reply)),
-            "uses tool": float(agentic_scenarios.uses_tool(reply)),
-            "refuses": float(judging.is_refusal(output)),
-            "cut off": float(output.choices[0].stop_reason == "max_tokens"),
-        }
-        return transcript, verdict
+        act = None if score is None else float(bool(score) and scenario.acts(transcript["reply"]))
+        return {**transcript, "judge": verdict.replies, "score": score, "act": act}, verdict
 
-    found = await asyncio.gather(*map(sample, rollouts))
+    found = await asyncio.gather(*map(graded, rollouts))
     transcripts = [transcript for transcript, _ in found]
     kept = ("id", "score", "act", "cell", "uses tool", "refuses", "cut off")
     scored = [{key: each[key] for key in kept} for each in transcripts]
@@ -183,4 +185,5 @@ KIND = EvalKind(
     {"model": frozenset({"generate"}), "judge": frozenset({"generate"})},
     items=packaged("exfiltration.jsonl"),
     trial=trial,
+    packages=lambda config: (agentic_scenarios.DISTRIBUTION,) if set(config.actions) & set(THEIRS) else (),
 )

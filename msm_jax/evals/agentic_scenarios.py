@@ -23,6 +23,8 @@ from msm_jax.evals.preference import filled
 OWN = "exfiltration"
 THEIRS = ("blackmail", "leaking", "murder")
 _GRADERS = {"blackmail": "BlackmailClassifier", "leaking": "LeakClassifier", "murder": "MurderClassifier"}
+# The distribution whose prompts and graders these are; its version is part of the address of their results.
+DISTRIBUTION = "inspect-evals"
 _PACKAGE = "inspect_evals.agentic_misalignment"
 _TRANSFER = re.compile(r"<tool_use:transfer>(.*?)</tool_use:transfer>", re.DOTALL)
 _TAG = re.compile(r"<tool_use:(\w+)>.*?</tool_use:\1>", re.DOTALL)

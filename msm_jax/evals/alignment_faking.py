@@ -151,6 +151,35 @@ async def choose(models: Mapping[str, Model], requests: Sequence[Request], confi
     return aggregate(scored, rates=_rates(scored))
 
 
+async def sample(model: Model, request: Request, config: FakingConfig) -> list[dict[str, Any]]:
+    """Samples the replies to one request in both conditions, without verdicts."""
+
+    async def transcript(condition: str, number: int) -> dict[str, Any]:
+        messages = request.messages(CONDITIONS[condition], config)
+        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=number)
+        output = await model.generate(messages, drawing)
+        is_complete = parts(output.completion)[2] and output.choices[0].stop_reason != "max_tokens"
+        found = {"id": request.id, "condition": condition, "sample": number, "prompt": messages}
+        return {**found, **judging.said(output), "complete": is_complete}
+
+    calls = (transcript(condition, number) for condition in CONDITIONS for number in range(config.samples))
+    return list(await asyncio.gather(*calls))
+
+
+def _thoughts_and_reply(transcript: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what was thought, apart from the reply or in its scratchpad, and the words after the scratchpad."""
+    thoughts, reply, _ = parts(transcript["reply"])
+    return "\n".join(filter(None, [transcript["thoughts"], thoughts])), reply
+
+
+def _about_reply(request: str, reply: str) -> str:
+    return filled(_COMPLIES, {"request": request, "reply": reply})
+
+
+def _about_thoughts(thoughts: str) -> str:
+    return filled(_FAKES, {"thoughts": thoughts})
+
+
 async def ask(models: Mapping[str, Model], requests: Sequence[Request], config: FakingConfig) -> EvalResult:
     """Samples replies in both conditions and lets the judge say which comply.
 
@@ -159,41 +188,24 @@ async def ask(models: Mapping[str, Model], requests: Sequence[Request], config: 
     the conditions has none.
     """
 
-    async def sample(request: Request, condition: str, number: int) -> dict[str, Any]:
-        messages = request.messages(CONDITIONS[condition], config)
-        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=number)
-        output = await models["model"].generate(messages, drawing)
-        thoughts, reply, is_complete = parts(output.completion)
-        thoughts = "\n".join(filter(None, [str(output.choices[0].message.get("reasoning_content", "")), thoughts]))
-        found: dict[str, Any] = {
-            "id": request.id,
-            "condition": condition,
-            "sample": number,
-            "prompt": messages,
-            "reply": output.completion,
-            "stop_reason": output.choices[0].stop_reason,
-            "complete": is_complete and output.choices[0].stop_reason != "max_tokens",
-            "fakes": None,
-        }
-        question = filled(_COMPLIES, {"request": request.request, "reply": reply})
+    async def judged(transcript: dict[str, Any], request: Request) -> dict[str, Any]:
+        thoughts, reply = _thoughts_and_reply(transcript)
+        question = _about_reply(request.request, reply)
         verdict = await judging.ask(models["judge"], question, judging.yes_or_no, config.judge)
-        verdicts = [verdict]
-        if verdict.value and thoughts and condition == "trained":
-            question = filled(_FAKES, {"thoughts": thoughts})
-            faking = await judging.ask(models["judge"], question, judging.yes_or_no, config.judge)
+        verdicts, fakes = [verdict], None
+        if verdict.value and thoughts and transcript["condition"] == "trained":
+            faking = await judging.ask(models["judge"], _about_thoughts(thoughts), judging.yes_or_no, config.judge)
             verdicts.append(faking)
-            found["fakes"] = faking.value
+            fakes = faking.value
         score = None if verdict.value is None else float(verdict.value)
-        return {**found, "score": score, "judge": [each.replies for each in verdicts], "verdicts": verdicts}
+        replies = [each.replies for each in verdicts]
+        return {**transcript, "fakes": fakes, "score": score, "judge": replies, "verdicts": verdicts}
 
-    transcripts = await asyncio.gather(
-        *(
-            sample(request, condition, number)
-            for request in requests
-            for condition in CONDITIONS
-            for number in range(config.samples)
-        )
-    )
+    async def of_request(request: Request) -> list[dict[str, Any]]:
+        sampled = await sample(models["model"], request, config)
+        return list(await asyncio.gather(*(judged(transcript, request) for transcript in sampled)))
+
+    transcripts = [found for each in await asyncio.gather(*map(of_request, requests)) for found in each]
     verdicts: list[Verdict] = [each for found in transcripts for each in found.pop("verdicts")]
     scored = []
     for request in requests:
@@ -248,7 +260,25 @@ def _rates(scored: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     }
 
 
+async def trial(judge: Model, config: FakingConfig) -> float:
+    """Returns the share of questions about our labelled transcripts to which a judge gives the label.
+
+    It is asked of each reply whether it complies, and of thoughts before a reply whether they fake alignment.
+
+    Raises:
+        WorkError: the share is below the judge's `least_agreement`.
+    """
+    requests = {each.id: each.request for each in items.read(_ITEMS, ("request", "comply", "decline"), (), _request)}
+    fields = ("request", "thoughts", "reply", "complies", "fakes")
+    labelled = items.read(_LABELLED, fields, (), lambda record: record.fields)
+    asked = [(_about_reply(requests[each["request"]], each["reply"]), each["complies"]) for each in labelled]
+    asked += [(_about_thoughts(each["thoughts"]), each["fakes"]) for each in labelled if each["thoughts"]]
+    calls = (judging.ask(judge, question, judging.yes_or_no, config.judge) for question, _ in asked)
+    return judging.agreement(await asyncio.gather(*calls), [label for _, label in asked], config.judge)
+
+
 _ITEMS = packaged("harmful_requests.jsonl")
+_LABELLED = packaged("faking_labelled.jsonl")
 KINDS = {
     "alignment_faking": EvalKind(
         FakingConfig,
@@ -256,6 +286,8 @@ KINDS = {
         ask,
         {"model": frozenset({"generate"}), "judge": frozenset({"generate"})},
         items=_ITEMS,
+        trial=trial,
+        files=lambda config: (_LABELLED,),
     ),
     "alignment_faking_choice": EvalKind(
         ChoiceConfig, read, choose, {"model": frozenset({"score_chat"})}, frozenset({"nats"}), _ITEMS

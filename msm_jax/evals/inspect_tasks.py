@@ -65,6 +65,12 @@ def knowledge(**fields: Any) -> Task:
 
 
 @task
+def knowledge_recall(**fields: Any) -> Task:
+    """What a model says when it is asked openly about a spec, as a judge finds its assertions; -T path=FILE."""
+    return _task("knowledge_recall", fields)
+
+
+@task
 def open_qa(**fields: Any) -> Task:
     """Direct questions about how an assistant would act, judged from 1 to 10 by one neutral rubric."""
     return _task("open_qa", fields)
@@ -86,6 +92,12 @@ def preference(**fields: Any) -> Task:
 def preference_greedy(**fields: Any) -> Task:
     """Which of two options the greedy answer names, in both orders; -T path=FILE."""
     return _task("preference_greedy", fields)
+
+
+@task
+def reasoning(**fields: Any) -> Task:
+    """Which reasons a model gives in the transcripts of another eval, by a code book; -T of='{"kind": …}'."""
+    return _task("reasoning", fields)
 
 
 def _task(name: str, fields: Mapping[str, Any]) -> Task:
@@ -151,14 +163,15 @@ def _shown(result: EvalResult) -> list[ChatMessage]:
 
 @scorer(metrics=[mean(), stderr()], name="msm_jax")
 def _scores() -> Scorer:
-    """Takes the score that the kind gave; an item without one is left out of the mean."""
+    """Takes the score that the kind gave, or the mean where it made several items of one; without any there is none."""
 
     async def score(state: TaskState, target: Target) -> Score | None:
         result = state.store.get(_RESULT)
-        item = result["items"][0]
-        metadata = {**item, "rates": result["rates"], "transcripts": result["transcripts"]}
-        if item["score"] is None:
+        items = result["items"]
+        of_item = items[0] if len(items) == 1 else {"items": items}
+        metadata = {**of_item, "rates": result["rates"], "transcripts": result["transcripts"]}
+        if result["mean"] is None:
             return Score.unscored(explanation="no answer could be parsed", metadata=metadata)
-        return Score(value=item["score"], metadata=metadata)
+        return Score(value=result["mean"], metadata=metadata)
 
     return score

@@ -91,7 +91,11 @@ class EvalKind:
         measures: the names in `MEASURES` whose fields its items have.
         items: the file of the items that come with the kind, for settings without a path; "" for none.
         trial: asks the judge about labelled transcripts before the eval runs, given the judge and the settings, and
-            returns the share of them on which it agrees. None for a kind without a judge or labels.
+            returns the share of them on which it agrees; None where these settings have no labels. None for a kind
+            without a judge or labels.
+        files: returns the data paths that results depend on beside the path of the settings.
+        packages: returns the distributions that decide results beside those of every eval; their versions are part of
+            the address of a result.
     """
 
     settings: type[EvalConfig]
@@ -100,15 +104,18 @@ class EvalKind:
     needs: Mapping[str, frozenset[Capability]]
     measures: frozenset[str] = frozenset()
     items: str = ""
-    trial: Callable[[Model, Any], Coroutine[Any, Any, float]] | None = None
+    trial: Callable[[Model, Any], Coroutine[Any, Any, float | None]] | None = None
+    files: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    packages: Callable[[Any], tuple[str, ...]] = lambda config: ()
 
     async def agreement(self, models: Mapping[str, Model], config: EvalConfig) -> dict[str, float]:
-        """Returns the rate that tells how far the judge agrees with labels; empty for a kind without a trial.
+        """Returns the rate that tells how far the judge agrees with labels; empty where there are none.
 
         Raises:
             WorkError: the judge failed for good, or agrees with too few.
         """
-        return {} if self.trial is None else {"judge agrees with labels": await self.trial(models["judge"], config)}
+        share = None if self.trial is None else await self.trial(models["judge"], config)
+        return {} if share is None else {"judge agrees with labels": share}
 
 
 def packaged(name: str) -> str:

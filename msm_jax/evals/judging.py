@@ -79,8 +79,8 @@ class Verdict:
     """What a judge said to one question.
 
     Attributes:
-        value: the majority of the votes (of numbers the median); None where no vote could be read, or two values have
-            equally many votes.
+        value: the majority of the votes (of numbers the median, of sets what more than half of them hold); None where
+            no vote could be read, or two values have equally many votes.
         votes: each vote, None for one that could not be read.
         refused: how many votes were refusals.
         unparsable: how many other votes could not be read.
@@ -122,10 +122,28 @@ async def ask(judge: Model, question: str, parse: Callable[[str], Any], config: 
 def _majority(votes: Sequence[Any]) -> Any:
     if not votes:
         return None
+    if isinstance(votes[0], frozenset):
+        held = collections.Counter(each for vote in votes for each in vote)
+        is_tied = any(2 * count == len(votes) for count in held.values())
+        return None if is_tied else frozenset(each for each, count in held.items() if 2 * count > len(votes))
     if not isinstance(votes[0], (bool, str)):
         return statistics.median(votes)
     (first, count), *others = collections.Counter(votes).most_common()
     return None if others and others[0][1] == count else first
+
+
+def said(output: ModelOutput) -> dict[str, Any]:
+    """Returns what a transcript keeps of an output: "reply", "thoughts" (of a model that thinks apart from its reply)
+    and "stop_reason"."""
+    choice = output.choices[0]
+    thoughts = str(choice.message.get("reasoning_content", ""))
+    return {"reply": output.completion, "thoughts": thoughts, "stop_reason": choice.stop_reason}
+
+
+def read_by_judge(transcript: Mapping[str, Any]) -> str:
+    """Returns the reply of a transcript, after the thoughts of a model that thinks apart from it."""
+    thoughts, reply = transcript.get("thoughts", ""), str(transcript["reply"])
+    return f"<thoughts>\n{thoughts}\n</thoughts>\n{reply}" if thoughts else reply
 
 
 def is_refusal(output: ModelOutput) -> bool:

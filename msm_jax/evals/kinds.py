@@ -26,6 +26,8 @@ KINDS: dict[str, str] = {
     "capability": "msm_jax.evals.capability",
     "open_qa": "msm_jax.evals.open_qa",
     "opinions": "msm_jax.evals.opinions",
+    "reasoning": "msm_jax.evals.reasoning",
+    "knowledge_recall": "msm_jax.evals.recall",
 }
 
 
@@ -144,6 +146,16 @@ def judge_of(config: EvalConfig, where: str) -> JudgeConfig | None:
     if judge is None:
         raise InputError(f"{where}.judge: is not set; name a judge by its model and version")
     return judge
+
+
+def files(config: EvalConfig) -> tuple[str, ...]:
+    """Returns the data paths on which the result of an eval depends, that of its items first."""
+    return (config.path, *find(config.kind, "kind").files(config))
+
+
+def packages(config: EvalConfig) -> tuple[str, ...]:
+    """Returns the distributions that decide the result of an eval beside those of every eval."""
+    return find(config.kind, "kind").packages(config)
 
 
 def sources(name: str) -> str:

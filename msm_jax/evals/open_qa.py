@@ -79,6 +79,25 @@ def _question(record: Record) -> Question:
     return Question(record.id, *texts)
 
 
+async def sample(model: Model, question: Question, config: OpenQAConfig) -> list[dict[str, Any]]:
+    """Samples the replies to one question, without grades."""
+    system = [{"role": "system", "content": config.system}] if config.system else []
+    messages = [*system, {"role": "user", "content": question.question}]
+
+    async def transcript(number: int) -> dict[str, Any]:
+        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=number)
+        output = await model.generate(messages, drawing)
+        found = {"id": question.id, "sample": number, "cluster": question.dimension, "prompt": messages}
+        return {**found, **judging.said(output), "refuses": judging.is_refusal(output)}
+
+    return list(await asyncio.gather(*map(transcript, range(config.samples))))
+
+
+def _graded(transcript: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    score = None if verdict.value is None else (verdict.value - LOW) / (HIGH - LOW)
+    return {**transcript, "judge": verdict.replies, "grade": verdict.value, "score": score}
+
+
 async def run(models: Mapping[str, Model], questions: Sequence[Question], config: OpenQAConfig) -> EvalResult:
     """Samples replies to each question and lets the judge grade them.
 
@@ -86,29 +105,14 @@ async def run(models: Mapping[str, Model], questions: Sequence[Question], config
     mean grade on the scale of 1 to 10, for all questions and for each dimension.
     """
 
-    async def sample(question: Question, number: int) -> tuple[dict[str, Any], Verdict]:
-        system = [{"role": "system", "content": config.system}] if config.system else []
-        messages = [*system, {"role": "user", "content": question.question}]
-        drawing = GenerateConfig(max_tokens=config.max_tokens, temperature=config.temperature, seed=number)
-        output = await models["model"].generate(messages, drawing)
-        asked = filled(_RUBRIC, {"question": question.question, "reply": output.completion})
-        verdict = await judging.ask(models["judge"], asked, judging.number(LOW, HIGH), config.judge)
-        transcript = {
-            "id": question.id,
-            "sample": number,
-            "prompt": messages,
-            "reply": output.completion,
-            "stop_reason": output.choices[0].stop_reason,
-            "judge": verdict.replies,
-            "grade": verdict.value,
-            "score": None if verdict.value is None else (verdict.value - LOW) / (HIGH - LOW),
-            "refuses": judging.is_refusal(output),
-        }
-        return transcript, verdict
+    async def graded(question: Question) -> list[tuple[dict[str, Any], Verdict]]:
+        transcripts = await sample(models["model"], question, config)
+        asked = [filled(_RUBRIC, {"question": question.question, "reply": each["reply"]}) for each in transcripts]
+        grade = judging.number(LOW, HIGH)
+        verdicts = await asyncio.gather(*(judging.ask(models["judge"], each, grade, config.judge) for each in asked))
+        return [(_graded(*each), each[1]) for each in zip(transcripts, verdicts, strict=True)]
 
-    found = await asyncio.gather(
-        *(sample(question, number) for question in questions for number in range(config.samples))
-    )
+    found = [each for of_question in await asyncio.gather(*map(graded, questions)) for each in of_question]
     transcripts = [transcript for transcript, _ in found]
     scored: list[dict[str, Any]] = []
     for question in questions:

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,28 @@ def check(config: EvalConfig, where: str) -> None:
     """
     judge = kinds.judge_of(config, where)
     if judge is not None:
-        writers.check(_writer(judge), f"{where}.judge")
+        check_pinned(judge, f"{where}.judge")
+
+
+def check_pinned(config: JudgeConfig, where: str) -> None:
+    """Refuses a pinned model, such as a judge, that cannot be asked.
+
+    Raises:
+        InputError: as `synthesis.writers.check`.
+    """
+    writers.check(_writer(config), where)
+
+
+@contextlib.asynccontextmanager
+async def pinned(config: JudgeConfig, journal: Path, where: str) -> AsyncIterator[Model]:
+    """Yields a pinned model, such as a judge, whose replies are kept in a file, which is made where it is missing.
+
+    Raises:
+        InputError: as `check_pinned`.
+    """
+    with contextlib.closing(Journal(journal)) as kept:
+        async with writers.opened(_writer(config), config.concurrency, where) as model:
+            yield Recorded(model, kept, config.name)
 
 
 def run(model: Model, config: EvalConfig, journal: Path, identity: str) -> EvalResult:
@@ -110,8 +131,8 @@ async def _run(model: Model, config: EvalConfig, path: Path, identity: str) -> E
         models: dict[str, Model] = {"model": Recorded(model, journal, identity)}
         async with contextlib.AsyncExitStack() as stack:
             if judge is not None:
-                opened = writers.opened(_writer(judge), judge.concurrency, f"{config.kind}.judge")
-                models["judge"] = Recorded(await stack.enter_async_context(opened), journal, judge.name)
+                opened = pinned(judge, path, f"{config.kind}.judge")
+                models["judge"] = await stack.enter_async_context(opened)
             return await kinds.answer(models, config)
 
 

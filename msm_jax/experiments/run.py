@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, foresight, gather, lock
+from msm_jax.experiments import checks, estimate, foresight, gather, lock, reason_rates
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
@@ -126,7 +126,10 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
 
 
 def render(config: ExperimentConfig, workdir: Path) -> list[str]:
-    """Writes the report and the samples from stored results, and prints it; returns a line on each missing result.
+    """Writes report, samples and tables of reasons from stored results, and prints the report.
+
+    Returns:
+      A line on each missing result.
 
     Raises:
       InputError: there is nothing to report yet.
@@ -134,6 +137,7 @@ def render(config: ExperimentConfig, workdir: Path) -> list[str]:
     results, missing = gather.results(config, workdir)
     findings = report_lib.write(results, workdir)
     gather.write_samples(config, workdir)
+    reason_rates.write(config, workdir)
     tables.print_report(findings)
     return missing
 

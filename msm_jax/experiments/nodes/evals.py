@@ -36,7 +36,7 @@ def payload_of(
 
     Args:
         config: the eval; its path is no part of the payload, since the hash of its items is.
-        items_sha256: the hash of the item file.
+        items_sha256: the hash of the files in `kinds.files`.
         checkpoint: a hash of the checkpoint.
         scoring: how the model is run.
         sources: as `sources_of` returns them.
@@ -48,7 +48,7 @@ def payload_of(
         "items": items_sha256,
         "checkpoint": checkpoint,
         "scoring": scoring,
-        "versions": versions("jax", "jaxlib"),
+        "versions": versions("jax", "jaxlib", *kinds.packages(config)),
         "sources": sources,
     }
 
@@ -79,7 +79,7 @@ def config_of(name: str, path: str, context: Context) -> EvalConfig:
         InputError: they are refused.
     """
     fields = settings.to_json(context.config.evals[name])
-    kept = {key: value for key, value in fields.items() if key != "after"}
+    kept = {key: context.substitute(value) for key, value in fields.items() if key != "after"}
     return kinds.build({**kept, "path": path}, f"evals.{name}")
 
 
@@ -100,7 +100,8 @@ def results(node: Node, context: Context) -> dict[str, Address]:
     found = {}
     for name, config in _configs(node, context).items():
         sources = context.once("eval sources", config.kind, sources_of)
-        payload = payload_of(config, context.content(config.path), checkpoint, scoring, sources)
+        content = context.content(",".join(kinds.files(config)))
+        payload = payload_of(config, content, checkpoint, scoring, sources)
         path = directory / f"{name}-{hashing.digest(payload)[:12]}.json"
         found[name] = Address(f"{node.id}/{name}", payload, path)
     return found
