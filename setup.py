@@ -54,6 +54,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gcs": ["gcsfs>=2025.2"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
+        "ray": ["ray>=2.50"],
         "inspect": ["inspect-ai>=0.3.285", "inspect-evals>=0.26", "openai>=3.4"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         "test": ["hypothesis", "ipython", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],

@@ -3,6 +3,7 @@ else.
 
 python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
 python -m msm_jax.experiment --config=... --workdir=... --dry_run
+python -m msm_jax.experiment --config=... --workdir=... --executor=ray
 """
 
 from pathlib import Path
@@ -23,6 +24,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _STORE = flags.DEFINE_string(
     "store", None, "Directory of the results, for experiments that share some of them; the workdir by default."
 )
+_EXECUTOR = flags.DEFINE_string(
+    "executor", run_lib.LOCAL, "Where phases and evals run: local, ray (the cluster of this machine), or ray:ADDRESS."
+)
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
     if _DRY_RUN.value:
         run_lib.dry_run(config, workdir, terminal.console(), store)
     else:
-        run_lib.run(config, workdir, terminal.console(), store=store)
+        run_lib.run(config, workdir, terminal.console(), store=store, executor=_EXECUTOR.value)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ from ml_collections import config_flags
 
 from msm_jax import cli
 from msm_jax.experiments import sweep as sweep_lib
+from msm_jax.experiments.run import LOCAL
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _VARY = flags.DEFINE_multi_string("vary", [], "FIELD=VALUE,VALUE,... or FIELD=FIRST..LAST, once for each field.")
 _STORE = flags.DEFINE_string("store", None, "Directory of the results that points share; WORKDIR/store by default.")
 _JOBS = flags.DEFINE_integer("jobs", 0, "Points that run at once; 0 for one per core. Use 1 on an accelerator.", 0)
+_EXECUTOR = flags.DEFINE_string("executor", LOCAL, "Where phases and evals run; see msm_jax.experiment.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the points and run nothing.")
 
 
@@ -42,7 +44,8 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join([*(point.name for point in points), f"{len(points)} points"]))
     else:
-        sweep_lib.run(points, workdir, Path(_STORE.value or workdir / "store").absolute(), _JOBS.value)
+        store = Path(_STORE.value or workdir / "store").absolute()
+        sweep_lib.run(points, workdir, store, _JOBS.value, _EXECUTOR.value)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def work(args, report):
 
 
 def saves_when_stopped(args, report):
-    """Like a train loop: on SIGTERM it saves and raises Preempted; the next call continues."""
+    """Like a train loop: on SIGTERM or SIGINT it saves and raises Preempted; the next call continues."""
     stopped = []
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stopped.append(1)) for number in numbers]
     state = Path(args["log"]) / f"{args['name']}.state"
     step = int(state.read_text()) if state.exists() else 0
     note(args["log"], f"start:{args['name']}@{step}")
@@ -52,7 +53,18 @@ def saves_when_stopped(args, report):
                 state.write_text(str(step))
                 raise Preempted(f"saved at {step}")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    note(args["log"], f"end:{args['name']}")
+
+
+def dies_once(args, report):
+    """Loses its process in the first call, without a word."""
+    note(args["log"], f"start:{args['name']}")
+    mark = Path(args["log"]) / f"{args['name']}.died"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     note(args["log"], f"end:{args['name']}")
 
 

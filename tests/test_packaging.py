@@ -18,7 +18,9 @@ WITHOUT_IMPORT = {"jaxlib", "pytest-xdist", "ipython", "ruff", "mypy", "setuptoo
 # Pinned there because a library imports it on our behalf.
 EXTRAS_WITHOUT_IMPORT = {"openai"}
 # The requirements of an extra: a name in setup.py's extras_require -> the file that pins it.
-EXTRAS = {"inspect": "requirements-inspect.txt", "serve": "requirements-serve.txt"}
+EXTRAS = {
+    "inspect": "requirements-inspect.txt", "serve": "requirements-serve.txt", "ray": "requirements-ray.txt",
+}
 
 # Modules that only the library of an extra imports, through an entry point that setup.py declares.
 BEHIND_ENTRY_POINTS = {

@@ -19,11 +19,13 @@ from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
 from msm_jax.experiments.plan import Planner, Step, is_addressed, report_address, table
-from msm_jax.experiments.scheduler import Pool, Task
+from msm_jax.experiments.ray_executor import RayExecutor
+from msm_jax.experiments.scheduler import Executor, Pool, Task
 from msm_jax.foundation import hashing, settings, storage
 
 SETTINGS = gather.SETTINGS
 SETUP = "msm_jax.experiments.nodes.execute:start"
+LOCAL = "local"
 
 
 def run(
@@ -33,6 +35,7 @@ def run(
     executors: Mapping[str, str] | None = None,
     setup: str = SETUP,
     store: Path | None = None,
+    executor: str = LOCAL,
 ) -> None:
     """Brings the experiment in `workdir` up to date and writes its report.
 
@@ -43,14 +46,17 @@ def run(
       executors: {kind of node: "module:function"} in place of the kinds' own `run`.
       setup: "module:function" that starts a worker, "" for none.
       store: the directory in which results are found and kept, which experiments may share; `workdir` by default.
+      executor: "local" for worker processes of this machine, "ray" for the Ray cluster that it belongs to, or
+        "ray:ADDRESS".
 
     Raises:
-      InputError: the settings, a file or the directory is refused, before any training.
+      InputError: the settings, a file, the directory or the executor is refused, before any training.
       WorkError: a node failed.
       Preempted: a signal stopped the run. After this, as after a failure, another run continues.
     """
     workdir = workdir.absolute()
     store = workdir if store is None else store.absolute()
+    address_of(executor)
     known = checks.check_settings(config)
     checks.check_files(known)
     refuse_foreign(config, workdir)
@@ -60,7 +66,7 @@ def run(
         refuse_foreign(config, workdir)
         content = {"format": 1, "name": config.name, "config": settings.to_json(config)}
         storage.write_json(workdir / SETTINGS, {**content, "added": _added(config, workdir)})
-        with _Runner(config, workdir, console, setup, lock_fd) as runner:
+        with _Runner(config, workdir, console, setup, lock_fd, executor) as runner:
             steps, context = _train(Planner(config, store, executors or {}, known.files), runner, workdir)
         address = report_address(context, workdir)
         stored, content = storage.find_json(address.path), storage.find_json(workdir / "report.json")
@@ -169,6 +175,20 @@ def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
         raise InputError(f"{workdir}: holds a training run, not an experiment; give another --workdir")
 
 
+def address_of(executor: str) -> str | None:
+    """Returns the address of the Ray cluster that an executor names, "" for that of this machine, None for "local".
+
+    Raises:
+      InputError: it names something else.
+    """
+    name, _, address = executor.partition(":")
+    if executor == LOCAL:
+        return None
+    if name != "ray" or executor == "ray:":
+        raise InputError(f"--executor={executor}: give local, ray, or ray:ADDRESS such as ray:10.0.0.2:6379")
+    return address
+
+
 def _added(config: ExperimentConfig, workdir: Path) -> list[str]:
     """Returns the contrasts that were asked for, or changed, after there was a report."""
     before = storage.find_json(workdir / SETTINGS)
@@ -218,15 +238,18 @@ def _write_record(steps: Sequence[Step], ran: Mapping[str, float], workdir: Path
 class _Runner:
     """Starts workers and the live table when the first task runs, and keeps them for the rest of the run."""
 
-    def __init__(self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int) -> None:
+    def __init__(
+        self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int, executor: str
+    ) -> None:
         self.ran: dict[str, float] = {}
         self._config = config
         self._workdir = workdir
         self._console = console
         self._setup = setup
         self._lock_fd = lock_fd
+        self._address = address_of(executor)
         self._stack = contextlib.ExitStack()
-        self._started: tuple[Pool, Board, bool] | None = None
+        self._started: tuple[Executor, Board, bool] | None = None
 
     def __enter__(self) -> "_Runner":
         return self
@@ -235,21 +258,26 @@ class _Runner:
         self._stack.close()
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Runs the tasks of `steps`; see `Pool.run` for what it raises."""
-        pool, board, on_cpu = self._started = self._started or self._start()
-        tasks = [step.task if on_cpu else _for_accelerator(step.task) for step in steps if step.task]
+        """Runs the tasks of `steps`; see `Executor.run` for what it raises."""
+        executor, board, as_asked = self._started = self._started or self._start()
+        tasks = [step.task if as_asked else _for_accelerator(step.task) for step in steps if step.task]
         board.expect(tasks, reused=[step.node.id for step in steps if not step.task])
         try:
-            pool.run(tasks, board)
+            executor.run(tasks, board)
         finally:
             self.ran = dict(board.done)
 
-    def _start(self) -> tuple[Pool, Board, bool]:
+    def _start(self) -> tuple[Executor, Board, bool]:
+        """Returns what runs tasks, what shows them, and whether they get the devices and threads that they ask for."""
+        path = os.pathsep.join(filter(None, [str(hashing.PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {"PYTHONPATH": path}
+        if self._address is not None:
+            ray = self._stack.enter_context(RayExecutor(self._address, self._setup, environment))
+            return ray, self._stack.enter_context(Board(self._console, self._config.name, ray.slots)), True
         on_cpu = not self._setup or _platform() == "cpu"
         count = slots(self._config) if on_cpu else 1
-
-        path = os.pathsep.join(filter(None, [str(hashing.PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {"PYTHONPATH": path, **({"JAX_PLATFORMS": "cpu"} if on_cpu else {})}
+        if on_cpu:
+            environment["JAX_PLATFORMS"] = "cpu"
         board = self._stack.enter_context(Board(self._console, self._config.name, count))
         log_dir = self._workdir / "logs"
         pool = self._stack.enter_context(Pool(count, log_dir, self._setup, environment, [self._lock_fd]))

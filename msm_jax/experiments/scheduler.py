@@ -1,4 +1,4 @@
-"""Runs tasks in worker processes: dependencies first, then the longest path, as many as there are slots."""
+"""Runs tasks in worker processes of this machine: dependencies first, then the longest path, as many as have slots."""
 
 import contextlib
 import dataclasses
@@ -18,8 +18,8 @@ from msm_jax.foundation.child_process import ChildProcess
 from msm_jax.parallel import backend
 
 # Seconds that running tasks have to save a checkpoint after SIGTERM; a second signal kills them at once.
-_STOP_SECONDS = 120.0
-_TICK_SECONDS = 0.25
+STOP_SECONDS = 120.0
+TICK_SECONDS = 0.25
 _LOG_LINES = 12
 
 
@@ -68,6 +68,42 @@ class Listener(Protocol):
 
     def tick(self) -> None:
         """Updates what is shown; called a few times a second."""
+
+
+class Executor(Protocol):
+    """Runs tasks, on this machine (`Pool`) or on a cluster (`ray_executor.RayExecutor`); a context manager."""
+
+    def run(self, tasks: Sequence[Task], listener: Listener) -> None:
+        """Runs all tasks, each after those that it waits for.
+
+        After a failure no further task starts, running tasks end, and the first failure is raised.
+
+        Raises:
+          InputError, WorkError: a task raised it.
+          WorkError: the process of a task ended, and the task cannot run again.
+          Preempted: a signal stopped the work.
+        """
+
+
+class Signals:
+    """A context in which SIGINT and SIGTERM are counted, and do nothing else; to be used in the main thread."""
+
+    def __init__(self) -> None:
+        """Counts from 0."""
+        self.count = 0
+
+    def __enter__(self) -> "Signals":
+        """Sets the handlers."""
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Restores the earlier handlers."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
 
 
 class _Worker:
@@ -125,13 +161,13 @@ class Pool:
         self.environment = environment or {}
         self.keep_open = tuple(keep_open)
         self.workers: list[_Worker] = []
-        self.signals = 0
+        self._signals = Signals()
         self._started = 0
 
     def __enter__(self) -> "Pool":
         """Handles SIGINT and SIGTERM from here on: they let running tasks save a checkpoint before the work stops."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -139,22 +175,10 @@ class Pool:
         try:
             self._stop_workers()
         finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.signals += 1
+            self._signals.__exit__()
 
     def run(self, tasks: Sequence[Task], listener: Listener) -> None:
-        """Runs all tasks.
-
-        After a failure no further task starts, running tasks end, and the first failure is raised.
-
-        Raises:
-          InputError, WorkError: a task raised it.
-          WorkError: a worker crashed.
-          Preempted: a signal stopped the work.
-        """
+        """Runs all tasks; see `Executor.run`."""
         waiting = {task.id: task for task in tasks}
         order = launch_order(tasks)
         failure: Exception | None = None
@@ -162,7 +186,7 @@ class Pool:
             for worker in self.workers:
                 selector.register(worker.child, selectors.EVENT_READ, worker)
             while True:
-                if self.signals:
+                if self._signals.count:
                     self._stop_workers(selector, listener)
                     raise Preempted("stopped by a signal; run the same command again to continue")
                 if failure is None:
@@ -171,7 +195,7 @@ class Pool:
                     if failure is not None:
                         raise failure
                     return
-                for key, _ in selector.select(_TICK_SECONDS):
+                for key, _ in selector.select(TICK_SECONDS):
                     found = self._handle(key.data, waiting, selector, listener)
                     failure = failure or found
                 listener.tick()
@@ -230,11 +254,10 @@ class Pool:
             elif event == "failed":
                 worker.task = None
                 listener.ended(message["id"], 0.0, failed=True)
-                kind = InputError if message["kind"] == "InputError" else WorkError
-                failure = kind(message["message"] if kind is InputError else f"{message['id']}: {message['message']}")
+                failure = failure_of(message)
             elif event == "stopped" and task is not None:
                 worker.task = None
-                failure = Preempted(f"{task.id}: its worker was stopped; run the same command again to continue")
+                failure = failure_of({**message, "id": task.id})
         if closed:
             selector.unregister(worker.child)
             self.workers.remove(worker)
@@ -252,21 +275,30 @@ class Pool:
         return failure
 
     def _stop_workers(self, selector: selectors.BaseSelector | None = None, listener: Listener | None = None) -> None:
-        signals = self.signals
+        signals = self._signals.count
         for worker in self.workers:
             worker.child.process.terminate()
         if listener is not None:
             listener.say("stopping: running phases save a checkpoint first; a second signal kills them at once")
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + STOP_SECONDS
         for worker in self.workers:
             while worker.child.process.poll() is None:
                 # Their last messages are of no use, but a full pipe would keep them from ending.
                 worker.child.received()
-                if time.monotonic() > deadline or self.signals > signals:
+                if time.monotonic() > deadline or self._signals.count > signals:
                     worker.child.process.kill()
                 time.sleep(0.02)
             worker.child.kill()
         self.workers.clear()
+
+
+def failure_of(event: Mapping[str, Any]) -> Exception:
+    """Returns the error that a "failed" or "stopped" event of `worker` stands for."""
+    if event["event"] == "stopped":
+        return Preempted(f"{event['id']}: its worker was stopped; run the same command again to continue")
+    if event["kind"] == "InputError":
+        return InputError(event["message"])
+    return WorkError(f"{event['id']}: {event['message']}")
 
 
 def _status(status: int) -> str:

@@ -17,6 +17,7 @@ from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.experiments import checks
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.live import duration
+from msm_jax.experiments.run import LOCAL, address_of
 from msm_jax.foundation import hashing, settings, storage
 
 # A value is made of quoted texts, of lists in brackets, and of anything else but commas.
@@ -77,7 +78,14 @@ def _point(values: dict[str, str], load: Callable[[dict[str, Any]], Mapping[str,
     return Point(name if safe == name else f"{safe}~{hashing.digest(name)[:12]}", values, config)
 
 
-def run(points: Sequence[Point], workdir: Path, store: Path, jobs: int, program: str = "msm_jax.experiment") -> None:
+def run(
+    points: Sequence[Point],
+    workdir: Path,
+    store: Path,
+    jobs: int,
+    executor: str = LOCAL,
+    program: str = "msm_jax.experiment",
+) -> None:
     """Brings every point up to date, and writes and prints the joined results of those that are done.
 
     Args:
@@ -85,12 +93,14 @@ def run(points: Sequence[Point], workdir: Path, store: Path, jobs: int, program:
         workdir: the directory of the sweep.
         store: the directory of the results that points share.
         jobs: the number of points that run at once, 0 for one per core. They share the cores equally.
+        executor: where a point runs its phases and evals; see `experiments.run.run`.
         program: the module that runs the experiment of a point.
 
     Raises:
         InputError, WorkError, Preempted: the point that failed first exited with the status of this error.
         Preempted: a signal came; it was passed on to the points, which saved their work.
     """
+    address_of(executor)
     cores = slots(dataclasses.replace(points[0].config, workers=0))
     jobs = min(jobs or cores, len(points))
     waiting, running = list(points), dict[subprocess.Popen[bytes], Point]()
@@ -101,7 +111,7 @@ def run(points: Sequence[Point], workdir: Path, store: Path, jobs: int, program:
     while running or (waiting and not signals):
         while waiting and len(running) < jobs and not signals:
             point = waiting.pop(0)
-            running[_start(point, workdir, store, max(1, cores // jobs), program)] = point
+            running[_start(point, workdir, store, max(1, cores // jobs), executor, program)] = point
         time.sleep(0.1)
         count = len(signals)
         for process in list(running):
@@ -149,12 +159,16 @@ def expected_of(points: Sequence[Point]) -> Mapping[str, SweepExpectation]:
     return points[0].config.sweep_expectations if set(points[0].values) == {"world.seed"} else {}
 
 
-def _start(point: Point, workdir: Path, store: Path, workers: int, program: str) -> subprocess.Popen[bytes]:
+def _start(
+    point: Point, workdir: Path, store: Path, workers: int, executor: str, program: str
+) -> subprocess.Popen[bytes]:
     """Starts the experiment of a point in a session that Ctrl-C does not reach."""
     log = _log(workdir, point)
     config = settings.to_json(dataclasses.replace(point.config, workers=workers))
     storage.write_text(log.with_name("config.py"), _CONFIG.format(config))
     flags = [f"--config={log.with_name('config.py')}", f"--workdir={log.parent}", f"--store={store}"]
+    if executor != LOCAL:
+        flags.append(f"--executor={executor}")
     with log.open("wb") as output:
         command = [sys.executable, "-m", program, *flags]
         return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)

@@ -64,25 +64,29 @@ def resolve(call: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _run(task: dict[str, Any], channel: TextIO) -> bool:
-    """Runs one task and sends how it ended; returns False if it was stopped."""
-    print(f"{time.strftime('%H:%M:%S')} {task['id']}", flush=True)
+def run(task: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Runs one task, sends its progress, and returns how it ended: one of the events above."""
 
     def report(progress: dict[str, Any]) -> None:
-        _send(channel, {"event": "progress", "id": task["id"], "progress": progress})
+        send({"event": "progress", "id": task["id"], "progress": progress})
 
     start = time.monotonic()
     try:
         resolve(task["call"])(task["args"], report)
     except (InputError, WorkError) as error:
         kind = "InputError" if isinstance(error, InputError) else "WorkError"
-        _send(channel, {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)})
-        return True
+        return {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)}
     except (Preempted, Stopped):
-        _send(channel, {"event": "stopped", "id": task["id"]})
-        return False
-    _send(channel, {"event": "done", "id": task["id"], "seconds": time.monotonic() - start})
-    return True
+        return {"event": "stopped", "id": task["id"]}
+    return {"event": "done", "id": task["id"], "seconds": time.monotonic() - start}
+
+
+def _run(task: dict[str, Any], channel: TextIO) -> bool:
+    """Runs one task and sends how it ended; returns False if it was stopped."""
+    print(f"{time.strftime('%H:%M:%S')} {task['id']}", flush=True)
+    ended = run(task, lambda event: _send(channel, event))
+    _send(channel, ended)
+    return bool(ended["event"] != "stopped")
 
 
 def _send(channel: TextIO, message: dict[str, Any]) -> None:
