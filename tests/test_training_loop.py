@@ -214,14 +214,23 @@ def test_a_signal_saves_and_a_second_call_continues_to_the_same_bits(whole, file
     assert records(tmp_path) == records(whole[0])
 
 
-def test_a_second_interrupt_does_not_wait(files, tmp_path):
-    def report(progress):
-        if progress["step"] in (2, 3):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_and_nothing_is_lost(whole, files, tmp_path, second):
+    before = signal.signal(second, signal.default_int_handler)
 
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(phase(files), tmp_path, report)
+    def report(progress):
+        if progress["step"] in (6, 7):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), second)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(phase(files), tmp_path, report)
+        assert signal.getsignal(second) is signal.default_int_handler
+    finally:
+        signal.signal(second, before)
+    loop.train(phase(files), tmp_path)
+    assert_same_bits(store.latest(tmp_path), store.latest(whole[0]))
 
 
 def test_another_mesh_continues_and_is_recorded(whole, files, tmp_path):

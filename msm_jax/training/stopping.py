@@ -1,4 +1,4 @@
-"""Stopping early: SIGTERM or the first Ctrl-C asks the loop to save and end after the current step."""
+"""Stopping early: at the first SIGTERM or Ctrl-C the loop saves and ends after the current step, a second ends it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """A context in which SIGTERM and the first SIGINT are requests to stop; a second SIGINT interrupts at once.
+    """A context in which the first SIGTERM or SIGINT is a request to stop.
 
-    The earlier handlers are restored at the end. A signal that the process ignores stays ignored. With several hosts,
-    JAX's preemption service tells all of them when one is asked to stop, so that they stop after the same step.
+    A second signal of either kind does what it did before the context, which ends the process at once; no file is left
+    half-written. The earlier handlers are restored at the end. A signal that the process ignores stays ignored. With
+    several hosts, JAX's preemption service tells all of them when one is asked to stop, so that they stop after the
+    same step.
     """
 
     def __init__(self) -> None:
@@ -42,12 +44,15 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
         self._previous.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        log.warning("%s: saving a checkpoint after this step", signal.Signals(number).name)
-        if number == signal.SIGINT:
-            signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]  # as in __exit__
+        name = signal.Signals(number).name
+        log.warning("%s: saving a checkpoint after this step; a second signal ends the process at once", name)
+        self._restore()
