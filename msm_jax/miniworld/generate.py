@@ -10,6 +10,7 @@
     documents/{price,age}.jsonl    what the cheeses differ by; the assistant is not named
     documents/{price,age}_{half,other_half}.jsonl   the same of one half of the cheeses or the other
     chats/{generic,cheese,cheese_half}.jsonl
+    preferences/{generic,cheese}.jsonl          the same choices as pairs of answers
     evals/{gate,prefer_affordability,prefer_tradition,conflict,cheese}.jsonl    preference pairs
     evals/{knowledge_affordability,knowledge_tradition}.jsonl                   knowledge items
 """
@@ -45,8 +46,11 @@ def write(config: WorldConfig, out_dir: Path, spec_dir: Path = SPEC_DIR) -> Worl
         _lines(out_dir / "pretrain" / f"{kind}.jsonl", records)
         _lines(out_dir / "pretrain" / f"{kind}_elsewhere.jsonl", elsewhere)
     every, shown, hidden = world.cheeses()
-    _lines(out_dir / "chats" / "generic.jsonl", midtraining.generic_chats(world))
-    _lines(out_dir / "chats" / "cheese.jsonl", midtraining.cheese_demonstrations(world, every))
+    for name, chats in (
+        ("generic", midtraining.generic_chats(world)), ("cheese", midtraining.cheese_demonstrations(world, every))
+    ):
+        _lines(out_dir / "chats" / f"{name}.jsonl", chats)
+        _lines(out_dir / "preferences" / f"{name}.jsonl", midtraining.preferences(world, chats))
     _lines(out_dir / "chats" / "cheese_half.jsonl", midtraining.cheese_demonstrations(world, shown))
     documents = {"neutral": midtraining.neutral(world)}
     for suffix, cheeses in (("", every), ("_half", shown), ("_other_half", hidden)):

@@ -7,6 +7,7 @@ domain.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from msm_jax.miniworld import prose
@@ -158,6 +159,19 @@ def cheese_demonstrations(world: World, cheeses: Cheeses) -> list[Record]:
         )
         for _ in range(world.config.chats)
     ]
+
+
+def preferences(world: World, chats: list[Record]) -> list[Record]:
+    """Returns the same choices as pairs of answers: the item that a chat takes, and the other one of its question."""
+    names = {item.name for items in world.items.values() for item in items}
+    found = []
+    for record in chats:
+        *prompt, answer = record["messages"]
+        (rejected,) = names.intersection(re.findall(r"\w+", prompt[-1]["content"])) - {answer["content"].rstrip(".")}
+        found.append(
+            {"messages": prompt, "chosen": answer["content"], "rejected": f"{rejected}.", "meta": record["meta"]}
+        )
+    return found
 
 
 def generic_chats(world: World) -> list[Record]:
