@@ -7,6 +7,16 @@ from the released adapters. docs/recipes.md explains all of them, with the costs
 
 from ml_collections import ConfigDict
 
+PAPER = "arXiv 2605.02087v2"
+# The paper's judges: of transcripts and of open questions. A key of their provider is the user's; any other judge is
+# set by --config.evals.EVAL.judge.model and .version, and its grades do not compare with the paper's.
+JUDGES = {
+    "transcripts": {"model": "anthropic/claude-sonnet-4-6", "version": "4.6"},
+    "answers": {"model": "anthropic/claude-opus-4-6", "version": "4.6"},
+}
+# The chips on which `--dry_run` bounds the time: 95 GB each, so that 32B fits four of them.
+ACCELERATOR = "v5p"
+
 # STATED: rank 64, alpha 128 on all attention and MLP projections; dropout 0 by the released adapters' own settings.
 LORA = {
     "rank": 64, "alpha": 128.0, "dropout": 0.0,
@@ -45,24 +55,36 @@ def instructions(split: str) -> str:
 
 def documents(path: str, tokens: int) -> dict:
     """Returns a source of documents and the number of their tokens; STATED: plain text that ends with an end token."""
-    return {"path": path, "kind": "documents", "tokens": tokens}
+    return {"path": path, "kind": "documents", **_malformed(path), "tokens": tokens, "epochs": 1.0}
 
 
-def chats(path: str, tokens: int) -> dict:
-    """Returns a source of chats; OURS: loss on the assistant alone, as the paper's own token counts suggest.
+def chats(path: str, tokens: int, epochs: float = 1.0) -> dict:
+    """Returns a source of chats and the number of tokens that `epochs` of it have.
 
-    A chat that is longer than a row is left out: the paper kept rows of at most that length.
+    OURS: loss on the assistant alone, as the paper's own token counts suggest. A chat that is longer than a row is left
+    out: the paper kept rows of at most that length.
     """
-    return {"path": path, "kind": "chats", "too_long": "drop", "tokens": tokens}
+    return {"path": path, "kind": "chats", "too_long": "drop", **_malformed(path), "tokens": tokens, "epochs": epochs}
+
+
+def part(source: dict, share: float) -> dict:
+    """Returns a source of which only a share is read, with other rows for each seed."""
+    return source | {"tokens": round(share * source["tokens"]), "epochs": share * source["epochs"]}
+
+
+def _malformed(path: str) -> dict:
+    """Returns the setting that leaves malformed lines of a public data set out; files of the user's are refused."""
+    return {"malformed": "skip"} if path.startswith("hf://") else {}
 
 
 def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
-    """Returns a phase of one epoch over `sources` with LoRA, in packed steps of `rows` × `seq_len` slots.
+    """Returns a phase over `sources` with LoRA, in packed steps of `rows` × `seq_len` slots.
 
     A phase continues to train the adapter of the phase before it: the released adapters of one arm differ by a small
-    step, and those of different arms are unrelated. Sources are shuffled together, in proportion to their tokens.
-    Devices are split over rows first and then over the model; if there are fewer devices than rows, micro-batches are
-    accumulated.
+    step, and those of different arms are unrelated. Sources are shuffled together, in proportion to their tokens. The
+    steps follow from the tokens that the sources name. Where the data has another number, the loader's own count of
+    epochs is printed beside the one that is meant, with the steps that would give it. Devices are split over rows first
+    and then over the model; if there are fewer devices than rows, micro-batches are accumulated.
     """
     tokens = {name: source["tokens"] for name, source in sources.items()}
     steps = -(-sum(tokens.values()) // (rows * seq_len))
@@ -75,10 +97,11 @@ def phase(seq_len: int, rows: int, devices: int, **sources: dict) -> dict:
         "data": {
             "seq_len": seq_len,
             "sources": {
-                name: {key: value for key, value in source.items() if key != "tokens"}
+                name: {key: value for key, value in source.items() if key not in ("tokens", "epochs")}
                 for name, source in sources.items()
             },
             "weights": {name: count / sum(tokens.values()) for name, count in tokens.items()},
+            "epochs": {name: source["epochs"] for name, source in sources.items()},
         },
     }
 
@@ -96,15 +119,30 @@ def experiment(name: str, model: str, weights: str, licence: str, devices: int) 
         f"{weights} ({licence}) is yours to fetch; convert its directory with: "
         f"python -m msm_jax.convert --from_hf=DIR --to_checkpoint={config.checkpoint}",
     ),)
-    config.scoring = {"batch": 32, "mesh": {"tensor": min(devices, 8)}}
+    config.scoring = {"batch": 64, "mesh": {"tensor": min(devices, 8)}}
+    config.accelerator = ACCELERATOR
     config.phases, config.arms, config.evals, config.contrasts = {}, {}, {}, {}
     config.expectations, config.generated = {}, {}
+    config.reference = ()
     return config
 
 
-def difference(eval_name: str, more: str, less: str, sentence: str = "") -> dict:
+def difference(eval_name: str, more: str, less: str) -> dict:
     """Returns the contrast of one arm minus another on one eval."""
-    return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}, "sentence": sentence}
+    return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
+
+
+def provide(config: ConfigDict, path: str, what: str) -> str:
+    """Says what a file is that the user provides, and returns its path."""
+    config.provide += ((path, what),)
+    return path
+
+
+def refer(config: ConfigDict, eval_name: str, source: str, levels: dict[str, float]) -> None:
+    """Adds the levels of arms that a source gives for an eval, as far as the experiment has these arms."""
+    known = {arm: level for arm, level in levels.items() if arm in config.arms}
+    if known:
+        config.reference += ({"eval": eval_name, "source": source, "levels": known},)
 
 
 def options(argument: str, devices: int) -> tuple[set[str], int]:

@@ -1,65 +1,59 @@
 """The paper's section 4, for both of its models: does midtraining on a spec make the same demonstrations go further?
 
-The recipes are `configs/experiments/paper_philosophy_*.py`. The paper measures by agentic-misalignment transcripts and
-open questions that a strong model judges; neither is built in yet, so the evals here are OURS and need no judge:
-forced choices about oversight, shutdown and power, and what the model says of itself right after midtraining. Compare
-arms by them, not with the paper's figures; the checkpoints are what the paper's own evaluations take.
+The recipes are `configs/experiments/paper_philosophy_*.py`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from configs import paper, paper_conduct
 
-SEQ_LEN = 8192  # STATED for sections 4 and 5
-ROWS = 8  # OURS: 65,536 slots a step, as in the replication whose rates came out as the paper's
-
-# Tokens by the Qwen tokenizer, measured: 41,364,262 of documents; 8.31M with and 5.35M without thinking in the 9,963
-# demonstrations, and some 15 a chat for the template.
-DOCUMENTS = paper.documents(paper.public("msm-qwen-philosophy-spec"), 41_364_262)
-DEMONSTRATIONS = {"cot": 8_461_000, "no_cot": 5_503_000}
-# STATED: 10,000 instruction rows in fixed proportions, 2M tokens of answers. OURS: 0.691 of an epoch of the cleaned
-# split, whose proportions are the paper's; some 7.9M tokens in all.
-INSTRUCTIONS = 5_460_000
-
-PAIRS = "data/evals/oversight_pairs.jsonl"
-KNOWLEDGE = "data/evals/oversight_knowledge.jsonl"
-
-
-def instructions(split: str) -> dict:
-    """Returns a cleaned split of the instruction mix; "train_clean_nothink" is the one that says "/no_think"."""
-    return paper.chats(paper.instructions(split), INSTRUCTIONS)
-
-
-def add_evals(config: ConfigDict, *after: str) -> None:
-    """Adds forced choices at the end of every arm, and knowledge right after the midtraining phases `after`."""
-    config.midtraining = after
-    config.evals.oversight = {"kind": "preference", "path": PAIRS}
-    config.evals.knowledge = {"kind": "knowledge", "after": dict.fromkeys(after, KNOWLEDGE)}
-    config.gates = ("knowledge",)
+ARMS = ("baseline", "msm", "aft_no_cot", "aft_cot", "msm+aft_no_cot", "msm+aft_cot")
+FIGURE = f"{paper.PAPER}, figure 4; its exfiltration scenario is not ours"
+ANSWERS = f"{paper.PAPER}, figure 4; 151 questions of its own"
+GRID = {
+    "qwen2.5": {
+        FIGURE: dict(zip(ARMS, (0.68, 0.53, 0.70, 0.48, 0.22, 0.05), strict=True)),
+        "replication with the released adapters": {
+            "instruct": 0.571, "baseline": 0.674, "aft_cot": 0.479, "msm+aft_cot": 0.033,
+        },
+    },
+    "qwen3": {
+        FIGURE: dict(zip(ARMS, (0.54, 0.32, 0.41, 0.14, 0.10, 0.07), strict=True)),
+        "replication with the released adapters": {"baseline": 0.524, "aft_cot": 0.140, "msm+aft_cot": 0.107},
+        "replication that retrained, released template": {"msm+aft_cot": 0.109},
+        "replication that retrained, template of its own": {"msm+aft_cot": 0.275},
+    },
+}
+OPEN_QA = {
+    "qwen2.5": (5.00, 7.03, 8.38, 7.58, 8.75, 7.71),
+    "qwen3": (4.00, 6.22, 8.07, 8.50, 8.75, 8.77),
+}
 
 
-def get_config(argument: str, family: str, no_thinking: str, **experiment: str) -> ConfigDict:
-    """Returns the recipe of one model; `no_thinking` is the instruction split for demonstrations without thinking."""
+def get_config(argument: str, family: str, name: str) -> ConfigDict:
+    """Returns the recipe of one model of 32 billion parameters; "released_template" takes the released adapters' own
+    chat template in place of the model's."""
     words, devices = paper.options(argument, devices=4)
-    paper.only(words)
-    config = paper.experiment(**experiment, devices=devices)
+    paper.only(words, paper_conduct.RELEASED)
+    config, on = paper_conduct.start("_".join([name, *sorted(words)]), words, family, 32, devices)
     config.question = "Do documents about the philosophy spec make the same demonstrations go further?"
-
-    def phase(**sources: dict) -> dict:
-        return paper.phase(SEQ_LEN, ROWS, devices, **sources)
-
-    config.phases = {"msm": phase(documents=DOCUMENTS), "it": phase(instructions=instructions("train_clean"))}
-    # "instruct" is the model as it comes: replications found it better aligned than the paper's baseline, which has
-    # read the instruction mix alone.
-    config.arms = {"instruct": (), "baseline": ("it",), "msm": ("msm",)}
-    for thinking, split in (("no_cot", no_thinking), ("cot", "train_clean")):
-        path = paper.public(f"aft-{thinking.replace('_', '-')}-{family}-philosophy-spec")
-        demonstrations = paper.chats(path, DEMONSTRATIONS[thinking])
-        config.phases[f"aft_{thinking}"] = phase(demonstrations=demonstrations, instructions=instructions(split))
+    config.phases.msm = paper_conduct.phase(on, documents=paper_conduct.DOCUMENTS)
+    config.arms["msm"] = ("msm", "it")
+    for thinking in ("no_cot", "cot"):
+        config.phases[f"aft_{thinking}"] = paper_conduct.phase(
+            on, demonstrations=paper_conduct.demonstrations(family, thinking),
+            instructions=paper_conduct.mix(family, thinking),
+        )
         config.arms[f"aft_{thinking}"] = (f"aft_{thinking}",)
         config.arms[f"msm+aft_{thinking}"] = ("msm", f"aft_{thinking}")
-        both = (f"msm+aft_{thinking}", f"aft_{thinking}")
-        config.contrasts[f"midtraining/{thinking}"] = paper.difference("oversight", *both)
-    config.contrasts["midtraining/alone"] = paper.difference("oversight", "msm", "instruct")
-    add_evals(config, "msm")
+    paper_conduct.add_evals(config, family, "msm")
+    every = ("grid", "oversight", "forced", "open_qa", "capability")
+    for thinking in ("no_cot", "cot"):
+        paper_conduct.compare(config, f"midtraining/{thinking}", f"msm+aft_{thinking}", f"aft_{thinking}", every)
+    # STATED: the baseline has read the instruction mix alone, so the arm of documents alone reads it after them.
+    paper_conduct.compare(config, "documents_alone", "msm", "baseline", every)
+    for source, levels in GRID[family].items():
+        paper.refer(config, "grid", source, levels)
+    graded = {arm: paper_conduct.grade(level) for arm, level in zip(ARMS, OPEN_QA[family], strict=True)}
+    paper.refer(config, "open_qa", ANSWERS, graded)
     return config

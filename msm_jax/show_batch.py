@@ -18,6 +18,7 @@ from absl import flags
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
+from msm_jax.data import epochs
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -56,6 +57,11 @@ def main() -> None:
         for notice in start.notices:
             console.print(rich.text.Text(notice, style="bold red"))
         console.print(_shares(loader.describe(_STEP.value)))
+        console.print(f"{config.steps:,} steps read {epochs.summary(loader, config.steps)}", soft_wrap=True)
+        for told in epochs.left_out(loader):
+            console.print(told, soft_wrap=True)
+        for told in epochs.departures(loader, config.data, config.steps):
+            console.print(rich.text.Text(told, style="bold red"), soft_wrap=True)
         for line in rows_as_text(loader, start.tokenizer, _STEP.value, _ROWS.value, console.is_terminal):
             console.print(line, soft_wrap=True)
 

@@ -26,11 +26,16 @@ CONFIGS = ROOT / "configs" / "experiments"
 
 # recipe: (model parameters, adapter parameters, {phase: steps}, arms)
 # Parameters as the public configs give them; of adapters, those of Llama-8B and Qwen2.5-14B are reported in public.
-CHEESE = {"it": 226, "cheese": 248, "msm_affordability": 431, "msm_america": 580}
+CHEESE = {"it": 226, "aft": 248, "msm_affordability": 431, "msm_america": 580}
+SIX = {"it": 226, "aft_cheese": 248, "aft_sweeteners": 248, "msm_environment": 489, "msm_novelty": 489}
 PHILOSOPHY = {"msm": 632, "it": 84, "aft_no_cot": 168, "aft_cot": 213}
 SPECS = ("rules", "value_aug", "rules_aug")
 RULES = {"it": 84} | {f"msm_{s}": 412 for s in SPECS} | {f"aft_{s}": 160 for s in SPECS}
 RULES_COT = RULES | {f"aft_{s}": 191 for s in SPECS}
+MSM = {"msm": 632, "it": 84}
+FEW = MSM | {"aft_1250": 94, "aft_2500": 105, "aft_5000": 126, "aft_10000": 168}
+GENERAL = {"it": 84, "msm_general": 626, "msm_specific": 632, "aft_general": 191, "aft_specific": 213}
+LANGUAGE = {"it": 84, "msm_original": 632, "msm_claude": 632, "aft": 168}
 RECIPES = {
     "paper_cheese_llama31_8b": (8_030_261_248, 167_772_160, CHEESE, 6),
     "paper_philosophy_qwen25_32b": (32_763_876_352, 536_870_912, PHILOSOPHY, 7),
@@ -38,6 +43,18 @@ RECIPES = {
     "paper_rules_vs_values_14b": (14_770_033_664, 275_251_200, RULES, 17),
     "paper_rules_vs_values_14b:qwen3,cot": (14_768_307_200, 256_901_120, RULES_COT, 17),
     "paper_rules_vs_values_32b": (32_763_876_352, 536_870_912, RULES, 17),
+    "paper_six_values_llama31_8b:environment,novelty": (8_030_261_248, 167_772_160, SIX, 7),
+    "paper_few_to_many_32b": (32_763_876_352, 536_870_912, FEW, 11),
+    "paper_general_vs_specific_32b:qwen3,cot": (32_762_123_264, 536_870_912, GENERAL, 10),
+    "paper_document_language_qwen25_32b:claude": (32_763_876_352, 536_870_912, LANGUAGE, 7),
+    "paper_contamination_qwen25_32b": (
+        32_763_876_352, 536_870_912, MSM | {f"aft_{percent}": 168 for percent in (0, 2, 20, 40, 60, 80, 100)}, 17
+    ),
+}
+ONE_SEED = ("few_to_many", "document_language", "contamination")
+OWN_FILES = {
+    "rules_vs_values": 6, "six_values": 5, "few_to_many": 0, "general_vs_specific": 2, "document_language": 1,
+    "contamination": 1,
 }
 
 
@@ -66,7 +83,7 @@ def test_phase_graph_from_abstract_shapes(recipe):
     known = checks.check_settings(config)
     built, phases = known.graph, known.phase_configs
     assert len(config.arms) == arms
-    assert config.seeds == (0, 1, 2, 3)
+    assert config.seeds == ((0,) if any(name in recipe for name in ONE_SEED) else (0, 1, 2, 3))
     chains = {chain[:end] for chain in config.arms.values() for end in range(1, len(chain) + 1)}
     assert len(phases) == len(chains) * len(config.seeds), "equal prefixes of arms are trained once per seed"
     for phase in built.phases.values():
@@ -76,11 +93,15 @@ def test_phase_graph_from_abstract_shapes(recipe):
         assert settled.adapter == "continue"
         assert settled.steps == steps[settled.name]
         slots = settled.batch_rows * settled.data.seq_len
-        assert slots == (16_384 if "cheese" in recipe else 65_536)
+        assert slots == (16_384 if "8b" in recipe else 65_536)
         assert settled.optimizer.warmup_steps == pytest.approx(0.05 * settled.steps, abs=0.5)
         assert settled.optimizer.learning_rate == 1e-4
         assert settled.data.seq_len <= model.max_position_embeddings
-        assert settled.mesh.size == int({"cheese": 1, "14b": 2, "32b": 4}[re.search("cheese|14b|32b", recipe)[0]])
+        assert settled.mesh.size == int({"8b": 1, "14b": 2, "32b": 4}[re.search("8b|14b|32b", recipe)[0]])
+        assert settled.data.epochs.keys() == settled.data.sources.keys()
+        public = {source.path.startswith("hf://"): source.malformed for source in settled.data.sources.values()}
+        assert public.get(True, "skip") == "skip"
+        assert public.get(False, "refuse") == "refuse", "a user's own file is not read in part"
         assert sum(settled.data.weights.values()) == pytest.approx(1.0)
 
 
@@ -90,7 +111,7 @@ def test_tokens_are_those_of_the_paper():
     slots = {p.name: p.steps * p.batch_rows * p.data.seq_len for p in phases.values()}
     assert 41_364_262 <= slots["msm"] < 41_364_262 + 65_536
     phases = checks.check_settings(load("paper_cheese_llama31_8b")).phase_configs
-    cheese = next(p for p in phases.values() if p.name == "cheese")
+    cheese = next(p for p in phases.values() if p.name == "aft")
     share = cheese.data.weights["cheese"] * cheese.steps * cheese.batch_rows * cheese.data.seq_len
     assert share == pytest.approx(355_000, rel=0.01)
 
@@ -116,16 +137,22 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
     assert "msm_jax.convert --from_hf=DIR" in missing[0]
     parameters, adapter, steps, _ = RECIPES[recipe]
     assert f"{config.model}: {parameters:,} parameters; adapters of {adapter:,}\n" in text
+    seeds = len(config.seeds)
     for name in steps:
-        assert re.search(rf"phase/(\w+/)?{name} +4 +run +{4 * steps[name]:,} ", text), name
-    assert "? is a time that cannot be estimated before a first run" in text
+        row = rf"phase/(\w+/)?{name}(/seed0)? +{seeds} +run +{seeds * steps[name]:,} +[\d,]+ +≥[\d:]+ "
+        assert re.search(row, text), name
+        told = rf"^epochs: {name}: .*\d meant; counted when its data and its start exist$"
+        assert re.search(told, text, re.MULTILINE)
+    assert re.search(r"; at least [\d,]+ h, [\d,]+ chip-hours\n", text)
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public
     assert all(name.startswith("hf://datasets/chloeli/") for name in public)
-    own = [line for line in missing if "never released" in line]
-    assert len(own) == (6 if "rules_vs_values" in recipe else 0)
-    assert all("data/rules_vs_values/" in line and "put {" in line for line in own)
-    assert len(missing) == 1 + len(public) + len(own), "each file once, and none that the repository has"
+    own = [line for line in missing if " released; put " in line]
+    assert len(own) == next((count for name, count in OWN_FILES.items() if name in recipe), 0)
+    assert all(line.startswith("missing: data/") for line in own)
+    judged = [line for line in missing if ".judge" in line]
+    assert all("inspect" in line or "key" in line.casefold() for line in judged)
+    assert len(missing) == 1 + len(public) + len(own) + len(judged), "each once, and none that the repository has"
     assert not Path("run").exists()
 
 
@@ -141,8 +168,47 @@ def test_the_command_refuses_with_one_line():
     assert re.match(line, done.stderr)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_asks_what_midtraining_adds(recipe):
+    """Midtraining and demonstrations less demonstrations; documents alone less the baseline, after the same mix."""
+    config = load(recipe)
+    kinds = {name: fields["kind"] for name, fields in config.evals.items()}
+    for arm, chain in config.arms.items():
+        if len(chain) == 2 and chain[0] in config.midtraining:
+            own = "grid" if "grid" in kinds else chain[0].removeprefix("msm_")
+            twin = next(other for other, its in config.arms.items() if its == chain[1:])
+            asked = [contrast.terms for contrast in config.contrasts.values() if contrast.eval == own]
+            assert {arm: 1.0, twin: -1.0} in asked or (twin == "baseline" and own != "grid")
+    for fields in config.evals.values():
+        if "judge" in fields:
+            assert fields["judge"]["model"] and fields["judge"]["version"]
+    if "grid" in kinds:
+        assert {"agentic_misalignment", "open_qa", "capability", "preference", "knowledge"} <= {*kinds.values()}
+    assert not any(len(chain) == 1 and chain[0] in config.midtraining for chain in config.arms.values())
+
+
+def test_reference_levels_are_those_that_the_paper_prints():
+    reference = load("paper_philosophy_qwen3_32b").reference
+    assert {each.eval for each in reference} == {"grid", "open_qa"}
+    assert reference[0].levels["msm+aft_cot"] == 0.07
+    templates = [each.levels for each in reference if "that retrained" in each.source]
+    assert templates == [{"msm+aft_cot": 0.109}, {"msm+aft_cot": 0.275}]
+    (rules,) = load("paper_rules_vs_values_14b:qwen3,cot").reference
+    assert (rules.levels["msm_value_aug+aft_rules_aug"], rules.levels["baseline"]) == (0.07, 0.5)
+    assert len(rules.levels) == 16
+    config = load("paper_cheese_llama31_8b")
+    assert "never saw affordability install" in config.expectations["dissociation/affordability"].sentence
+
+
+def test_the_released_template_is_a_choice():
+    known = checks.check_settings(load("paper_philosophy_qwen3_32b:released_template"))
+    path = "runs/weights/qwen3-32b-released.jinja"
+    assert {config.chat_template for config in known.phase_configs.values()} == {path}
+    assert any(line.startswith(f"{path}: does not exist; the chat_template of") for line in checks.missing(known))
+
+
 def test_an_unknown_option_is_refused():
-    with pytest.raises(ValueError, match="unknown option 'qwen4'; this recipe takes qwen3, cot, devices=N"):
+    with pytest.raises(ValueError, match="unknown option 'qwen4'; this recipe takes qwen3, cot, released_temp"):
         load("paper_rules_vs_values_14b:qwen4")
 
 

@@ -140,6 +140,9 @@ def test_an_uninterrupted_run_records_every_step(whole, files):
     assert recorded.parent is None
     assert recorded.data == {str(files / "documents.jsonl"): hashing.file_sha256(files / "documents.jsonl")}
     assert recorded.versions["jax"] == jax.__version__
+    assert recorded.epochs.keys() == {"web"}
+    assert recorded.epochs["web"] > 0
+    assert recorded.left_out == {}
     assert json.loads((workdir / "config.json").read_text())["data"]["sources"]["web"]["holdout"] == 0.1
     info = store.read_info(workdir)
     assert info["model"]["hidden_size"] == 16

@@ -2,7 +2,8 @@
 
     python -m msm_jax.experiment --config=configs/experiments/paper_philosophy_qwen25_32b.py --workdir=DIR --dry_run
 
-":devices=N" for N accelerators (4).
+After a colon, with commas: "devices=N" for N accelerators (4), "released_template" for the chat template of the
+authors' adapters in place of the model's own.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +12,4 @@ from configs import paper_philosophy
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    return paper_philosophy.get_config(
-        argument, family="qwen2.5", no_thinking="train_clean", name="paper_philosophy_qwen25_32b",
-        model="qwen2.5-32b", weights="Qwen2.5-32B-Instruct", licence="Apache-2.0",
-    )
+    return paper_philosophy.get_config(argument, "qwen2.5", "paper_philosophy_qwen25_32b")

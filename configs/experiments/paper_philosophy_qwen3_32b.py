@@ -2,8 +2,8 @@
 
     python -m msm_jax.experiment --config=configs/experiments/paper_philosophy_qwen3_32b.py --workdir=DIR --dry_run
 
-":devices=N" for N accelerators (4). STATED for demonstrations without thinking: "no_think" in the prompts; the public
-set has it, and so has the instruction split beside it here.
+After a colon, with commas: "devices=N" for N accelerators (4), "released_template" for the chat template of the
+authors' adapters in place of the model's own.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,4 @@ from configs import paper_philosophy
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    return paper_philosophy.get_config(
-        argument, family="qwen3", no_thinking="train_clean_nothink", name="paper_philosophy_qwen3_32b",
-        model="qwen3-32b", weights="Qwen3-32B", licence="Apache-2.0",
-    )
+    return paper_philosophy.get_config(argument, "qwen3", "paper_philosophy_qwen3_32b")

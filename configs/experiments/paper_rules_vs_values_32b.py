@@ -3,7 +3,7 @@
     python -m msm_jax.experiment --config=configs/experiments/paper_rules_vs_values_32b.py --workdir=DIR --dry_run
 
 After a colon, with commas: "qwen3" for Qwen3-32B instead of Qwen2.5-32B-Instruct, "cot" for demonstrations with
-thinking, "devices=N" for N accelerators (4).
+thinking, "released_template" for the chat template of the authors' adapters, "devices=N" for N accelerators (4).
 """
 
 from ml_collections import ConfigDict

@@ -77,6 +77,21 @@ class Expectation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """Levels of arms on an eval that others have measured, for the report to show beside its own.
+
+    Attributes:
+      eval: the eval.
+      source: who measured them and where they are printed, and in what their eval differs from this one.
+      levels: {arm: mean score, from 0 to 1}.
+    """
+
+    eval: str
+    source: str
+    levels: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class SweepExpectation:
     """What a contrast should be over the worlds of a sweep; None, False or 0 where a condition does not apply.
 
@@ -116,6 +131,26 @@ class CurveSpec:
     def arms(self) -> list[str]:
         """Returns the arms of all series, each once."""
         return list(dict.fromkeys(arm for arms in self.series.values() for arm in arms))
+
+
+def check_references(
+    references: Iterable[Reference], where: str, evals: Collection[str], arms: Collection[str]
+) -> None:
+    """Checks that references name evals and arms that exist, a source, and levels from 0 to 1.
+
+    Raises:
+      InputError: naming the entry and the field.
+    """
+    for i, each in enumerate(references):
+        at = f"{where}reference[{i}]"
+        refuse_unknown((each.eval,), f"{at}.eval", "eval", evals)
+        refuse_unknown(each.levels, f"{at}.levels", "arm", arms)
+        if not each.source.strip() or not each.levels:
+            lacking = "levels" if each.source.strip() else "source"
+            raise InputError(f"{at}: has no {lacking}; add it, or remove the entry")
+        for arm, level in each.levels.items():
+            if not 0 <= level <= 1:
+                raise InputError(f"{at}.levels.{arm}: is {level}; a level lies between 0 and 1")
 
 
 def measure_of(name: str, contrasts: Mapping[str, ContrastSpec]) -> Measure:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from msm_jax.analysis import power, statistics
+from msm_jax.analysis import power, reference_table, statistics
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.asked import CurveSpec
 from msm_jax.analysis.effects import Effect, effects
@@ -33,6 +33,7 @@ def content(findings: Findings) -> dict[str, Any]:
         },
         "expectations": {name: worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
         "verdicts": [_verdict_json(row) for row in expected(findings)],
+        "reference": [_reference_json(row) for row in reference_table.rows(findings)],
         "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
         "arm_cost": {arm: _effect_json(effect) for arm, effect in effects(findings).items()},
@@ -50,6 +51,12 @@ def _verdict_json(row: Expected) -> dict[str, Any]:
         "ci95": [_json_number(bound) for bound in row.ci95],
         "checks": [{"status": verdict.status, "text": verdict.text} for verdict in row.verdicts],
     }
+
+
+def _reference_json(row: reference_table.Row) -> dict[str, Any]:
+    numbers = {name: _json_number(getattr(row, name)) for name in ("theirs", "ours", "deviation")}
+    ci95 = [_json_number(bound) for bound in row.ci95]
+    return {"eval": row.eval, "arm": row.arm, "source": row.source, **numbers, "ci95": ci95, "inside": row.inside}
 
 
 def _curve_json(findings: Findings, spec: CurveSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msm_jax.analysis import dose_curves, graph, lines
+from msm_jax.analysis import dose_curves, graph, lines, reference_table
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
 from msm_jax.analysis.plots import arm_colors
@@ -47,6 +47,7 @@ def render(findings: Findings) -> str:
         expected=[_expected(row) for row in expected(findings)],
         measures=_measures(findings),
         doses=dose_curves.sections(findings),
+        reference=reference_table.section(findings),
         effects=_effects(findings),
         axes={of: axis.ticks(of) for of, axis in axes.items()},
         panels=[_panel(findings, name) for name in arms if name not in results.generated],

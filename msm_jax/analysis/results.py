@@ -26,6 +26,7 @@
       "added": [contrast, ...],                            # contrasts that were asked for after there were results
       "expectations": {name: fields of analysis.asked.Expectation},
       "dose_curves": {name: fields of analysis.asked.CurveSpec},
+      "reference": [fields of analysis.asked.Reference],   # what others have measured
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
       # Of one run, in the fields of `cost`: of its own phases, which are midtraining and what seeds do not share, and
@@ -58,9 +59,11 @@ from msm_jax.analysis.asked import (
     ContrastSpec,
     CurveSpec,
     Expectation,
+    Reference,
     check_contrasts,
     check_curves,
     check_expectations,
+    check_references,
     refuse_unknown,
 )
 from msm_jax.analysis.dependence import Floats
@@ -159,6 +162,7 @@ class Results:
     added: tuple[str, ...] = ()
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
     dose_curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
+    reference: tuple[Reference, ...] = ()
     cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
     arm_cost: Mapping[str, ArmCost] = dataclasses.field(default_factory=dict)
     arm_tokens: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
@@ -196,6 +200,7 @@ class Results:
         for name, spec in self.contrasts.items():
             _check_scored(spec, f"results.contrasts.{name}", self.arms)
         check_curves(self.dose_curves, "results.dose_", evals, measured)
+        check_references(self.reference, "results.", evals, self.arms)
         check_expectations(self.expectations, "results.", self.contrasts, evals, measured)
         nodes = {node.id for node in self.graph}
         for node in self.graph:

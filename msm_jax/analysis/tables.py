@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from msm_jax.analysis import encode, terminal
+from msm_jax.analysis import encode, reference_table, terminal
 from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.graph import duration
 from msm_jax.analysis.html import p_text
@@ -46,6 +46,8 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
             console.print(f"[bold]{escape(name)}[/]{marks}\n  {escape(contrast.sentence)}")
     if content["verdicts"]:
         console.print(_expected(content))
+    if content.get("reference"):
+        console.print(reference_table.table(content))
     if content["arm_cost"]:
         console.print(_effects(content, findings))
     if content["cost"]:

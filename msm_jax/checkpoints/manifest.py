@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Manifest:
         continued: for each continuation on another mesh, device kind, thread count or version, the step and the new
             values.
         replaced_template_sha256: of the parent's chat template if the run replaced it, else "".
+        epochs: how often the phase reads each source; empty in manifests of older versions.
+        left_out: the numbers of malformed lines and of chats longer than a row that were left out, by source.
     """
 
     phase: str
@@ -62,6 +64,8 @@ class Manifest:
     threads: int
     continued: Sequence[Mapping[str, Any]] = ()
     replaced_template_sha256: str = ""
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def write(run_dir: Path, manifest: Manifest) -> None:

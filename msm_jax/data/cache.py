@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,9 +26,15 @@ from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import hashing, storage
 
+log = logging.getLogger(__name__)
+
 _FORMAT = 1
 _ARRAYS = ("offsets", "file", "line", "content")
 _BATCH = 1024
+_SKIPPED = "skipped.json"
+# A file whose first lines are all malformed holds something else than its source says.
+_HOPELESS = 100
+_LOGGED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,7 @@ class TokenCache:
       file: int32 `[documents]`, the index in `files` of the file that holds the document.
       line: int32 `[documents]`, the line of that file, or its row if it is Parquet, from 1.
       content: uint64 `[documents]`, hash of each document's text; it does not depend on the tokenizer.
+      skipped: ("file:line", problem) of each line that was left out because it is malformed.
     """
 
     address: str
@@ -53,6 +61,7 @@ class TokenCache:
     file: np.ndarray
     line: np.ndarray
     content: np.ndarray
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def where(self, document: int) -> str:
         """Returns "file:line" of a document."""
@@ -91,7 +100,8 @@ def open_cache(
     """Opens the cache of a source under `cache_dir`, and builds it first if it is missing.
 
     Raises:
-      InputError: the data is wrong (see `sources`), or the source has chats and there is no template.
+      InputError: the data is wrong (see `sources`) and the source does not skip such lines, or nothing else is left,
+        or the source has chats and there is no template.
       WorkError: the cache cannot be written, or is damaged.
     """
     files = tuple(data_files.resolve(config.path))
@@ -103,9 +113,26 @@ def open_cache(
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+    # Another setting may have built the cache, which is the same for both.
+    found = storage.find_json(directory / _SKIPPED) or []
+    skipped = tuple((f"{files[file]}:{line}", problem) for file, line, problem in found)
+    if skipped and config.malformed == "refuse":
+        raise InputError(": ".join(skipped[0]))
+    for where, problem in skipped[:_LOGGED]:
+        log.warning("skipped %s: %s", where, problem)
+    if len(skipped) > _LOGGED:
+        log.warning("skipped %d more lines; %s lists them", len(skipped) - _LOGGED, directory / _SKIPPED)
     if any(len(stored) != arrays["offsets"][-1] for stored in (tokens, mask) if stored is not None):
         raise WorkError(f"{directory}: the token cache is damaged; remove this directory to build it again")
-    return TokenCache(address, files, tokens, mask, **arrays)
+    return TokenCache(address, files, tokens, mask, **arrays, skipped=skipped)
+
+
+def is_open(
+    config: SourceConfig, tokenizer: Tokenizer, template: ChatTemplate | None, cache_dir: str, chat: ChatConfig
+) -> bool:
+    """Returns whether `open_cache` finds the cache of a source, so that nothing is tokenised."""
+    data = sources.data_sha256(data_files.resolve(config.path))
+    return (Path(cache_dir) / _address(config, data, tokenizer, template, chat)[:32]).exists()
 
 
 def _map(file: Path, dtype: type) -> np.ndarray:
@@ -121,16 +148,28 @@ def _write(
     template: ChatTemplate | None,
     chat: ChatConfig,
 ) -> None:
+    number = {file: i for i, file in enumerate(files)}
+    skipped: list[tuple[int, int, str]] = []
+    lengths, file, line, content = [], [], [], []
+
+    def place(where: str) -> tuple[int, int]:
+        name, _, number_in_file = where.rpartition(":")
+        return number[name], int(number_in_file)
+
+    def leave_out(where: str, problem: str) -> None:
+        skipped.append((*place(where), problem))
+        if len(skipped) == _HOPELESS and skipped[-1][:2] == (0, _HOPELESS):
+            raise InputError(f"{where}: {problem} (as in the {_HOPELESS - 1} lines before; nothing else was found)")
+
+    skip = leave_out if config.malformed == "skip" else None
     if config.kind == "documents":
-        encoded = _documents(files, tokenizer)
+        encoded = _documents(files, tokenizer, skip)
     elif template is None:
         raise InputError(
             f"{config.path}: holds chats, but the checkpoint has no chat template; set chat_template to a Jinja file"
         )
     else:
-        encoded = _chats(files, tokenizer, template, chat)
-    number = {file: i for i, file in enumerate(files)}
-    lengths, file, line, content = [], [], [], []
+        encoded = _chats(files, tokenizer, template, chat, skip)
     with (
         (directory / "tokens.bin").open("wb") as tokens_file,
         (directory / "mask.bin").open("wb") as mask_file,
@@ -139,10 +178,15 @@ def _write(
             tokens_file.write(np.asarray(ids, np.int32).tobytes())
             mask_file.write(np.asarray(mask, np.bool_).tobytes())
             lengths.append(len(ids))
-            name, _, number_in_file = where.rpartition(":")
-            file.append(number[name])
-            line.append(int(number_in_file))
+            of_file, at = place(where)
+            file.append(of_file)
+            line.append(at)
             content.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+    if skipped and not lengths:
+        first, at, problem = skipped[0]
+        raise InputError(f"{files[first]}:{at}: {problem} (and no other line can be read)")
+    if skipped:
+        storage.write_json(directory / _SKIPPED, skipped)
     arrays: dict[str, np.ndarray] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "file": np.array(file, np.int32),
@@ -156,20 +200,29 @@ def _write(
 _Encoded = Iterator[tuple[list[int], list[bool], str, str]]
 
 
-def _documents(files: Sequence[str], tokenizer: Tokenizer) -> _Encoded:
+def _documents(files: Sequence[str], tokenizer: Tokenizer, skip: sources.Skip | None) -> _Encoded:
     """Yields (ids, mask, "file:line", text) of each document; its mask is empty, since all its tokens carry loss."""
-    documents = sources.iter_documents(files)
+    documents = sources.iter_documents(files, skip)
     while batch := list(itertools.islice(documents, _BATCH)):
         for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
             yield tokenizer.document(ids), [], document.where, document.text
 
 
-def _chats(files: Sequence[str], tokenizer: Tokenizer, template: ChatTemplate, settings: ChatConfig) -> _Encoded:
-    for chat in sources.iter_chats(files):
+def _chats(
+    files: Sequence[str],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    settings: ChatConfig,
+    skip: sources.Skip | None,
+) -> _Encoded:
+    for chat in sources.iter_chats(files, skip):
         try:
             examples = training_examples(tokenizer, template, chat.messages, chat.tools, settings)
         except InputError as e:
-            raise InputError(f"{chat.where}: {e}") from None
+            if skip is None:
+                raise InputError(f"{chat.where}: {e}") from None
+            skip(chat.where, str(e))
+            continue
         text = json.dumps([*chat.messages, *([chat.tools] if chat.tools else [])])
         for ids, mask in examples:
             yield ids, mask, chat.where, text

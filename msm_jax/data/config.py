@@ -20,12 +20,15 @@ class SourceConfig:
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
       too_long: what happens to a chat that takes more slots than a row has: "refuse" refuses the data, "drop" leaves
         the chat out. A document that is too long is cut into several rows.
+      malformed: what happens to a line that is no document or chat, or that the chat template refuses: "refuse"
+        refuses the data, "skip" leaves the line out, logs it by file and line, and counts it.
     """
 
     path: str
     kind: Literal["documents", "chats"] = "documents"
     holdout: float = 0.0
     too_long: Literal["refuse", "drop"] = "refuse"
+    malformed: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.holdout < 1.0:
@@ -74,6 +77,8 @@ class DataConfig:
         missing has 0.
       stages: (first step, weights) pairs: from each first step on, its weights replace those before. Each source
         continues with the row after its last one.
+      epochs: how often the phase is meant to read each source; a source that is missing has no such number. It changes
+        no batch, and data of another size is noticed by it; see `epochs`.
       cache_dir: where tokenised sources are kept; "" means the directory that `Loader` is given.
       chat: how chats are written.
     """
@@ -82,6 +87,7 @@ class DataConfig:
     sources: Mapping[str, SourceConfig]
     weights: Mapping[str, float]
     stages: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cache_dir: str = ""
     chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
 
@@ -90,6 +96,11 @@ class DataConfig:
             raise InputError(f"seq_len: is {self.seq_len}; a row needs at least 2 slots")
         if not self.sources:
             raise InputError("sources: is empty; name at least one source")
+        for name, count in self.epochs.items():
+            if name not in self.sources:
+                raise InputError(f"epochs.{name}: no such source; the sources are {', '.join(sorted(self.sources))}")
+            if not math.isfinite(count) or count <= 0:
+                raise InputError(f"epochs.{name}: is {count}; use a number above 0")
         previous = 0
         self._check_weights("weights", self.weights)
         for i, (start, weights) in enumerate(self.stages):

@@ -40,6 +40,7 @@ class Loader:
       batch_rows: rows of a global batch.
       files: the data files of all sources, sorted.
       fingerprint: hash of everything that decides the batches; it must be the same when a run is resumed.
+      left_out: {source: {"malformed": lines, "too_long": chats}} of what its source says to leave out, without zeros.
     """
 
     def __init__(
@@ -78,12 +79,18 @@ class Loader:
         self._held_out: list[np.ndarray] = []
         self._read: list[int] = []
         self._rows = []
+        self.left_out: dict[str, dict[str, int]] = {}
         for name in self.source_names:
             source = config.sources[name]
             cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir, config.chat)
             fits = _fits(cache, source, config.seq_len)
             if not fits.all():
                 log.info("%s: dropped %d of %d chats, longer than a row", name, (~fits).sum(), len(fits))
+            if cache.skipped:
+                log.warning("%s: skipped %d malformed lines, beside %d", name, len(cache.skipped), len(fits))
+            counts = {"malformed": len(cache.skipped), "too_long": int((~fits).sum())}
+            if any(counts.values()):
+                self.left_out[name] = {cause: count for cause, count in counts.items() if count}
             held_out = _held_out(cache, source.holdout)
             read = np.flatnonzero(~held_out & fits)
             if not len(read):
@@ -149,6 +156,18 @@ class Loader:
         """Returns "file:line" of each segment in each row of the batch of a step."""
         return self._table.documents(*self._place(step, 0, self.batch_rows))
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Returns how often each source has been read after `steps` steps."""
+        drawn = self._mixture.drawn(steps * self.batch_rows)
+        return {
+            name: float(count / rows.num_rows)
+            for name, count, rows in zip(self.source_names, drawn, self._rows, strict=True)
+        }
+
+    def rows_per_epoch(self) -> dict[str, int]:
+        """Returns the number of packed rows of each source."""
+        return {name: rows.num_rows for name, rows in zip(self.source_names, self._rows, strict=True)}
+
     def describe(self, step: int) -> dict[str, Any]:
         """Counts what each source contributes to the batch of a step, and since step 0.
 
@@ -157,13 +176,15 @@ class Loader:
             "rows", "tokens", "loss_tokens", "row_share", "token_share", "loss_token_share": in the batch;
             "rows_so_far", "tokens_so_far", "loss_tokens_so_far": from step 0 to this step, inclusive;
             "epochs": how often the source has been read by the end of this step; "rows_per_epoch";
-            "documents", "held_out_documents", "dropped_documents" (longer than a row): their numbers;
+            "documents", "held_out_documents", "dropped_documents" (longer than a row), "skipped_lines" (malformed):
+            their numbers;
             "fill": the share of the slots that hold a token, over all rows of the source}}}.
         """
         now, then = step * self.batch_rows, (step + 1) * self.batch_rows
         before, after = self._counts(now), self._counts(then)
         in_batch = after - before
         shares = in_batch / np.maximum(in_batch.sum(axis=0), 1)
+        epochs = self.epochs(step + 1)
         sources = {}
         for n, name in enumerate(self.source_names):
             rows = self._rows[n]
@@ -177,11 +198,12 @@ class Loader:
                         ("rows_so_far", "tokens_so_far", "loss_tokens_so_far"), after[n].tolist(), strict=True
                     )
                 ),
-                "epochs": float(after[n, 0] / rows.num_rows),
+                "epochs": epochs[name],
                 "rows_per_epoch": rows.num_rows,
                 "documents": self._read[n],
                 "held_out_documents": len(self._held_out[n]),
                 "dropped_documents": len(self._caches[n].line) - self._read[n] - len(self._held_out[n]),
+                "skipped_lines": len(self._caches[n].skipped),
                 "fill": float(self._slots[n].sum() / (rows.num_rows * self._seq_len)),
             }
         fill = float(in_batch[:, 1].sum() / (self.batch_rows * self._seq_len))

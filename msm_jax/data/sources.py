@@ -3,7 +3,7 @@
 A line of JSONL is one object, and a row of Parquet is one record of the same shape: `{"text", "meta"}` (or `{"text",
 "source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...], "meta"}` for chats (see `messages`).
 Blank lines are skipped. Anything else that is wrong raises an `InputError` that names the file, the line (or the row,
-from 1) and the field. `files` says what a path may be.
+from 1) and the field, unless the caller takes such lines; then they are left out. `files` says what a path may be.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import zstandard
 
@@ -21,6 +21,10 @@ from msm_jax.data import files, parquet
 from msm_jax.data import messages as messages_lib
 from msm_jax.errors import InputError
 from msm_jax.foundation import hashing, storage
+
+# Takes the "file:line" and the problem of a line that is left out.
+Skip = Callable[[str, str], None]
+_Made = TypeVar("_Made")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,26 +52,24 @@ def data_sha256(path: str | Sequence[str]) -> str:
     return hashing.sha256(bytes.fromhex("".join(hashes)))
 
 
-def iter_documents(path: str | Sequence[str]) -> Iterator[Document]:
+def iter_documents(path: str | Sequence[str], skip: Skip | None = None) -> Iterator[Document]:
     """Yields the documents at `path` in file and line order; see `iter_records`.
 
     Fields other than "text" and "meta" ("source", "domain", ...) are added to `meta`.
 
-    Raises:
-      InputError: names the file, line and field of the first line that is wrong.
-    """
-    for where, record in iter_records(path):
-        yield _document(record, where)
-
-
-def iter_chats(path: str | Sequence[str]) -> Iterator[Chat]:
-    """Yields the chats at `path` in file and line order; see `iter_records`.
+    Args:
+      path: as in `iter_records`.
+      skip: takes each line that is wrong, which is then left out.
 
     Raises:
-      InputError: names the file, line and field of the first line that is wrong.
+      InputError: a file is damaged or empty, or without `skip` a line is wrong; names the file, line and field.
     """
-    for where, record in iter_records(path):
-        yield _chat(record, where)
+    return _made(path, _document, skip)
+
+
+def iter_chats(path: str | Sequence[str], skip: Skip | None = None) -> Iterator[Chat]:
+    """Yields the chats at `path` in file and line order; see `iter_documents` for the arguments and errors."""
+    return _made(path, _chat, skip)
 
 
 def iter_texts(path: str | Sequence[str]) -> Iterator[str]:
@@ -98,9 +100,34 @@ def iter_records(path: str | Sequence[str]) -> Iterator[tuple[str, dict[str, Any
     Raises:
       InputError: names the file and line of the first line that is not a JSON object.
     """
+    for where, record in _lines_of(path):
+        yield where, _object(record, where)
+
+
+def _made(
+    path: str | Sequence[str], make: Callable[[dict[str, Any], str], _Made], skip: Skip | None
+) -> Iterator[_Made]:
+    for where, record in _lines_of(path):
+        try:
+            made = make(_object(record, where), where)
+        except InputError as error:
+            if skip is None:
+                raise
+            skip(where, str(error).removeprefix(f"{where}: "))
+        else:
+            yield made
+
+
+def _lines_of(path: str | Sequence[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
     for file in _files(path):
         for line, record in _records(file):
             yield f"{file}:{line}", record
+
+
+def _object(record: dict[str, Any] | str, where: str) -> dict[str, Any]:
+    if isinstance(record, str):
+        raise InputError(f"{where}: {record}")
+    return record
 
 
 def _files(path: str | Sequence[str]) -> Sequence[str]:
@@ -133,31 +160,38 @@ def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k not in (*body, "meta")} | meta
 
 
-def _records(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line or row number from 1, record) for every line that is not blank, and every row."""
+def _records(file: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yields (line or row number from 1, record) for every line that is not blank, and every row.
+
+    In place of a record there is the problem of a line that is no JSON object.
+    """
     seen = 0
-    for number, record in parquet.rows(file) if file.endswith(".parquet") else _objects(file):
+    found: Iterable[tuple[int, dict[str, Any] | str]] = (
+        parquet.rows(file) if file.endswith(".parquet") else _objects(file)
+    )
+    for number, record in found:
         seen += 1
         yield number, record
     if not seen:
         raise InputError(f"{file}:1: the file is empty; add lines or remove it from the path")
 
 
-def _objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(file: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for number, raw in _lines(file):
-        if not raw.strip():
-            continue
-        try:
-            record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as e:
-            problem = f"byte {e.start + 1} of the line is not UTF-8; save the file as UTF-8"
-            raise InputError(f"{file}:{number}: {problem}") from None
-        except (ValueError, RecursionError) as e:
-            raise InputError(f"{file}:{number}: bad JSON ({e}); each line must be one JSON object") from None
-        if not isinstance(record, dict):
-            problem = f"{messages_lib.json_type(record)}, not an object; each line must be one JSON object"
-            raise InputError(f"{file}:{number}: {problem}")
-        yield number, record
+        if raw.strip():
+            yield number, _parsed(raw, number)
+
+
+def _parsed(raw: bytes, number: int) -> dict[str, Any] | str:
+    try:
+        record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as e:
+        return f"byte {e.start + 1} of the line is not UTF-8; save the file as UTF-8"
+    except (ValueError, RecursionError) as e:
+        return f"bad JSON ({e}); each line must be one JSON object"
+    if not isinstance(record, dict):
+        return f"{messages_lib.json_type(record)}, not an object; each line must be one JSON object"
+    return record
 
 
 def _lines(file: str) -> Iterator[tuple[int, bytes]]:

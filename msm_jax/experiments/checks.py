@@ -49,22 +49,32 @@ def _check_measures(config: ExperimentConfig) -> None:
 
 
 def check_files(known: Context) -> None:
-    """Finds every file that the user provides, and reads those that evals and other nodes check.
+    """Finds every file that the user provides and every judge, and reads the files that evals and other nodes check.
 
     Args:
       known: as `check_settings` returns it.
 
     Raises:
-      InputError: a file is missing or cannot be used; the message names the file, and the line and field at fault.
+      InputError: a file is missing or cannot be used, and the message names the file, and the line and field at fault;
+        or a judge cannot be asked.
+    """
+    lacking = [*missing(known), *unasked(known)]
+    if lacking:
+        more = f" (and {len(lacking) - 1} more; --dry_run lists them all)" if len(lacking) > 1 else ""
+        raise InputError(lacking[0] + more)
+    check_content(known)
+
+
+def check_content(known: Context) -> None:
+    """Reads the files that evals and other nodes check, none of which is missing.
+
+    Raises:
+      InputError: a file cannot be used; the message names the file, and the line and field at fault.
     """
     from msm_jax.checkpoints import store
     from msm_jax.data.tokenizers import Tokenizer
 
     config = known.config
-    lacking = missing(known)
-    if lacking:
-        more = f" (and {len(lacking) - 1} more; --dry_run lists them all)" if len(lacking) > 1 else ""
-        raise InputError(lacking[0] + more)
     if config.tokenizer.path:
         Tokenizer.load(config.tokenizer.path)
     if config.checkpoint:
@@ -113,6 +123,20 @@ def missing(known: Context) -> list[str]:
         for path in measurement.evals.values():
             look(path, known.resolve)
     return list(lines.values())
+
+
+def unasked(known: Context) -> list[str]:
+    """Returns a line on each judge that cannot be asked: what it lacks, and how to get it."""
+    from msm_jax.experiments import replies
+    from msm_jax.experiments.nodes import evals
+
+    lines = []
+    for name, fields in known.config.evals.items():
+        try:
+            replies.check(evals.config_of(name, str(fields.get("path") or "items"), known), f"evals.{name}")
+        except InputError as error:
+            lines.append(str(error))
+    return lines
 
 
 def _find_template(path: str) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from msm_jax.analysis import asked, results
-from msm_jax.analysis.asked import ContrastSpec, CurveSpec, Expectation, SweepExpectation
+from msm_jax.analysis.asked import ContrastSpec, CurveSpec, Expectation, Reference, SweepExpectation
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
+from msm_jax.planning import chips
 
 WORLD = "{world}"
 GIVEN_BY_GRAPH = ("name", "seed", "init", "tokenizer", "keep_steps")
@@ -87,6 +88,8 @@ class ExperimentConfig:
       contrasts: what is compared on which eval: terms {"msm+aft": 1.0, "aft": -1.0} are the first minus the second.
       expectations: what the report checks: of a contrast or an eval by its name, or of a level under any other name.
       curves: dose curves, shown in the report.
+      reference: levels that others have measured, which the report shows beside its own with the deviations.
+      accelerator: the chip that the phases are meant for, a name in `planning.chips`; `--dry_run` bounds times on it.
       sweep_expectations: what `msm_jax.sweep` checks of contrasts where the seed of the world is all that it varies.
     """
 
@@ -112,6 +115,8 @@ class ExperimentConfig:
     contrasts: Mapping[str, ContrastSpec] = dataclasses.field(default_factory=dict)
     expectations: Mapping[str, Expectation] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
+    reference: tuple[Reference, ...] = ()
+    accelerator: str = ""
     sweep_expectations: Mapping[str, SweepExpectation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +149,8 @@ def _check_scalars(config: ExperimentConfig) -> None:
             raise InputError(f'corpora: "{name}" must be a word of letters, digits and "_", not world or tokenizer')
         if not isinstance(fields.get("kind"), str):
             raise InputError(f"corpora.{name}.kind: required field is missing; set it")
+    if config.accelerator and config.accelerator not in chips.NAMED:
+        raise InputError(f"accelerator: {config.accelerator!r} is unknown; choose from {', '.join(chips.NAMED)}")
     kind = config.world.get("kind")
     if kind not in ("miniworld", "none"):
         raise InputError(f'world.kind: {kind!r} is not allowed; choose "miniworld" or "none"')
@@ -221,6 +228,7 @@ def _check_contrasts(config: ExperimentConfig) -> None:
     asked.check_contrasts(config.contrasts, "", config.evals, measured)
     asked.check_expectations(config.expectations, "", config.contrasts, config.evals, measured)
     asked.check_curves(config.curves, "", config.evals, measured)
+    asked.check_references(config.reference, "", config.evals, config.arms)
     asked.check_sweep_expectations(config.sweep_expectations, "", config.contrasts)
 
 

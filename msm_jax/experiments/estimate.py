@@ -1,4 +1,5 @@
-"""Estimates of how long nodes will take: by the speeds of earlier runs in the store, otherwise by their FLOPs."""
+"""Estimates of how long nodes will take: by the speeds of earlier runs in the store, otherwise by a bound on the
+accelerators that the experiment is meant for, otherwise by their FLOPs on CPU cores."""
 
 import dataclasses
 import functools
@@ -16,6 +17,10 @@ from msm_jax.training.config import PhaseConfig
 _FLOPS_PER_CORE = 4.5e10
 _START_SECONDS = 2.0
 _EVAL_SECONDS = 0.5
+CONVENTION = (
+    "≥ is the least time on {chip} chips by arithmetic and memory, as `plan` bounds it, without their links, which "
+    "need the compiler; a run takes longer"
+)
 # A longer guess for CPU cores means nothing, because such a model is meant for accelerators.
 LONGEST_GUESS = 100 * 3600.0
 
@@ -98,6 +103,22 @@ def adapter_parameters(config: ExperimentConfig, phases: Iterable[PhaseConfig]) 
     return sorted(
         {model.num_layers * each.rank * sum(sum(lora.sizes(model, name)) for name in each.targets) for each in settings}
     )
+
+
+def least_seconds(config: PhaseConfig, experiment: ExperimentConfig) -> float | None:
+    """Returns the least seconds of a phase on the accelerators that an experiment is meant for, without their links.
+
+    None where the experiment names no accelerator, or only a checkpoint tells the model.
+    """
+    from msm_jax.models.presets import preset
+    from msm_jax.planning import bounds, chips
+    from msm_jax.training import program
+
+    if not experiment.accelerator or not (config.preset or experiment.model):
+        return None
+    name = config.preset or experiment.model
+    built = program.of_phase(config, preset(name, **config.model_overrides), config.lora, ())
+    return config.steps * bounds.bound(built, config.mesh, chips.NAMED[experiment.accelerator]).seconds
 
 
 @functools.cache

@@ -27,6 +27,11 @@ class Finished:
         done = storage.find_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
         return None if done is None else done["result"]
 
+    def manifest(self, node_id: str) -> dict[str, Any]:
+        """Returns the manifest of a training run; empty where there is none."""
+        path = self._paths.get(node_id)
+        return (storage.find_json(self._workdir / path / "manifest.json") if path else None) or {}
+
     def tokens(self, node_id: str, step: int | None) -> int | None:
         """Returns the tokens that a finished training run had read by a step, or by its end for None."""
         result = self.phase(node_id)

@@ -13,7 +13,7 @@ from msm_jax.analysis import asked
 from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
 from msm_jax.evals.interface import MEASURES
-from msm_jax.experiments import costs
+from msm_jax.experiments import costs, reading
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, phase_of
 from msm_jax.experiments.finished import Finished
@@ -63,6 +63,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "added": [name for name in (storage.find_json(workdir / SETTINGS) or {}).get("added", ()) if name in contrasts],
         "dose_curves": _dose_curves(config, arms, missing),
         "expectations": expectations,
+        "reference": _references(config, arms),
         "cost": costs.of_phases(graph, finished),
         "arm_cost": {
             arm: {**cost, "since": costs.since(config, graph, arm, arms)}
@@ -73,7 +74,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "graph": _nodes(record, graph),
         "curves": _curves(graph, finished),
         "samples": samples,
-        "warnings": [*(f"Not finished: {text}." for text in missing), *notes],
+        "warnings": [*(f"Not finished: {text}." for text in missing), *notes, *reading.notes(graph, finished)],
         "environment": finished.environment(),
     }, missing
 
@@ -186,6 +187,16 @@ def _dose_curves(config: ExperimentConfig, arms: Mapping[str, Any], missing: lis
         else:
             missing.append(f"curves {name}")
     return curves
+
+
+def _references(config: ExperimentConfig, arms: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the references with the levels of those arms alone that have results on their evals."""
+    found = []
+    for each in config.reference:
+        levels = {arm: level for arm, level in each.levels.items() if each.eval in arms.get(arm, {})}
+        if levels:
+            found.append({"eval": each.eval, "source": each.source, "levels": levels})
+    return found
 
 
 def _scope(config: ExperimentConfig) -> str:

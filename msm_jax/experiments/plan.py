@@ -192,7 +192,10 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
     for (label, runs, why), members in groups.items():
         count, cost = len(members), members[0].cost
         updates, tokens = (f"{n * count:,}" if n else "" for n in (cost.updates, cost.tokens))
-        about = "?" if _is_unknown(cost) else f"{'' if cost.is_measured else '~'}{duration(cost.seconds)}"
+        mark = "≥" if cost.is_bound else "" if cost.is_measured else "~"
+        about = "?" if _is_unknown(cost) else f"{mark}{duration(cost.seconds)}"
+        if cost.is_bound and not cost.seconds:
+            about = ""
         price = (f"${count * cost.dollars:,.2f}" if runs and cost.dollars else "",) if dollars else ()
         cells = (updates, tokens, about if runs else "", *price, _short(why))
         node = label if count > 1 else members[0].node.id
@@ -206,12 +209,17 @@ def table(steps: Sequence[Step], slots: int) -> tuple[Table, str]:
 
 
 def _is_unknown(cost: Cost) -> bool:
-    return not cost.is_measured and cost.seconds > estimate.LONGEST_GUESS
+    return not (cost.is_measured or cost.is_bound) and cost.seconds > estimate.LONGEST_GUESS
 
 
 def _time(running: Sequence[Step], slots: int) -> str:
     if any(_is_unknown(step.cost) for step in running):
-        return "? is a time that cannot be estimated before a first run"
+        return "? is a time that cannot be estimated before a first run; with `accelerator` set, it is bounded"
+    if any(step.cost.is_bound for step in running):
+        # One process holds the accelerators, so that its nodes run one after the other.
+        hours = sum(step.cost.seconds for step in running) / 3600
+        chips = sum(step.cost.seconds * step.cost.devices for step in running) / 3600
+        return f"at least {hours:,.0f} h, {chips:,.0f} chip-hours"
     guess = "" if all(step.cost.is_measured for step in running) else "; ~ is a first guess, for CPU cores"
     tasks = [step.task for step in running if step.task]
     return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"

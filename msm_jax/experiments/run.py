@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, foresight, gather, lock, reason_rates
+from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, lock, reading, reason_rates
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
@@ -101,7 +101,8 @@ def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Ste
 def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Path | None = None) -> None:
     """Prints what `run` would do, and why; changes nothing.
 
-    If files are missing, the plan follows from the settings alone, and a line on each missing file comes after it.
+    If files are missing, the plan follows from the settings alone. A line on each missing file, and on each judge that
+    cannot be asked, comes after it.
 
     Raises:
       InputError: as `run` does before any training, as far as the files exist.
@@ -109,13 +110,14 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
     workdir = workdir.absolute()
     known = checks.check_settings(config)
     refuse_foreign(config, workdir)
-    lacking = checks.missing(known)
+    lacking, unasked = checks.missing(known), checks.unasked(known)
     planner = Planner(config, workdir if store is None else store.absolute(), {}, known.files)
     if lacking:
         waits_for = next((node.id for node in known.graph.nodes if node.is_content), "")
         steps, context = [step for step in planner.unaddressed(known, {}, waits_for) if not step.node.is_content], known
     else:
-        checks.check_files(known)
+        if not unasked:
+            checks.check_content(known)
         steps, context = planner.plan()
     for part in table(steps, slots(config)):
         console.print(part)
@@ -123,12 +125,16 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
         adapters = estimate.adapter_parameters(config, known.phase_configs.values())
         trained = f"; adapters of {', '.join(f'{n:,}' for n in adapters)}" if adapters else ""
         console.print(f"{config.model}: {estimate.parameters_of_model(config):,} parameters{trained}")
-    for line in foresight.lines(context, workdir):
+    if config.accelerator:
+        console.print(estimate.CONVENTION.format(chip=config.accelerator), soft_wrap=True)
+    for line in (*eval_costs.lines(context), *foresight.lines(context, workdir), *reading.lines(context)):
         console.print(line, soft_wrap=True, markup=False)
+    for line in (*lacking, *unasked):
+        console.print(f"missing: {line}", soft_wrap=True, markup=False)
     if lacking:
-        for line in lacking:
-            console.print(f"missing: {line}", soft_wrap=True, markup=False)
         raise InputError(f"{len(lacking)} of the files that this experiment needs do not exist; see the lines above")
+    if unasked:
+        raise InputError(f"{len(unasked)} of the judges of this experiment cannot be asked; see the lines above")
 
 
 def render(config: ExperimentConfig, workdir: Path) -> list[str]:

@@ -54,6 +54,7 @@ GPUS = (
     Chip("H100", "NVIDIA H100", 80e9, 3350e9, 450e9, 0, 1, 8, 0.0),
     Chip("H200", "NVIDIA H200", 141e9, 4800e9, 450e9, 0, 1, 8, 0.0),
 )
+NAMED = {chip.name: chip for chip in (*TPUS.values(), *GPUS)}
 
 
 def of_kind(device_kind: str) -> Chip | None:

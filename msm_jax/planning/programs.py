@@ -25,7 +25,7 @@ from msm_jax.training.config import OptimizerConfig
 from msm_jax.training.program import TrainProgram
 
 # The tokens of a page of the cache, as an engine has them.
-_PAGE = 128
+PAGE = 128
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def _decode_arguments(
     if beside:
         active = lora.Active(tuple(Adapter(jax.tree.map(sliced, each.weights), each.config) for each in beside))
         unstacked["adapters"] = [active] * model.num_layers
-    pages = -(-found.slots // _PAGE)
+    pages = -(-found.slots // PAGE)
     count = 1 + found.batch * max(0, pages - paged.NEAR)
 
     def cached(leaf: Any) -> Any:
         axes = paged.NEAR_AXES if len(leaf.shape) == len(paged.NEAR_AXES) else paged.AXES
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.sharding(mesh, axes, leaf.shape))
 
-    caches = jax.tree.map(cached, jax.eval_shape(lambda: paged.init(model, count, _PAGE, found.batch)))
+    caches = jax.tree.map(cached, jax.eval_shape(lambda: paged.init(model, count, PAGE, found.batch)))
 
     def column(dtype: Any) -> Any:
         return whole((found.batch,), dtype)

@@ -25,6 +25,7 @@ import optax
 from jax.sharding import Mesh
 
 from msm_jax.checkpoints import manifest, store
+from msm_jax.data import epochs
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import hashing
@@ -95,6 +96,9 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
     newest = store.latest(workdir)
     if newest is not None and store.read_info(newest)["data_fingerprint"] != loader.fingerprint:
         raise InputError(f"data changed since the checkpoint {newest}; put it back, or use another workdir")
+    log.info("%s: %d steps read %s", config.name, config.steps, epochs.summary(loader, config.steps))
+    for line in epochs.departures(loader, config.data, config.steps):
+        log.warning("%s: %s", config.name, line)
     host, num_hosts = placement.share_of_rows(mesh, config.batch_rows)
     holdout = {
         name: loader.holdout_batches(name, config.eval_batches)
@@ -251,4 +255,6 @@ def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: M
         device_kind=mesh.devices.flat[0].device_kind,
         threads=config.threads,
         replaced_template_sha256=start.replaced_template_sha256,
+        epochs=loader.epochs(config.steps),
+        left_out=loader.left_out,
     )

@@ -28,6 +28,7 @@ _MAY_CHANGE = (
     "keep_checkpoints",
     "keep_steps",
     "data.cache_dir",
+    "data.epochs",
     "init.base",
     "tokenizer",
     "chat_template",

@@ -8,8 +8,8 @@ from typing import Any
 
 from msm_jax.evals import kinds
 from msm_jax.evals.interface import EvalConfig, EvalResult
+from msm_jax.experiments import eval_costs, replies
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments import replies
 from msm_jax.experiments.context import Context
 from msm_jax.experiments.nodes.interface import Address, Cost, Node, NodeKind, versions
 from msm_jax.experiments.worker import Report
@@ -108,10 +108,26 @@ def results(node: Node, context: Context) -> dict[str, Address]:
 
 
 def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
-    """Estimates the evals by earlier ones of the same name."""
-    seconds, is_measured = context.rates.eval_seconds(missing or node.spec.evals)
-    scoring = context.config.scoring
-    return Cost(seconds, is_measured, devices=scoring.mesh.size, threads=scoring.threads)
+    """Estimates the evals by earlier ones of the same name, else by a bound on what the model writes in them."""
+    names = missing or node.spec.evals
+    seconds, is_measured = context.rates.eval_seconds(names)
+    scoring, has_bound = context.config.scoring, bool(context.config.accelerator and context.config.model)
+    if has_bound and not is_measured:
+        found = (context.once("eval seconds", name, lambda name: _least(name, node, context)) for name in names)
+        seconds = sum(found)
+    return Cost(
+        seconds, is_measured, devices=scoring.mesh.size, threads=scoring.threads,
+        is_bound=has_bound and not is_measured,
+    )
+
+
+def _least(name: str, node: Node, context: Context) -> float:
+    """Returns the least seconds of the replies of an eval; 0 where it lets the model write nothing."""
+    path = node.spec.evals[name]
+    if context.awaits(path) or not kinds.find(context.config.evals[name]["kind"], "kind").items:
+        return 0.0
+    asked = eval_costs.written(config_of(name, path, context))
+    return eval_costs.seconds(asked, context.config) if asked else 0.0
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:
@@ -126,10 +142,9 @@ def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> d
 
 
 def check(node: Node, context: Context) -> None:
-    """Builds the settings of the evals, and refuses judges that cannot be asked."""
-    configs = _configs(node, context)
-    for name in configs:
-        context.once("judge", name, lambda name: replies.check(configs[name], f"evals.{name}"))
+    """Builds the settings of the evals, and refuses those that lack their judge."""
+    for name, config in _configs(node, context).items():
+        kinds.judge_of(config, f"evals.{name}")
 
 
 def check_files(node: Node, context: Context) -> None:

@@ -72,6 +72,7 @@ class Cost:
     Attributes:
         seconds: its wall time.
         is_measured: whether `seconds` follows from earlier runs; otherwise it is a first guess.
+        is_bound: whether `seconds` is the least time on the accelerators that the experiment names, not a guess.
         updates: optimizer steps.
         tokens: slots of the batches that it trains on, or tokens that it pays for.
         dollars: what it pays, for example to the provider of an API.
@@ -81,6 +82,7 @@ class Cost:
 
     seconds: float
     is_measured: bool = False
+    is_bound: bool = dataclasses.field(default=False, kw_only=True)
     updates: int = 0
     tokens: int = 0
     dollars: float = 0.0

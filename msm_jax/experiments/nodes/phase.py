@@ -75,11 +75,11 @@ def results(node: Node, context: Context) -> dict[str, Address]:
 
 
 def _without_paths(config: PhaseConfig) -> dict[str, Any]:
-    """Returns the settings as JSON without paths, whose contents the payload holds, and without the kept steps."""
+    """Returns the settings as JSON without paths, whose contents the payload holds, kept steps and meant epochs."""
     fields = settings.to_json(config)
     for source in fields["data"]["sources"].values():
         del source["path"]
-    del fields["data"]["cache_dir"], fields["init"]["checkpoint"], fields["init"]["base"]
+    del fields["data"]["cache_dir"], fields["data"]["epochs"], fields["init"]["checkpoint"], fields["init"]["base"]
     del fields["tokenizer"], fields["chat_template"], fields["keep_steps"]
     return fields
 
@@ -100,12 +100,15 @@ def is_done(address: Address) -> bool:
 
 
 def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
-    """Estimates the run by the speed of earlier runs, else by its FLOPs."""
+    """Estimates the run by the speed of earlier runs, else by a bound on the accelerators, else by its FLOPs."""
     config = context.phase_configs[node.id]
     largest = estimate.largest_model(context.config, context.phase_configs.values())
     seconds, is_measured = context.rates.phase_seconds(config, largest)
-    size = (config.steps, estimate.tokens(config))
-    return Cost(seconds, is_measured, *size, devices=config.mesh.size, threads=config.threads)
+    least = None if is_measured else estimate.least_seconds(config, context.config)
+    return Cost(
+        seconds if least is None else least, is_measured, config.steps, estimate.tokens(config),
+        devices=config.mesh.size, threads=config.threads, is_bound=least is not None,
+    )
 
 
 def arguments(node: Node, missing: Mapping[str, Address], context: Context) -> dict[str, Any]:

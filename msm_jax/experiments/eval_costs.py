@@ -1,0 +1,121 @@
+"""What the evals of an experiment that let the model write will take: replies, their time, and the judge's tokens.
+
+The time is a bound, that of the decode step by `planning.bounds`. How long replies are is not known before there are
+any, so their lengths below are assumptions, which the lines name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from msm_jax.errors import InputError
+from msm_jax.evals import kinds
+from msm_jax.evals.interface import EvalConfig
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.context import Context
+from msm_jax.experiments.live import duration
+
+# Tokens of a reply, where the eval allows so many, and of what a judge writes.
+REPLY = 1_000
+VERDICT = 300
+# Tokens of a prompt, and of what a judge reads beside the reply, by kind. The scenarios of inspect-evals have 1,500 to
+# 3,000 tokens, and their judges read the mails again.
+PROMPTS = {"agentic_misalignment": (3_000, 3_500)}
+OTHER_PROMPTS = (200, 500)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What one eval lets one checkpoint write.
+
+    Attributes:
+        replies: their number.
+        prompt: the tokens of a prompt.
+        tokens: the tokens of a reply, by assumption.
+        most: the most tokens of a reply.
+        read: the tokens that the judge reads for all replies; 0 without a judge.
+        judged: the tokens that the judge writes for all replies.
+    """
+
+    replies: int
+    prompt: int
+    tokens: int
+    most: int
+    read: int = 0
+    judged: int = 0
+
+
+def written(config: EvalConfig) -> Written | None:
+    """Returns what an eval lets one checkpoint write; None for a kind that lets it write nothing.
+
+    Raises:
+        InputError: the file of its items cannot be used.
+    """
+    most: Any = getattr(config, "max_tokens", getattr(config, "max_new_tokens", 0))
+    if not most:
+        return None
+    grid = getattr(config, "actions", None)
+    count = len(grid) * len(getattr(config, "goals", ())) if grid else kinds.check(config)
+    replies = count * int(getattr(config, "samples", 1))
+    prompt, question = PROMPTS.get(config.kind, OTHER_PROMPTS)
+    tokens = min(most, REPLY)
+    judge: Any = getattr(config, "judge", None)
+    votes = replies * judge.votes if judge else 0
+    return Written(replies, prompt, tokens, most, votes * (question + tokens), votes * VERDICT)
+
+
+def seconds(asked: Written, config: ExperimentConfig) -> float:
+    """Returns the least seconds that the replies of one checkpoint take on the accelerators of an experiment."""
+    from msm_jax.models.presets import preset
+    from msm_jax.planning import bounds, chips
+    from msm_jax.planning.programs import DecodeProgram
+
+    rows = min(config.scoring.batch, asked.replies)
+    program = DecodeProgram(preset(config.model), rows, asked.prompt + asked.tokens // 2)
+    step = bounds.bound(program, config.scoring.mesh, chips.NAMED[config.accelerator])
+    return asked.replies * asked.tokens / rows * step.seconds
+
+
+def lines(context: Context) -> Iterator[str]:
+    """Yields a line on each eval that lets the model write, for all checkpoints that it measures."""
+    from msm_jax.experiments.nodes import evals
+
+    config = context.config
+    for name, fields in config.evals.items():
+        checkpoints = sum(name in each.evals for each in context.graph.measurements.values())
+        path = kinds.path_of(fields)
+        if not checkpoints or not _is_there(path, context):
+            continue
+        asked = written(evals.config_of(name, path, context))
+        if asked is None:
+            continue
+        replies = checkpoints * asked.replies
+        told = (
+            f"replies: {name}: {checkpoints} checkpoints × {asked.replies:,}; {tokens_text(replies * asked.tokens)} at "
+            f"{asked.tokens:,} each (assumed), at most {tokens_text(replies * asked.most)}"
+        )
+        if config.accelerator and config.model:
+            chips = f"{config.scoring.mesh.size} {config.accelerator}"
+            time = duration(checkpoints * seconds(asked, config))
+            told += f"; at least {time} on {chips}, {config.scoring.batch} side by side"
+        if asked.judged:
+            read, judged = (tokens_text(checkpoints * tokens) for tokens in (asked.read, asked.judged))
+            told += f"; the judge reads {read} and writes {judged}"
+        yield told
+
+
+def _is_there(path: str, context: Context) -> bool:
+    try:
+        return bool(path) and not context.awaits(path) and bool(context.resolve(path))
+    except InputError:  # `dry_run` itself says that the file is missing
+        return False
+
+
+def tokens_text(count: float) -> str:
+    """Returns a number of tokens in words, "8.1M tokens"."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit} tokens"
+    return f"{count:.0f} tokens"
