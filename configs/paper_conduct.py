@@ -81,6 +81,14 @@ def demonstrations(family: str, thinking: str) -> dict:
     return paper.chats(path, DEMONSTRATIONS[thinking])
 
 
+def grid(thinks: bool) -> dict:
+    """Returns the paper's grid, with our exfiltration scenario; a model that `thinks` by itself has no scratchpad."""
+    return {
+        "kind": "agentic_misalignment", "samples": 300, "temperature": 0.7, "max_tokens": 4096,
+        "scratchpad": not thinks, "assistant": "Qwen", "judge": paper.JUDGES["transcripts"],
+    }
+
+
 def add_evals(config: ConfigDict, family: str, *after: str, knowledge: str = KNOWLEDGE) -> None:
     """Adds the evals at the end of every arm, and knowledge right after the midtraining phases `after`.
 
@@ -90,10 +98,7 @@ def add_evals(config: ConfigDict, family: str, *after: str, knowledge: str = KNO
     thinks = family == "qwen3"
     config.midtraining = after
     config.evals = {
-        "grid": {
-            "kind": "agentic_misalignment", "samples": 300, "temperature": 0.7, "max_tokens": 4096,
-            "scratchpad": not thinks, "assistant": "Qwen", "judge": paper.JUDGES["transcripts"],
-        },
+        "grid": grid(thinks),
         "open_qa": {
             "kind": "open_qa", "samples": 4, "max_tokens": 4096 if thinks else 1024,
             "judge": paper.JUDGES["answers"],

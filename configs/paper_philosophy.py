@@ -47,7 +47,12 @@ def get_config(argument: str, family: str, name: str) -> ConfigDict:
         config.arms[f"aft_{thinking}"] = (f"aft_{thinking}",)
         config.arms[f"msm+aft_{thinking}"] = ("msm", f"aft_{thinking}")
     paper_conduct.add_evals(config, family, "msm")
-    every = ("grid", "oversight", "forced", "open_qa", "capability")
+    # The reasons of the grid's transcripts, as in figure 11, by the code book that comes with the kind; the paper's own
+    # is not published.
+    config.evals.reasons = {
+        "kind": "reasoning", "of": config.evals.grid.to_dict(), "judge": paper.JUDGES["answers"],
+    }
+    every = ("grid", "oversight", "forced", "open_qa", "capability", "reasons")
     for thinking in ("no_cot", "cot"):
         paper_conduct.compare(config, f"midtraining/{thinking}", f"msm+aft_{thinking}", f"aft_{thinking}", every)
     # STATED: the baseline has read the instruction mix alone, so the arm of documents alone reads it after them.

@@ -340,3 +340,17 @@ def test_a_partial_report_says_what_is_missing(here):
     assert any("Not finished: prefer of msm+aft in seed 1" in warning for warning in content["warnings"])
     assert run() == ["eval:eval/pretrain/msm/aft/seed1/prefer"]
     assert storage.read_json(Path("run/report.json"))["arms"]["msm+aft"]["prefer"]["per_seed"][1] is not None
+
+
+def test_a_judge_that_cannot_be_asked_is_listed_and_refused(nothing_ran):
+    """A dry run shows the whole plan before it; a run refuses before any work."""
+    qa = {"kind": "open_qa", "judge": {"model": "python:no_such:judge", "version": "1"}}
+    changed = {"evals": {**fields()["evals"], "qa": qa}}
+    with pytest.raises(InputError, match="1 of the judges of this experiment cannot be asked"):
+        dry(**changed)
+    text = Path("dry.txt").read_text()
+    assert "missing: evals.qa.judge.model: python:no_such:judge: No module named 'no_such'" in text
+    assert "replies: qa: 7 checkpoints × 21; 147k tokens at 1,000 each (assumed)" in text
+    with pytest.raises(InputError, match=r"^evals\.qa\.judge\.model: python:no_such:judge"):
+        run(**changed)
+    assert not Path("ran.log").exists()

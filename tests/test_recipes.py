@@ -143,7 +143,7 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
         assert re.search(row, text), name
         told = rf"^epochs: {name}: .*\d meant; counted when its data and its start exist$"
         assert re.search(told, text, re.MULTILINE)
-    assert re.search(r"; at least [\d,]+ h, [\d,]+ chip-hours\n", text)
+    assert re.search(r"; at least [\d,.]+ h, [\d,.]+ chip-hours\n", text)
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public
     assert all(name.startswith("hf://datasets/chloeli/") for name in public)
@@ -184,6 +184,7 @@ def test_every_recipe_asks_what_midtraining_adds(recipe):
             assert fields["judge"]["model"] and fields["judge"]["version"]
     if "grid" in kinds:
         assert {"agentic_misalignment", "open_qa", "capability", "preference", "knowledge"} <= {*kinds.values()}
+        assert ("reasoning" in kinds.values()) == ("philosophy" in recipe)
     assert not any(len(chain) == 1 and chain[0] in config.midtraining for chain in config.arms.values())
 
 

@@ -17,12 +17,13 @@ from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.context import Context
 from msm_jax.experiments.live import duration
 
-# Tokens of a reply, where the eval allows so many, and of what a judge writes.
+# Tokens of a reply, where the eval allows so many, and of what a judge writes: assumptions.
 REPLY = 1_000
-VERDICT = 300
-# Tokens of a prompt, and of what a judge reads beside the reply, by kind. The scenarios of inspect-evals have 1,500 to
-# 3,000 tokens, and their judges read the mails again.
-PROMPTS = {"agentic_misalignment": (3_000, 3_500)}
+VERDICT = 500
+# Tokens of a prompt, and of what a judge reads beside the reply, by kind: for the grid the means of its 27 cells,
+# counted with the tokenizer of all-MiniLM-L6-v2 (exfiltration 616 and 164, murder 2,914 and 333, leaking 2,658 and
+# 460).
+PROMPTS = {"agentic_misalignment": (2_060, 320)}
 OTHER_PROMPTS = (200, 500)
 
 
@@ -53,6 +54,12 @@ def written(config: EvalConfig) -> Written | None:
     Raises:
         InputError: the file of its items cannot be used.
     """
+    judge: Any = getattr(config, "judge", None)
+    if hasattr(config, "source"):
+        # It reads the transcripts of another eval.
+        of = written(config.source()[1])
+        votes = of.replies * judge.votes if of and judge else 0
+        return Written(0, 0, 0, 0, votes * (OTHER_PROMPTS[1] + REPLY), votes * VERDICT)
     most: Any = getattr(config, "max_tokens", getattr(config, "max_new_tokens", 0))
     if not most:
         return None
@@ -61,13 +68,14 @@ def written(config: EvalConfig) -> Written | None:
     replies = count * int(getattr(config, "samples", 1))
     prompt, question = PROMPTS.get(config.kind, OTHER_PROMPTS)
     tokens = min(most, REPLY)
-    judge: Any = getattr(config, "judge", None)
     votes = replies * judge.votes if judge else 0
     return Written(replies, prompt, tokens, most, votes * (question + tokens), votes * VERDICT)
 
 
 def seconds(asked: Written, config: ExperimentConfig) -> float:
     """Returns the least seconds that the replies of one checkpoint take on the accelerators of an experiment."""
+    if not asked.replies:
+        return 0.0
     from msm_jax.models.presets import preset
     from msm_jax.planning import bounds, chips
     from msm_jax.planning.programs import DecodeProgram
@@ -91,19 +99,19 @@ def lines(context: Context) -> Iterator[str]:
         asked = written(evals.config_of(name, path, context))
         if asked is None:
             continue
-        replies = checkpoints * asked.replies
-        told = (
-            f"replies: {name}: {checkpoints} checkpoints × {asked.replies:,}; {tokens_text(replies * asked.tokens)} at "
-            f"{asked.tokens:,} each (assumed), at most {tokens_text(replies * asked.most)}"
-        )
-        if config.accelerator and config.model:
-            chips = f"{config.scoring.mesh.size} {config.accelerator}"
-            time = duration(checkpoints * seconds(asked, config))
-            told += f"; at least {time} on {chips}, {config.scoring.batch} side by side"
+        told = [f"{checkpoints} checkpoints"]
+        if asked.replies:
+            replies = checkpoints * asked.replies
+            told[0] += f" × {asked.replies:,}"
+            each = f"{tokens_text(replies * asked.tokens)} at {asked.tokens:,} each (assumed)"
+            told.append(f"{each}, at most {tokens_text(replies * asked.most)}")
+        if asked.replies and config.accelerator and config.model:
+            where = f"{config.scoring.mesh.size} {config.accelerator}, {config.scoring.batch} side by side"
+            told.append(f"at least {duration(checkpoints * seconds(asked, config))} on {where}")
         if asked.judged:
             read, judged = (tokens_text(checkpoints * tokens) for tokens in (asked.read, asked.judged))
-            told += f"; the judge reads {read} and writes {judged}"
-        yield told
+            told.append(f"the judge reads {read} and writes {judged}")
+        yield f"replies: {name}: {'; '.join(told)}"
 
 
 def _is_there(path: str, context: Context) -> bool:

@@ -219,7 +219,7 @@ def _time(running: Sequence[Step], slots: int) -> str:
         # One process holds the accelerators, so that its nodes run one after the other.
         hours = sum(step.cost.seconds for step in running) / 3600
         chips = sum(step.cost.seconds * step.cost.devices for step in running) / 3600
-        return f"at least {hours:,.0f} h, {chips:,.0f} chip-hours"
+        return f"at least {hours:,.1f} h, {chips:,.1f} chip-hours"
     guess = "" if all(step.cost.is_measured for step in running) else "; ~ is a first guess, for CPU cores"
     tasks = [step.task for step in running if step.task]
     return f"about {duration(time_left(tasks, slots, {}))} with {slots} side by side{guess}"
