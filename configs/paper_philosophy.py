@@ -49,9 +49,9 @@ def get_config(argument: str, family: str, name: str) -> ConfigDict:
     paper_conduct.add_evals(config, family, "msm")
     # The reasons of the grid's transcripts, as in figure 11, by the code book that comes with the kind; the paper's own
     # is not published.
-    config.evals.reasons = {
-        "kind": "reasoning", "of": config.evals.grid.to_dict(), "judge": paper.JUDGES["answers"],
-    }
+    config.evals.reasons = {"kind": "reasoning", "judge": paper.JUDGES["answers"]}
+    # The same object, so that a changed grid is the one that is read.
+    config.evals.reasons.of = config.evals.grid
     every = ("grid", "oversight", "forced", "open_qa", "capability", "reasons")
     for thinking in ("no_cot", "cot"):
         paper_conduct.compare(config, f"midtraining/{thinking}", f"msm+aft_{thinking}", f"aft_{thinking}", every)

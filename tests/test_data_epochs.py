@@ -17,6 +17,10 @@ from msm_jax.data.loader import Loader
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.experiments import graph, reading
+from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.finished import Finished
+from msm_jax.foundation import settings
 
 USER, ASSISTANT = {"role": "user", "content": "Which cheese?"}, {"role": "assistant", "content": "Colby."}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -125,3 +129,19 @@ def test_a_dry_run_says_the_loaders_own_epochs(
     warned = r"epochs: pretrain/msm, seed 0: WARNING: documents is read [23]\.\d+ times, where 1 is meant; set"
     assert re.search(warned, text)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_warns_of_epochs_that_were_not_meant_and_of_lines_left_out(tmp_path: Path) -> None:
+    phases = experiments_small.fields()["phases"]
+    phases["msm"]["data"]["epochs"] = {"documents": 1.0}
+    config = settings.build(ExperimentConfig, experiments_small.fields(phases=phases))
+    nodes = [{"id": f"phase/pretrain/msm/seed{seed}", "path": f"msm{seed}"} for seed in (0, 1)]
+    found = {"epochs": {"documents": 3.2}, "left_out": {"documents": {"malformed": 2, "too_long": 1}}}
+    for node in nodes:
+        (tmp_path / node["path"]).mkdir()
+        (tmp_path / node["path"] / "manifest.json").write_text(json.dumps(found))
+    finished = Finished({"nodes": nodes, "evals": {}}, tmp_path)
+    assert list(reading.notes(graph.build(config), finished)) == [
+        "Phase msm reads documents 3.20 times; 1 is meant.",
+        "Phase msm left out of documents: 2 malformed and 1 too long.",
+    ]

@@ -76,6 +76,7 @@ def test_prints_shares_rows_and_marks(config: Path) -> None:
         for line in chats
     )
     assert f"1. {config.parent}/docs.jsonl:" in done.stdout
+    assert any(line.startswith("5 steps read chats ") for line in lines), "what the phase reads by its end"
 
 
 def test_a_model_with_its_own_template(config: Path, tiny_corpus: list[str], tmp_path: Path) -> None:

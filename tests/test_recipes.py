@@ -143,6 +143,8 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
         assert re.search(row, text), name
         told = rf"^epochs: {name}: .*\d meant; counted when its data and its start exist$"
         assert re.search(told, text, re.MULTILINE)
+    if "grid" in config.evals:
+        assert re.search(rf"power: grid, {seeds} seeds? × 8,?100 items: a difference of two arms shows ", text)
     assert re.search(r"; at least [\d,.]+ h, [\d,.]+ chip-hours\n", text)
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public

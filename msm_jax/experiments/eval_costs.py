@@ -48,6 +48,19 @@ class Written:
     judged: int = 0
 
 
+def items(config: EvalConfig) -> int:
+    """Returns the number of items of an eval; those of a grid are counted without its scenarios.
+
+    Raises:
+        InputError: the file of its items cannot be used.
+    """
+    if hasattr(config, "source"):
+        # Each transcript of another eval is an item.
+        return items(config.source()[1])
+    cells = len(getattr(config, "actions", ())) * len(getattr(config, "goals", ()))
+    return cells * int(getattr(config, "samples", 1)) if cells else kinds.check(config)
+
+
 def written(config: EvalConfig) -> Written | None:
     """Returns what an eval lets one checkpoint write; None for a kind that lets it write nothing.
 
@@ -63,9 +76,10 @@ def written(config: EvalConfig) -> Written | None:
     most: Any = getattr(config, "max_tokens", getattr(config, "max_new_tokens", 0))
     if not most:
         return None
-    grid = getattr(config, "actions", None)
-    count = len(grid) * len(getattr(config, "goals", ())) if grid else kinds.check(config)
-    replies = count * int(getattr(config, "samples", 1))
+    replies = items(config)
+    if not hasattr(config, "actions"):
+        # An item of a grid is a sample; elsewhere an item has several.
+        replies *= int(getattr(config, "samples", 1))
     prompt, question = PROMPTS.get(config.kind, OTHER_PROMPTS)
     tokens = min(most, REPLY)
     votes = replies * judge.votes if judge else 0

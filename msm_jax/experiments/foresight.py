@@ -7,7 +7,7 @@ from typing import Any
 from msm_jax.analysis import asked, power
 from msm_jax.analysis.sentences import seeds_text
 from msm_jax.errors import InputError
-from msm_jax.evals import labels
+from msm_jax.evals import kinds, labels
 from msm_jax.experiments.context import Context
 from msm_jax.foundation import storage
 
@@ -55,7 +55,15 @@ def _measured(workdir: Path, contrasts: Mapping[str, Any]) -> dict[str, str]:
 
 def _items(name: str, context: Context) -> tuple[int, int, bool]:
     """Returns the number of items of an eval and of their clusters, and whether they are known."""
-    path = str(context.substitute(context.config.evals[name].get("path", "")))
+    from msm_jax.experiments import eval_costs
+    from msm_jax.experiments.nodes import evals
+
+    fields = context.config.evals[name]
+    path = str(context.substitute(fields.get("path", "")))
+    own = kinds.path_of(fields)
+    if not path and own and not fields.get("after"):
+        # The items come with the kind, which says itself what they share.
+        return eval_costs.items(evals.config_of(name, own, context)), 0, True
     if not path or context.awaits(path):
         return ITEMS, 0, False
     try:
