@@ -10,8 +10,7 @@ from pathlib import Path
 
 from msm_jax import cli
 from msm_jax.errors import InputError
-from msm_jax.experiments import lock
-from msm_jax.foundation import settings, storage
+from msm_jax.foundation import lock, settings, storage
 from msm_jax.synthesis import augmentation
 
 _CONFIG = cli.config_flag()
@@ -28,8 +27,6 @@ def main() -> None:
     workdir = Path(cli.require(_WORKDIR))
     if storage.is_url(cli.require(_WORKDIR)):
         raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
-    with storage.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
     with lock.hold(workdir):
         for path in augmentation.run(config, workdir):
             print(path)

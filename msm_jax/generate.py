@@ -18,8 +18,7 @@ from absl import flags
 from msm_jax import cli
 from msm_jax.analysis import terminal
 from msm_jax.errors import InputError
-from msm_jax.experiments import lock
-from msm_jax.foundation import storage
+from msm_jax.foundation import lock, storage
 from msm_jax.synthesis import gating, generation, pipeline, tables
 
 _CONFIG = cli.config_flag()
@@ -41,8 +40,6 @@ def main() -> None:
         raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
     if not (workdir / pipeline.RESULT).exists():
         pipeline.check_writers(config.writers)
-    with storage.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
     with lock.hold(workdir):
         journal = workdir / pipeline.JOURNAL
         result = kind.run(config, workdir, journal, lambda progress: _log.info("%s", progress), 10.0, ())

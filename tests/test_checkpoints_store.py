@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import retention, store
 from msm_jax.errors import InputError, WorkError
 
 ASSETS = {"tokenizer.model": bytes(range(256)) * 3, "chat_template.jinja": "é {{x}}".encode(), "empty": b""}
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path):
 
 def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
     """TensorStore's threads go on for a moment after the first error, and make directories anew."""
-    root, look = tmp_path / "checkpoints", store._remove_leftovers
+    root, look = tmp_path / "checkpoints", retention.remove_leftovers
 
     def write():
         for i in range(40):
@@ -216,7 +216,7 @@ def test_writes_that_outlast_a_failed_save_leave_nothing(tmp_path, monkeypatch):
         return look(where)
 
     writer = store.Writer(tmp_path)
-    monkeypatch.setattr(store, "_remove_leftovers", looks)
+    monkeypatch.setattr(retention, "remove_leftovers", looks)
     error = writer._failed(2, OSError("disk full"))
     assert "disk full" in str(error)
     late.join()

@@ -1,19 +1,14 @@
-"""Settings, graph, seeds, addresses' parts, and the lock."""
+"""Settings, graph, seeds and addresses' parts."""
 
-import fcntl
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_jax.errors import InputError
-from msm_jax.experiments import checks, lock
+from msm_jax.experiments import checks
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, substitute
 from msm_jax.foundation import hashing, settings
@@ -325,72 +320,6 @@ def test_the_real_loop_imports_no_analysis():
     rooms = {name.split("/")[1] for name in sources}
     assert {"training", "models", "parallel"} <= rooms
     assert not rooms & {"analysis", "evals", "experiments", "miniworld", "sampling"}
-
-
-# The lock
-
-
-def test_a_held_directory_is_refused_with_host_and_process(tmp_path):
-    script = f"""
-import sys, time
-from pathlib import Path
-from msm_jax.experiments import checks, lock
-with lock.hold(Path({str(tmp_path)!r})):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    try:
-        with (
-            pytest.raises(InputError, match=f"process {holder.pid} on host {socket.gethostname()} since"),
-            lock.hold(tmp_path),
-        ):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
-    # Killed, so it left its name in the file: taken over at once.
-    assert json.loads((tmp_path / "lock").read_text())["pid"] == holder.pid
-    with lock.hold(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-    with lock.hold(tmp_path):
-        pass
-
-
-def test_workers_that_outlive_their_parent_keep_the_lock(tmp_path):
-    with lock.hold(tmp_path) as fd:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[fd])
-    with pytest.raises(InputError, match="in use by worker processes"), lock.hold(tmp_path, patience=0.2):
-        pass
-    child.kill()
-    child.wait()
-    with lock.hold(tmp_path):
-        pass
-
-
-@pytest.mark.parametrize(("age", "refused"), [(5, True), (5_000, False)])
-def test_a_lock_of_another_host_counts_while_it_is_fresh(tmp_path, age, refused):
-    path = tmp_path / "lock"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "then"}))
-    os.utime(path, (time.time() - age,) * 2)
-    if refused:
-        with (
-            pytest.raises(InputError, match=f"process 7 on host elsewhere since then.*delete {path}"),
-            lock.hold(tmp_path),
-        ):
-            pass
-    else:
-        with lock.hold(tmp_path):
-            pass
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "since": "b", "pid": "c"}'])
-def test_a_damaged_lock_file_is_no_lock(tmp_path, content):
-    (tmp_path / "lock").write_text(content)
-    with lock.hold(tmp_path), (tmp_path / "lock").open() as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_measure_that_the_kind_of_an_eval_does_not_give_is_refused():

@@ -13,7 +13,6 @@ from experiments_small import EVERYTHING, ROOT, enter, fields, phase, run
 
 from msm_jax.analysis import plots
 from msm_jax.data import files
-from msm_jax.experiments import lock
 
 WAITS = "waits for another run to make it"
 ONE_PHASE = {
@@ -161,31 +160,3 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed(here, killed):
     assert two.returncode == 0, error
     assert "report: " in out
     assert trained(Path("ran.log").read_text().splitlines()) == ["phase:phase/pretrain"] * 2
-
-
-def test_a_lock_is_waited_for_once_and_held(tmp_path):
-    script = f"""
-import sys, time
-from pathlib import Path
-from msm_jax.experiments import lock
-with lock.exclusive(Path({str(tmp_path / "locks" / "a")!r}), lambda: None):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-    command = [sys.executable, "-c", script]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    waits = []
-
-    def waited():
-        waits.append(1)
-        holder.stdin.write("\n")
-        holder.stdin.flush()
-
-    with lock.exclusive(tmp_path / "locks" / "a", waited):
-        assert holder.wait(timeout=30) == 0
-    assert waits == [1]
-    with lock.exclusive(tmp_path / "locks" / "a", waited):
-        assert waits == [1]
-    for stream in (holder.stdin, holder.stdout):
-        stream.close()

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
-from msm_jax.checkpoints import store
+from msm_jax.checkpoints import integrity, store
 from msm_jax.errors import InputError, WorkError
 
 Index = tuple[slice, ...]
@@ -78,6 +78,7 @@ def write(
             shutil.rmtree(placeholder)
         (entry / "manifest.ocdbt").unlink()
         _fill(entry, leaves, blocks)
+        integrity.seal(path)
     except _FAILURES as error:
         if isinstance(error, InputError):
             raise
@@ -136,6 +137,7 @@ class Reader:
             InputError: there is no checkpoint at `path`, or it is damaged.
         """
         self._path = store.resolve(path)
+        store.check(self._path, ["params"])
         self.leaves = store.shapes(self._path, "params")
         self._arrays: dict[tuple[str, ...], Any] = {}
 

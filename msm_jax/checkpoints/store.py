@@ -3,13 +3,16 @@
 A checkpoint is the directory RUN/checkpoints/STEP. Only this module imports Orbax (v1). Each top-level entry of the
 tree (params, opt_state, step) is an Orbax checkpointable, so that a phase can load the parameters alone. The
 assets (tokenizer files, chat template) are one uint8 array, and `info` and the index of the assets are metadata.
+
+Orbax writes STEP.saving. It is renamed to STEP once it has its manifest (`integrity`), and what is read is checked by
+it. STEP.damaged is a checkpoint that was set aside.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from msm_jax.checkpoints import integrity, retention
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, storage
+from msm_jax.parallel import distributed
 
 FORMAT = 1
 _ASSETS = "assets"
@@ -32,8 +37,8 @@ _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionEr
 class Writer:
     """Saves the checkpoints of one run in the background, and keeps the newest `keep` and those of the steps `always`.
 
-    At most one save is in progress. An older checkpoint is deleted only after a newer one is committed. In a
-    multi-host run every host calls every method.
+    At most one save is in progress. An older checkpoint is deleted only after a newer one is committed; see `prune`. In
+    a multi-host run every host calls every method.
     """
 
     def __init__(self, run_dir: Path, keep: int = 2, always: Collection[int] = ()) -> None:
@@ -41,9 +46,10 @@ class Writer:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self._root = Path(run_dir) / "checkpoints"
         self._keep, self._always = keep, always
-        self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
+        self._pending: tuple[int, Future[None]] | None = None
+        self._committer = ThreadPoolExecutor(1)
         if jax.process_index() == 0:
-            _remove_leftovers(self._root)
+            retention.remove_leftovers(self._root)
 
     def path(self, step: int) -> Path:
         """Returns the directory of the checkpoint of a step."""
@@ -72,10 +78,10 @@ class Writer:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             with _saving():
-                response = ocp.save_checkpointables_async(path.absolute(), entries, custom_metadata=metadata)
+                response = ocp.save_checkpointables_async(_saving_name(path), entries, custom_metadata=metadata)
         except _FAILURES as error:
             raise self._failed(step, error) from error
-        self._pending = (step, response)
+        self._pending = (step, self._committer.submit(_commit, path, response))
 
     def wait(self) -> None:
         """Waits until the save in progress is committed and older checkpoints are deleted.
@@ -85,18 +91,18 @@ class Writer:
         """
         if self._pending is None:
             return
-        step, response = self._pending
+        step, commit = self._pending
         self._pending = None
         try:
-            response.result()
+            commit.result()
         except _FAILURES as error:
             raise self._failed(step, error) from error
         if jax.process_index() == 0:
-            prune(self._root.parent, self._keep, self._always)
+            prune(self._root.parent, self._keep, self._always, sound=step)
 
     def _failed(self, step: int, error: BaseException) -> WorkError:
         if jax.process_index() == 0:
-            _clear(self._root)
+            retention.clear(self._root)
         good = latest(self._root.parent)
         kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         return WorkError(f"saving checkpoint {self._root / str(step)} failed: {reason(error)}; {kept}")
@@ -112,7 +118,8 @@ def save(path: Path, tree: Mapping[str, Any], info: Mapping[str, Any], assets: M
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _saving():
-            ocp.save_checkpointables(path.absolute(), entries, custom_metadata=metadata)
+            response = ocp.save_checkpointables_async(_saving_name(path), entries, custom_metadata=metadata)
+        _commit(path, response)
     except _FAILURES as error:
         raise WorkError(f"saving checkpoint {path} failed: {reason(error)}") from error
 
@@ -138,10 +145,47 @@ def latest(run_dir: Path, before: int | None = None) -> Path | None:
     return Path(run_dir) / "checkpoints" / str(steps[-1]) if steps else None
 
 
-def prune(run_dir: Path, keep: int, always: Collection[int] = ()) -> None:
-    """Deletes the checkpoints of a run, except those of the steps `always` and the newest `keep` of the others."""
-    for old in [step for step in all_steps(run_dir) if step not in always][:-keep]:
-        _remove(Path(run_dir) / "checkpoints" / str(old))
+def prune(run_dir: Path, keep: int, always: Collection[int] = (), sound: int | None = None) -> None:
+    """Deletes the checkpoints of a run, except those of the steps `always`, the newest `keep` of the others, and those
+    that another run refers to.
+
+    Deletes none if all that would remain are damaged; the one of step `sound` is known not to be.
+    """
+    steps, root = all_steps(run_dir), Path(run_dir) / "checkpoints"
+    old = retention.deletable(steps, keep, {*always, *retention.referred(Path(run_dir))})
+    remaining = sorted(set(steps) - set(old), key=lambda step: (step == sound, step), reverse=True)
+    if old and any(step == sound or not _fault(root / str(step)) for step in remaining):
+        for step in old:
+            retention.remove(root / str(step))
+
+
+def set_aside_damaged(run_dir: Path, before: int | None = None) -> list[str]:
+    """Renames the newest checkpoint of a run to STEP.damaged while it is damaged, so that the one before it is used.
+
+    Every host of a run calls this, and checks its part of the files.
+
+    Args:
+        run_dir: the run.
+        before: only checkpoints of steps below this one; None for all.
+
+    Returns:
+        A line on each checkpoint that was set aside: what is wrong with it, and where it is now.
+
+    Raises:
+        WorkError: it cannot be renamed.
+    """
+    said = []
+    while (path := latest(run_dir, before)) is not None:
+        wrong = _fault(path, None, jax.process_index(), jax.process_count())
+        if not distributed.any_host(bool(wrong)):
+            break
+        aside = retention.aside(path)
+        if jax.process_index() == 0:
+            with storage.writing(aside):
+                path.rename(aside)
+        distributed.any_host(False)  # no host goes on before it is renamed
+        said.append(f"{path} is damaged ({wrong or 'found by another host'}); set aside as {aside.name}")
+    return said
 
 
 def resolve(path: Path | str) -> Path:
@@ -180,10 +224,11 @@ def read_assets(path: Path | str) -> dict[str, bytes]:
     """
     path = resolve(path)
     index = _metadata(path)["assets"]
+    check(path, [_ASSETS])
     try:
         loaded = ocp.load_checkpointables(path.absolute(), {_ASSETS: None})
     except _FAILURES as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
     blob = np.asarray(loaded[_ASSETS]["blob"]).tobytes()
     assets, start = {}, 0
     for name, entry in index.items():
@@ -210,11 +255,23 @@ def load(
         InputError: there is no checkpoint at `path`, it is damaged, or its arrays have other names or shapes.
     """
     path = resolve(path)
+    check(path, abstract_tree)
     _compare(path, abstract_tree, advice)
     try:
         return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
     except _FAILURES as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
+
+
+def check(path: Path, entries: Collection[str]) -> None:
+    """Reads the files of some entries of a checkpoint and compares them with its manifest, if it has one.
+
+    Raises:
+        InputError: a file is not as it was written, or is missing.
+    """
+    wrong = _fault(path, entries)
+    if wrong:
+        raise _damaged(path, wrong)
 
 
 def shapes(path: Path | str, entry: str) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
@@ -237,7 +294,41 @@ def _contents(
     }
     # There is one byte more than the assets have, since TensorStore refuses an empty array.
     blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
-    return {**tree, _ASSETS: {"blob": blob}}, {"format": FORMAT, "info": dict(info), "assets": index}
+    metadata = {"format": FORMAT, "info": dict(info), "assets": index, "manifest": integrity.NAME}
+    return {**tree, _ASSETS: {"blob": blob}}, metadata
+
+
+def _saving_name(path: Path) -> Path:
+    return path.absolute().with_name(f"{path.name}.saving")
+
+
+def _commit(path: Path, response: ocp.AsyncResponse[None]) -> None:
+    """Waits until the files of a checkpoint are written, adds the manifest and gives the checkpoint its name.
+
+    The first host does so; the others wait for it.
+    """
+    response.result()
+    written = _saving_name(path)
+    if jax.process_index() == 0:
+        integrity.seal(written)
+        written.rename(path)
+        storage.sync_directory(path.parent)
+        return
+    while not path.exists():
+        if not written.exists() and not path.exists():
+            raise OSError("process 0 could not commit it")
+        time.sleep(0.05)
+
+
+def _fault(path: Path, entries: Collection[str] | None = None, part: int = 0, parts: int = 1) -> str:
+    """Returns what is wrong with a checkpoint, "" for nothing; see `integrity.fault`."""
+    if (path / integrity.NAME).exists():
+        return integrity.fault(path, entries, part, parts)
+    try:
+        found = ocp.metadata(path.absolute(), _ASSETS).custom_metadata
+    except _FAILURES as error:
+        return reason(error)
+    return f"{integrity.NAME} is missing" if isinstance(found, dict) and "manifest" in found else ""
 
 
 def _saving() -> ocp.Context:
@@ -256,10 +347,11 @@ def _saving() -> ocp.Context:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
+    check(path, [])
     try:
         found = ocp.metadata(path.absolute(), _ASSETS).custom_metadata
     except _FAILURES as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InputError(
             f"{path}: its metadata is damaged or not of checkpoint format {FORMAT}; use another one"
@@ -285,7 +377,7 @@ def _tree_metadata(path: Path, entry: str) -> Any:
     try:
         return ocp.metadata(path.absolute(), entry).metadata
     except _FAILURES as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -298,37 +390,13 @@ def _key_name(key: Any) -> str:
     return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
-def _remove_leftovers(root: Path) -> bool:
-    """Removes what an interrupted save or deletion left; returns whether there was anything."""
-    leftovers = [p for p in root.iterdir() if not p.name.isdecimal()] if root.is_dir() else []
-    for leftover in leftovers:
-        shutil.rmtree(leftover, ignore_errors=True)
-    return bool(leftovers)
-
-
-def _clear(root: Path) -> None:
-    """Removes what a failed save left.
-
-    Writes that were in progress at its first error may recreate a part of it shortly afterwards. So this repeats until
-    it finds nothing twice, for at most two seconds; the next `Writer` removes what remains.
-    """
-    quiet = 0
-    for _ in range(20):
-        quiet = 0 if _remove_leftovers(root) else quiet + 1
-        if quiet == 2:
-            return
-        time.sleep(0.1)
-
-
-def _remove(path: Path) -> None:
-    """Deletes a checkpoint; it is never visible as incomplete."""
-    doomed = path.with_name(f"{path.name}.deleted")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _damaged(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path}: the checkpoint is damaged or incomplete ({reason(error)}); use another one")
+def _damaged(path: Path, wrong: str) -> InputError:
+    before = latest(path.parent.parent, int(path.name)) if path.name.isdecimal() else None
+    other = f"use another one, such as {before}," if before else "use another one,"
+    return InputError(
+        f"{path}: the checkpoint is damaged ({wrong}); {other} or rename it to {path.name}.damaged and run again what "
+        "made it"
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -117,8 +117,13 @@ class Context:
 
     def checkpoint_hash(self, chain: Chain, seed: int | None) -> str:
         """Returns what identifies the model after `chain`: the hash of its run, and the step that it is left at."""
+        if not chain and self.config.checkpoint:
+            from msm_jax.checkpoints import store
+
+            # Of a run, what else is in it does not matter, such as the notes on which runs start from it.
+            return hashing.digest(self.tree(str(store.resolve(self.config.checkpoint))))
         if not chain:
-            return hashing.digest(self.tree(self.config.checkpoint)) if self.config.checkpoint else ""
+            return ""
         run, step = self.addresses[self.graph.run_of(chain, seed).id][""].hash, step_of(chain[-1])
         return f"{run}@{step}" if step else run
 

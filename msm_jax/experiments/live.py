@@ -60,7 +60,11 @@ class Board:
             self.say(f"start {task_id}")
 
     def progressed(self, task_id: str, progress: Mapping[str, Any]) -> None:
-        """Shows the fields step, steps, loss, tokens_per_second, eta_seconds and note; see `scheduler.Listener`."""
+        """Shows the fields step, steps, loss, tokens_per_second, eta_seconds and note, and says what is in notice; see
+        `scheduler.Listener`.
+        """
+        if "notice" in progress:
+            self.say(f"{task_id}: {progress['notice']}")
         start, before = self._running[task_id]
         fields = {**before, **progress}
         self._running[task_id] = (start, fields)

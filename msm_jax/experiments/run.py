@@ -14,14 +14,14 @@ from rich.console import Console
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, lock, reading, reason_rates
+from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, reading, reason_rates
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
 from msm_jax.experiments.plan import Planner, Step, is_addressed, report_address, table
 from msm_jax.experiments.ray_executor import RayExecutor
 from msm_jax.experiments.scheduler import Executor, Pool, Task
-from msm_jax.foundation import hashing, settings, storage
+from msm_jax.foundation import hashing, lock, settings, storage
 
 SETTINGS = gather.SETTINGS
 SETUP = "msm_jax.experiments.nodes.execute:start"
@@ -62,11 +62,11 @@ def run(
     refuse_foreign(config, workdir)
     for directory in (workdir, store):
         _make(directory)
-    with lock.hold(workdir) as lock_fd:
+    with lock.hold(workdir) as descriptors:
         refuse_foreign(config, workdir)
         content = {"format": 1, "name": config.name, "config": settings.to_json(config)}
         storage.write_json(workdir / SETTINGS, {**content, "added": _added(config, workdir)})
-        with _Runner(config, workdir, console, setup, lock_fd, executor) as runner:
+        with _Runner(config, workdir, console, setup, descriptors, executor) as runner:
             steps, context = _train(Planner(config, store, executors or {}, known.files), runner, workdir)
         address = report_address(context, workdir)
         stored, content = storage.find_json(address.path), storage.find_json(workdir / "report.json")
@@ -245,14 +245,20 @@ class _Runner:
     """Starts workers and the live table when the first task runs, and keeps them for the rest of the run."""
 
     def __init__(
-        self, config: ExperimentConfig, workdir: Path, console: Console, setup: str, lock_fd: int, executor: str
+        self,
+        config: ExperimentConfig,
+        workdir: Path,
+        console: Console,
+        setup: str,
+        descriptors: Sequence[int],
+        executor: str,
     ) -> None:
         self.ran: dict[str, float] = {}
         self._config = config
         self._workdir = workdir
         self._console = console
         self._setup = setup
-        self._lock_fd = lock_fd
+        self._descriptors = descriptors
         self._address = address_of(executor)
         self._stack = contextlib.ExitStack()
         self._started: tuple[Executor, Board, bool] | None = None
@@ -286,7 +292,7 @@ class _Runner:
             environment["JAX_PLATFORMS"] = "cpu"
         board = self._stack.enter_context(Board(self._console, self._config.name, count))
         log_dir = self._workdir / "logs"
-        pool = self._stack.enter_context(Pool(count, log_dir, self._setup, environment, [self._lock_fd]))
+        pool = self._stack.enter_context(Pool(count, log_dir, self._setup, environment, self._descriptors))
         return pool, board, on_cpu
 
 

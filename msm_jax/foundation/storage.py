@@ -129,6 +129,36 @@ def write_bytes(path: Location, content: bytes) -> None:
             file.write(content)
 
 
+def create(url: str, content: bytes) -> bool:
+    """Writes a file at a URL if there is none; returns whether it did.
+
+    `foundation.lock` says which file systems decide this themselves, and which look first and write then.
+
+    Raises:
+        WorkError: the storage does not answer, or refuses.
+    """
+    files = file_system(url)
+    with writing(url):
+        try:
+            files.pipe_file(url, content, mode="create")
+        except _failures():
+            files.invalidate_cache()
+            if files.exists(url):  # every client has an error of its own for this
+                return False
+            raise
+    return True
+
+
+def remove(url: str) -> None:
+    """Deletes the file at a URL, if there is one.
+
+    Raises:
+        WorkError: the storage does not answer, or refuses.
+    """
+    with writing(url), contextlib.suppress(FileNotFoundError):
+        file_system(url).rm_file(url)
+
+
 @contextlib.contextmanager
 def new_file(path: Location) -> Iterator[IO[str]]:
     """Yields a text file in UTF-8, which becomes the local file `path` if the block ends without an exception.

@@ -1,10 +1,18 @@
-"""The start of a run on several hosts: one call before the first use of a device."""
+"""Runs on several hosts: their start, before the first use of a device, and what they decide together."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from msm_jax.errors import InputError
+from msm_jax.foundation import lock
 
 
 def start() -> None:
@@ -23,3 +31,27 @@ def start() -> None:
         )
     elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         jax.distributed.initialize()
+
+
+def any_host(flag: bool) -> bool:
+    """Returns whether `flag` is True on any host; every host calls it."""
+    return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Holds a directory for all hosts of a run while the context lasts: the first of them has its lock.
+
+    Raises:
+        InputError: another run has it, on every host; see `foundation.lock.hold`.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock.hold(directory))
+            except InputError as error:
+                refused = error
+        if any_host(refused is not None):
+            raise refused or InputError(f"{directory}: refused by process 0, whose message says why")
+        yield

@@ -24,11 +24,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from msm_jax.checkpoints import manifest, store
+from msm_jax.checkpoints import manifest, retention, store
 from msm_jax.data import epochs
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import hashing
+from msm_jax.parallel import distributed
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import origin, placement, run_files, step
 from msm_jax.training import program as program_lib
@@ -46,8 +47,9 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
     """Runs a phase to its end in `workdir`, from the newest checkpoint there if there is one.
 
     Writes config.json, manifest.json, metrics.jsonl, tensorboard/, checkpoints/ and, when the phase is done,
-    result.json. A phase that is done returns its result at once; if it lacks the checkpoint of one of `keep_steps`, it
-    is trained to that step again first. The result does not depend on where the phase was interrupted.
+    result.json. A phase that is done returns its result at once; if it lacks its last checkpoint or that of one of
+    `keep_steps`, it is trained to that step again first. The result does not depend on where the phase was interrupted.
+    A newest checkpoint that is damaged is set aside, and the one before it is used.
 
     Args:
         config: the phase.
@@ -55,23 +57,28 @@ def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> P
         report: receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal.
 
     Raises:
-        InputError: config, data, tokenizer or checkpoint are wrong or do not fit each other.
+        InputError: config, data, tokenizer or checkpoint are wrong or do not fit each other, or another process has
+            the workdir.
         WorkError: loss or gradient not finite, a full disk, not enough device memory.
         Preempted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     workdir = Path(workdir)
-    done = None
-    if store.latest(workdir) is not None:
-        run_files.check_same_run(config, workdir)
-        if jax.process_index() == 0:
-            run_files.record_kept_steps(config, workdir)
-        done = run_files.read_result(workdir)
-    if done is None:
-        done = _run(config, workdir, report)
-    lacking = [step for step in config.keep_steps if store.at_step(workdir, step) is None]
-    if lacking:
-        _run(config, workdir, report, lacking)
-    return done
+    with distributed.held(workdir):
+        done = None
+        if store.latest(workdir) is not None:
+            run_files.check_same_run(config, workdir)
+            if jax.process_index() == 0:
+                run_files.record_kept_steps(config, workdir)
+            _set_aside_damaged(config, workdir, report)
+            done = run_files.read_result(workdir)
+        if done is None:
+            done = _run(config, workdir, report)
+        wanted = sorted({*config.keep_steps, config.steps})
+        lacking = [step for step in wanted if store.at_step(workdir, step) is None]
+        if lacking:
+            _set_aside_damaged(config, workdir, report, min(lacking))
+            _run(config, workdir, report, lacking)
+        return done
 
 
 def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Sequence[int] = ()) -> PhaseResult:
@@ -88,6 +95,9 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
     log.info("%s: %s%s", config.name, origin.describe(start), f", again to step {end}" if again else "")
     for notice in start.notices:
         log.warning("%s: %s", config.name, notice)
+    if jax.process_index() == 0:
+        for path in start.needed:
+            retention.refer(path, workdir)
 
     # Data: every batch is a function of its step.
     loader = Loader(
@@ -181,6 +191,13 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
         elif jax.process_index() == 0:
             run_files.write_result(workdir, result)
         return result
+
+
+def _set_aside_damaged(config: PhaseConfig, workdir: Path, report: Report | None, before: int | None = None) -> None:
+    for notice in store.set_aside_damaged(workdir, before):
+        log.warning("%s: %s", config.name, notice)
+        if report is not None:
+            report({"notice": notice})
 
 
 def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> WorkError:

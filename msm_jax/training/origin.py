@@ -80,6 +80,12 @@ class Origin:
         return lora.count_weights(self.stack.top, self.model)
 
     @property
+    def needed(self) -> tuple[Path, ...]:
+        """The checkpoints of other runs that this phase needs: the one that it starts from, and an adapter's base."""
+        base = () if self.stack is None else (self.stack.base.path,)
+        return base if self.checkpoint is None or self.kind == "resume" else (self.checkpoint, *base)
+
+    @property
     def first_step(self) -> int:
         """The step at which the phase began, before any resume."""
         return int(self.info["first_step"]) if self.kind == "resume" else self.start_step

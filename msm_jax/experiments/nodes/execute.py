@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msm_jax.experiments import lock, nodes
+from msm_jax.experiments import nodes
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.experiments.worker import Report, resolve
+from msm_jax.foundation import lock
 
 
 def start(devices: int, threads: int) -> None:
