@@ -1,0 +1,108 @@
+"""Damaged checkpoints and second writers cost a run nothing: it continues from what is good, to the same bits."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from test_training_kept_steps import stopped
+from test_training_loop import after, assert_same_bits, phase, records
+from test_training_loop import files as files  # a fixture
+from test_training_loop_processes import config_file as config_file  # a fixture
+from test_training_loop_processes import start
+
+from msm_jax import cli
+from msm_jax.checkpoints import store
+from msm_jax.errors import InputError, Preempted
+from msm_jax.foundation import settings
+from msm_jax.training import loop
+from msm_jax.training.config import PhaseConfig
+
+EVERY_TWO = {"checkpoint_every": 2, "keep_checkpoints": 2}
+
+
+def spoil(path: Path) -> None:
+    """Cuts off a file of a checkpoint."""
+    os.truncate(path / "params" / "manifest.ocdbt", 20)
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """A run that nothing disturbed, with checkpoints of the steps 8 and 9."""
+    workdir = tmp_path_factory.mktemp("whole")
+    loop.train(phase(files, **EVERY_TWO), workdir)
+    return workdir
+
+
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(whole, files, tmp_path, caplog):
+    config = phase(files, **EVERY_TWO)
+    stopped(config, tmp_path, 7)
+    assert store.all_steps(tmp_path) == [4, 6]
+    spoil(tmp_path / "checkpoints" / "6")
+    heard = []
+    loop.train(config, tmp_path, heard.append)
+    wrong = "is damaged (params/manifest.ocdbt is not as it was written); set aside as 6.damaged"
+    word = f"{tmp_path}/checkpoints/6 {wrong}"
+    assert f"tiny: {word}" in caplog.text and heard[0] == {"notice": word}
+    assert heard[1]["step"] == 5
+    assert_same_bits(store.latest(tmp_path), store.latest(whole))
+    assert records(tmp_path) == records(whole)
+    assert (tmp_path / "checkpoints" / "6.damaged" / "params").is_dir()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_run_that_is_done_makes_up_for_a_damaged_last_checkpoint(whole, files, tmp_path, good):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for step in (9,) if good else (8, 9):
+        spoil(tmp_path / "checkpoints" / str(step))
+    steps = []
+    loop.train(phase(files, **EVERY_TWO), tmp_path, lambda said: steps.append(said.get("step")))
+    assert [step for step in steps if step] == ([9] if good else list(range(1, 10)))
+    assert_same_bits(store.latest(tmp_path), store.latest(whole))
+    assert records(tmp_path) == records(whole)
+
+
+def test_another_phase_refuses_a_damaged_checkpoint_and_leaves_it(whole, files, tmp_path):
+    shutil.copytree(whole, tmp_path / "base")
+    spoil(tmp_path / "base" / "checkpoints" / "9")
+    words = r"base/checkpoints/9: .* damaged .*such as .*base/checkpoints/8, or"
+    with pytest.raises(InputError, match=words) as caught:
+        loop.train(after(files, tmp_path / "base"), tmp_path / "next")
+    assert "\n" not in str(caught.value)
+    assert store.all_steps(tmp_path / "base") == [8, 9]
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_checkpoint_from_which_another_phase_started_outlives_its_run(files, tmp_path):
+    config = phase(files, checkpoint_every=1, keep_checkpoints=1)
+    path = stopped(config, tmp_path / "base", 3)
+    loop.train(after(files, tmp_path / "base", steps=1), tmp_path / "next")
+    loop.train(config, tmp_path / "base")
+    assert store.all_steps(tmp_path / "base") == [int(path.name), 9]
+    loop.train(after(files, path, steps=1), tmp_path / "again")
+
+
+def test_a_second_writer_is_refused_and_a_killed_one_is_replaced_at_once(config_file, tmp_path, caplog):
+    flags = {"config": config_file, "config.steps": 100_000}
+    config = settings.build(PhaseConfig, cli.load_config(flags))
+    first = start(*(f"--{name}={value}" for name, value in flags.items()), f"--workdir={tmp_path}")
+    while not (tmp_path / "checkpoints" / "2").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    with pytest.raises(InputError, match=rf"^{tmp_path}: in use by process {first.pid} on host "):
+        loop.train(config, tmp_path)
+    # Not waited for: the next one starts while the first is still ending.
+    first.kill()
+    steps = []
+
+    def report(progress):
+        steps.append(progress["step"])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        loop.train(config, tmp_path, report)
+    first.communicate()
+    assert steps[0] > 2 and store.at_step(tmp_path, steps[-1])
+    assert f"taken over from process {first.pid} on host" in caplog.text
