@@ -4,7 +4,7 @@
 
 A checkpoint holds parameters, AdamW's moments and the step. Training waits only for the copy to the host; the rest is
 done in the background until the checkpoint is committed. There is one plain file per array, and the files are written
-and synced one after another.
+and synced one after another. A restore first compares the files with the checkpoint's checksums, once in a process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     cli.prepare_backend(devices=1, threads=record.THREADS.value)
     with tempfile.TemporaryDirectory() as directory:
         size, found = measure(presets.preset(_PRESET.value), Path(directory), record.REPEATS.value)
-    waits, commits, plain_writes, restores, plain_reads = found
+    waits, commits, plain_writes, checks, restores, plain_reads = found
     rates = [record.spread([size / 2**20 / x for x in seconds], digits=0) for seconds in found]
     record.publish(record.Result(
         title="Checkpoints",
@@ -52,23 +52,24 @@ def main() -> None:
         rows=(
             ("save, until training continues", rates[0], "", record.quotients(plain_writes, waits)),
             ("save, until committed", rates[1], rates[2], record.quotients(plain_writes, commits)),
-            ("restore", rates[3], rates[4], record.quotients(plain_reads, restores)),
+            ("comparing with the checksums", rates[3], rates[5], record.quotients(plain_reads, checks)),
+            ("restore, without that", rates[4], rates[5], record.quotients(plain_reads, restores)),
         ),
     ))
 
 
 def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, list[list[float]]]:
-    """Returns the bytes of a checkpoint and, for each turn, five times in seconds.
+    """Returns the bytes of a checkpoint and, for each turn, six times in seconds.
 
-    They are: until a save returns, until it is committed, of writing plain files, of restoring, and of reading plain
-    files.
+    They are: until a save returns, until it is committed, of writing plain files, of comparing with the checksums, of
+    restoring, and of reading plain files.
     """
     mesh, adamw = make_mesh(MeshConfig()), optimizer.make_optimizer(OptimizerConfig(1e-3), 1)
     now = state.create(model, adamw, mesh, jax.random.key(0))
     tree = {"params": now.params, "opt_state": now.opt_state, "step": now.step}
     shapes = state.abstract(model, adamw, mesh)
     target = {"params": shapes.params, "opt_state": shapes.opt_state, "step": shapes.step}
-    took: list[list[float]] = [[] for _ in range(5)]
+    took: list[list[float]] = [[] for _ in range(6)]
     for turn in range(repeats):
         writer, marks = store.Writer(directory / "run", keep=1), [time.perf_counter()]
         writer.save(turn, tree, {}, {})
@@ -77,6 +78,8 @@ def measure(model: ModelConfig, directory: Path, repeats: int) -> tuple[int, lis
         marks.append(time.perf_counter())
         plain = directory / "plain"
         write(plain, tree)
+        marks.append(time.perf_counter())
+        store.check(writer.path(turn), target)
         marks.append(time.perf_counter())
         restored = jax.block_until_ready(store.load(writer.path(turn), target))
         marks.append(time.perf_counter())

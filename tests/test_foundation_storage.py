@@ -11,12 +11,13 @@ import fsspec
 import pytest
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing, storage
+from msm_jax.foundation import hashing, lock, storage
 
 
 @pytest.fixture(params=["disk", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory that does not exist yet, on a disk or in memory."""
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.0)
     if request.param == "disk":
         yield str(tmp_path / "place")
         return
@@ -107,12 +108,19 @@ def test_of_two_that_make_a_shared_directory_the_first_wins(tmp_path: Path) -> N
 
 def test_the_file_named_last_is_uploaded_last(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = fsspec.filesystem("memory")
-    uploaded = []
-    monkeypatch.setattr(type(memory), "pipe_file", lambda self, path, content, **_: uploaded.append(path))
+    uploaded, upload = [], type(memory).pipe_file
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.0)
+
+    def pipe_file(self: Any, path: str, content: bytes, **more: Any) -> None:
+        uploaded.append(path)
+        upload(self, path, content, **more)
+
+    monkeypatch.setattr(type(memory), "pipe_file", pipe_file)
     with storage.new_directory("memory://elsewhere", last="done.json") as directory:
         for name in ("done.json", "zebra"):
             (directory / name).write_text(name)
-    assert [path.rpartition("/")[2] for path in uploaded] == ["zebra", "done.json"]
+    assert [path.rpartition("/")[2] for path in uploaded] == ["elsewhere.lock", "zebra", "done.json"]
+    memory.rm("memory://elsewhere", recursive=True)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

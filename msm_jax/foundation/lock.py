@@ -42,6 +42,7 @@ _SETTLE_SECONDS = 1.0
 # A process that has just been sent SIGKILL still looks alive.
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
+_ATTEMPTS = 20
 # The flag in /proc/PID/stat of a process that is ending (include/linux/sched.h).
 _PF_EXITING = 0x4
 
@@ -187,9 +188,9 @@ def _claim(url: str, path: str, me: _Holder, silence: float) -> None:
 
     Raises:
       InputError: another live process holds it.
-      WorkError: the storage does not answer.
+      WorkError: the storage does not answer, or does not give back what was written.
     """
-    while True:
+    for _ in range(_ATTEMPTS):
         if storage.create(path, storage.json_bytes(me)):
             time.sleep(_SETTLE_SECONDS)
             if _is(_at(path), me):
@@ -207,6 +208,7 @@ def _claim(url: str, path: str, me: _Holder, silence: float) -> None:
         if _at(path) == holder:
             storage.remove(path)
             log.warning("%s: taken over from %s, which has ended without releasing it", url, _name(holder))
+    raise WorkError(f"{path}: cannot be locked, since others write it, or it is not read back; run again")
 
 
 def _watch(what: Location, look: Callable[[], tuple[_Holder | None, int]], silence: float) -> None:

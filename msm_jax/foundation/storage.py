@@ -225,7 +225,7 @@ def new_directory(
     """Yields an empty local directory, which becomes `path` if the block ends without an exception.
 
     Otherwise it is deleted, and `path` and the directories above it are as they were. On a disk its files are synced,
-    and it is renamed into place. At a URL its files are uploaded one by one.
+    and it is renamed into place. At a URL its files are uploaded one by one, while no other process makes it.
 
     Args:
         path: the directory to make.
@@ -235,7 +235,8 @@ def new_directory(
             killed, and is kept for the next one if this block fails.
 
     Raises:
-        InputError: `path` is a file or a directory that is not empty; a directory is no error where it is `shared`.
+        InputError: `path` is a file or a directory that is not empty, or a URL that another process is making; a
+            directory is no error where it is `shared`.
         WorkError: something in the block, or the renaming or uploading, failed (disk full, no permission).
     """
     local, above = Path(path).resolve(), list[Path]()
@@ -247,7 +248,7 @@ def new_directory(
         temporary = local.with_name(f".{local.name}.partial") if resumes else _temporary(local)
         above = [directory for directory in local.parents if not directory.exists()]
     try:
-        with writing(path):
+        with writing(path), _held(path):
             temporary.mkdir(parents=True, exist_ok=True)
             yield temporary
             if is_url(path):
@@ -262,6 +263,12 @@ def new_directory(
         with contextlib.suppress(OSError):  # a directory that holds anything stays
             for directory in above:
                 directory.rmdir()
+
+
+def _held(path: Location) -> contextlib.AbstractContextManager[object]:
+    from msm_jax.foundation import lock  # which imports this module
+
+    return lock.hold(path) if is_url(path) else contextlib.nullcontext()
 
 
 def sync_directory(directory: Path) -> None:
