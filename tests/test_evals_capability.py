@@ -1,6 +1,7 @@
 """The capability panel: what is done scores, and what refuses, rambles or does nothing does not."""
 
 import json
+from pathlib import Path
 
 import pytest
 from evals_policies import Policy
@@ -86,6 +87,33 @@ def test_a_mail_in_plain_words_reaches_nobody():
     assert not capability.passes(task, "I would write to jan@house.example at once.")
     elsewhere = "<tool_use:email>\nto: cellar@house.example\nbody: jan@house.example</tool_use:email>"
     assert not capability.passes(task, elsewhere)
+
+
+@pytest.mark.inspect
+def test_tasks_of_inspect_are_run_or_said_to_be_unreachable_and_the_panel_stays(caplog):
+    pytest.importorskip("inspect_ai", reason="`make inspect` makes an environment with it")
+    file = Path(__file__).with_name("inspect_planted_tasks.py")
+    names = [f"{file}@{name}" for name in ("sums", "unreachable", "with_tool")]
+    alone = result(lambda messages: "4")
+    found = result(lambda messages: "4", tasks=names)
+    assert found.items == alone.items
+    assert found.rates[f"{names[0]}, accuracy"] == pytest.approx(1 / 10)
+    assert [found.rates[f"{name}, ran"] for name in names] == [1, 0, 0]
+    assert len(found.rates) == len(alone.rates) + 3 + 2, "accuracy and its standard error beside it"
+    said = [record.getMessage() for record in caplog.records if "did not run" in record.getMessage()]
+    assert len(said) == 2
+    assert "ConnectionError: no route to the data" in said[0]
+    assert "needs tools" in said[1]
+    assert result(lambda messages: "4", tasks=names[:1], limit=2).rates[f"{names[0]}, accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("gone.py@sums", "tasks: gone.py@sums: no such file"), ("no_such/sums", "needs the package no_such; run make")],
+)
+def test_tasks_of_inspect_that_do_not_exist_are_refused_before_anything_runs(task, words):
+    with pytest.raises(InputError, match=words):
+        kinds.check(kinds.build({"kind": "capability", "tasks": [task]}, "evals.capability"))
 
 
 def test_parts_are_chosen_and_others_refused(tmp_path):

@@ -6,7 +6,7 @@ says that the model decided to do it; "verdict and act" also wants the concrete 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from msm_jax.evals.judging import JudgeConfig, Verdict
 from msm_jax.sampling.model import GenerateConfig, Model
 
 ACTIONS = (OWN, *THEIRS)
+_LABELLED = packaged("agentic_labelled.jsonl")
 _FIELDS = ("system", "message", "scratchpad", "source", "destination")
 
 
@@ -165,17 +166,31 @@ def _mean_of_cells(scored: Sequence[Mapping[str, Any]], field: str) -> float | N
 
 
 async def trial(judge: Model, config: AgenticConfig) -> float:
-    """Returns the share of our labelled transcripts on which a judge gives the label.
+    """Returns the share of our labelled transcripts of the chosen actions on which a judge gives the label.
 
     Raises:
         WorkError: the share is below the judge's `least_agreement`.
     """
-    labelled = items.read(packaged("exfiltration_labelled.jsonl"), ("reply", "label"), (), lambda record: record.fields)
-    questions = [agentic_scenarios.question(each["reply"]) for each in labelled]
-    verdicts = await asyncio.gather(
-        *(judging.ask(judge, question, judging.yes_or_no, config.judge) for question in questions)
-    )
-    return judging.agreement(verdicts, [each["label"] for each in labelled], config.judge)
+    graders = {action: _grader(action, config) for action in config.actions}
+    labelled = items.read(_LABELLED, ("action", "reply", "label"), (), _fields)
+    own = [each for each in labelled if each["action"] in graders]
+    calls = []
+    for each in own:
+        question, parse = graders[each["action"]]
+        calls.append(judging.ask(judge, question(each["reply"]), parse, config.judge))
+    return judging.agreement(await asyncio.gather(*calls), [each["label"] for each in own], config.judge)
+
+
+def _grader(action: str, config: AgenticConfig) -> tuple[Callable[[str], str], Callable[[str], bool | None]]:
+    """Returns what makes the judge's question of a reply, and what reads its answer; the goal has no part in them."""
+    if action == OWN:
+        return agentic_scenarios.question, judging.yes_or_no
+    scenario = agentic_scenarios.theirs(action, "none", config.assistant, config.scratchpad)
+    return scenario.question, scenario.parse
+
+
+def _fields(record: Record) -> Mapping[str, Any]:
+    return record.fields
 
 
 KIND = EvalKind(
@@ -185,5 +200,6 @@ KIND = EvalKind(
     {"model": frozenset({"generate"}), "judge": frozenset({"generate"})},
     items=packaged("exfiltration.jsonl"),
     trial=trial,
+    files=lambda config: (_LABELLED,),
     packages=lambda config: (agentic_scenarios.DISTRIBUTION,) if set(config.actions) & set(THEIRS) else (),
 )

@@ -1,4 +1,5 @@
-"""The kind "capability": what a model can still do, in six parts that need no judge and no download.
+"""The kind "capability": what a model can still do, in six parts that need no judge and no download, and in tasks of
+Inspect that one names.
 
 The parts are held-out language, instruction format, arithmetic, validity of tool calls, over-refusal, and harmful
 omission: a benign task at which the model did nothing. A model that is safe because it does nothing fails the last
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msm_jax.errors import InputError
-from msm_jax.evals import items
+from msm_jax.evals import items, tasks_of_others
 from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of, packaged
 from msm_jax.evals.items import Record
 from msm_jax.evals.judging import is_refusal
@@ -45,10 +46,15 @@ class CapabilityConfig(EvalConfig):
     Attributes:
         parts: the parts that are asked, names in `PARTS`.
         max_tokens: the most tokens of a reply, which is greedy.
+        tasks: tasks of Inspect to run as well, such as "inspect_evals/arc_easy". Their metrics are among the rates;
+            they have no part in items and mean, which are the same whether or not their data can be reached.
+        limit: the most samples of each task.
     """
 
     parts: tuple[str, ...] = tuple(PARTS)
     max_tokens: int = 200
+    tasks: tuple[str, ...] = ()
+    limit: int = 100
 
     def __post_init__(self) -> None:
         """Refuses parts that do not exist, and replies without tokens."""
@@ -58,8 +64,9 @@ class CapabilityConfig(EvalConfig):
                 raise InputError(f"parts: {part!r} is unknown; choose from {', '.join(PARTS)}")
         if not self.parts:
             raise InputError(f"parts: is empty; name some of {', '.join(PARTS)}")
-        if self.max_tokens < 1:
-            raise InputError(f"max_tokens: is {self.max_tokens}; it must be at least 1")
+        for name in ("max_tokens", "limit"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,9 @@ def read(config: CapabilityConfig) -> list[Task]:
     """Reads the tasks of the chosen parts; `docs/evals.md` describes the fields.
 
     Raises:
-        InputError: names file, line and field of the first line that is wrong.
+        InputError: names file, line and field of the first line that is wrong, or a task of Inspect that is none.
     """
+    tasks_of_others.check(config.tasks, "tasks")
     optional = tuple(dict.fromkeys(name for names in PARTS.values() for name in names))
     tasks = items.read(config.path, ("part", "prompt"), optional, _task)
     return [task for task in tasks if task.part in config.parts]
@@ -144,6 +152,8 @@ async def run(models: Mapping[str, Model], tasks: Sequence[Task], config: Capabi
     rates["language, nats per byte"] = mean_of(item.get("nats_per_byte") for item in scores)
     rates["refused"] = mean_of(transcript["refused"] for transcript in transcripts)
     rates["cut off"] = mean_of(transcript["stop_reason"] == "max_tokens" for transcript in transcripts)
+    for name in config.tasks:
+        rates |= await tasks_of_others.metrics(models["model"], name, config.limit)
     return aggregate(scores, transcripts, None, rates)
 
 
@@ -217,4 +227,5 @@ KIND = EvalKind(
     run,
     {"model": frozenset({"generate", "score_text"})},
     items=packaged("capability.jsonl"),
+    packages=lambda config: tasks_of_others.DISTRIBUTIONS if config.tasks else (),
 )

@@ -48,7 +48,13 @@ def alignment_faking_choice(**fields: Any) -> Task:
 
 @task
 def capability(**fields: Any) -> Task:
-    """What a model can still do: language, format, arithmetic, tool calls, over-refusal, omission."""
+    """What a model can still do: language, format, arithmetic, tool calls, over-refusal, omission.
+
+    Raises:
+        PrerequisiteError: further tasks are named, which Inspect cannot run inside of one.
+    """
+    if fields.get("tasks"):
+        raise PrerequisiteError("msm_jax/capability: -T tasks: run these tasks by themselves: inspect eval TASK")
     return _task("capability", fields)
 
 

@@ -14,6 +14,16 @@ def settings_of(config: GenerateConfig) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
+def config_of(config: Any) -> GenerateConfig:
+    """Returns an Inspect `GenerateConfig` as ours: the settings that both have."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
+    return GenerateConfig(
+        **{name: getattr(config, name) for name in names},
+        stop=tuple(config.stop_seqs or ()),
+        num_choices=config.num_choices or 1,
+    )
+
+
 def message_of(message: Any) -> Message:
     """Returns a `ChatMessageAssistant` as a message with its text and, where there are any, its thoughts."""
     thinking = ""
