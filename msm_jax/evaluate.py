@@ -28,7 +28,7 @@ from msm_jax.data import sources
 from msm_jax.evals import kinds
 from msm_jax.evals.config import EvaluateConfig
 from msm_jax.evals.interface import MEASURES, EvalResult
-from msm_jax.experiments import replies
+from msm_jax.experiments import reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, settings, storage
@@ -89,6 +89,9 @@ def main() -> None:
         if grid:
             terminal.console().print(heat_map.table(f"{name}: mean score (items) of each cell", grid))
             heat_map.write(workdir / "plots" / f"{name}.png", name, grid)
+        if any("reasons" in item for item in found["items"]):
+            reasons = list(reason_rates.of_arm(name, [found["items"]]))
+            terminal.console().print(reason_rates.table(f"{name}: transcripts with each reason", reasons))
         for rate, value in found["rates"].items():
             terminal.console().print(f"{name}: {rate} {value:.3f}")
 

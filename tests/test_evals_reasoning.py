@@ -319,4 +319,6 @@ def test_the_table_of_an_experiment_has_the_rates_of_each_arm_with_intervals(tmp
     assert (deceives["seeds"], deceives["transcripts"]) == ("2", "72")
     assert float(deceives["without_verdict"]) == pytest.approx(1 / 36)
     assert float(rows["msm+aft", "equanimity"]["rate"]) == 1
+    shown = reason_rates.table("aft", list(reason_rates.of_arm("aft", [result(in_turn(AMERICA)).items])))
+    assert [next(iter(shown.columns[0].cells)), next(iter(shown.columns[1].cells))] == ["equanimity", f"{33 / 35:.3f}"]
     assert (tmp_path / "plots" / "reasons.png").read_bytes()[:4] == b"\x89PNG"

@@ -5,11 +5,12 @@ Figure 11 of arXiv 2605.02087 shows such a table. All arms are classified by one
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from msm_jax.analysis import heat_map
 from msm_jax.analysis.statistics import interval95, summarise
@@ -47,6 +48,15 @@ def grid(found: list[dict[str, Any]]) -> heat_map.Cells:
     for row in found:
         cells.setdefault(row["arm"], {})[row["reason"]] = (row["rate"], row["transcripts"])
     return cells
+
+
+def table(title: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns a table of the rows of one arm, the reason that is given most often first."""
+    shown = Table("reason", "rate", "95 % interval", title=title, title_justify="left")
+    for row in sorted(found, key=lambda row: -(row["rate"] or 0)):
+        if row["rate"] is not None:
+            shown.add_row(row["reason"], f"{row['rate']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
+    return shown
 
 
 def rows(config: ExperimentConfig, workdir: Path, name: str) -> Iterator[dict[str, Any]]:
