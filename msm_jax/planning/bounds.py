@@ -1,7 +1,8 @@
 """Lower bounds on the time of a step that need no compiler: by arithmetic and by memory, without the links.
 
 They are those of `planning.roofline`, with what only a compiler knows left out or counted by hand: collectives are left
-out, and the layers that `remat` computes again are counted as one more forward pass. `plan` has the whole bound.
+out, and of the layers that `remat` computes again all products but the last one of each layer count, whose result is
+not needed again. `plan` has the whole bound.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MOMENTS_BYTES = 8  # two moments in float32
 
 @functools.cache
 def bound(program: Program, mesh: MeshConfig, chip: Chip) -> Bound:
-    """Returns the bound of one execution on a mesh of chips, at most that of `roofline.bound` up to its counting.
+    """Returns the bound of one execution on a mesh of chips, at most that of `roofline.bound`.
 
     A chip whose arithmetic speed is not known is a mistake in `planning.chips`.
     """
@@ -33,8 +34,10 @@ def bound(program: Program, mesh: MeshConfig, chip: Chip) -> Bound:
     model_flops = roofline.model_flops(program)
     again = 0.0
     if isinstance(program, TrainProgram) and program.model.remat in ("full", "offload"):
-        context = (program.seq_len + 1) / 2
-        again = transformer.forward_flops_per_token(program.model, context) * program.rows * program.seq_len
+        model, context = program.model, (program.seq_len + 1) / 2
+        last = model.hidden_size * model.vocab_size + model.num_layers * math.prod(lora.sizes(model, "down"))
+        forward = transformer.forward_flops_per_token(model, context) - 2 * last
+        again = forward * program.rows * program.seq_len
     moved = roofline.traffic(program, mesh, _held(program, mesh))
     return Bound(
         arithmetic=(model_flops + again) / mesh.size / peak,
