@@ -31,7 +31,7 @@ from msm_jax.evals.interface import MEASURES, EvalResult
 from msm_jax.experiments import reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
-from msm_jax.foundation import hashing, settings, storage
+from msm_jax.foundation import hashing, lock, settings, storage
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Engine
 
@@ -45,6 +45,11 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Refuses what is wrong before the model is loaded, then runs the evals that have no result yet."""
+    with lock.hold(Path(cli.require(_WORKDIR))):
+        _evaluate()
+
+
+def _evaluate() -> None:
     config = settings.build(EvaluateConfig, cli.require(_CONFIG))
     evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
     workdir = Path(cli.require(_WORKDIR))

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from msm_jax import cli
 from msm_jax.experiments import sweep as sweep_lib
+from msm_jax.foundation import lock
 from msm_jax.experiments.run import LOCAL
 
 _CONFIG = cli.config_flag()
@@ -43,7 +44,8 @@ def main() -> None:
     workdir = Path(cli.require(_WORKDIR)).absolute()
     if _DRY_RUN.value:
         print("\n".join([*(point.name for point in points), f"{len(points)} points"]))
-    else:
+        return
+    with lock.hold(workdir):
         store = Path(_STORE.value or workdir / "store").absolute()
         sweep_lib.run(points, workdir, store, _JOBS.value, _EXECUTOR.value)
 
