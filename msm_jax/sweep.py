@@ -22,8 +22,8 @@ from ml_collections import config_flags
 
 from msm_jax import cli
 from msm_jax.experiments import sweep as sweep_lib
-from msm_jax.foundation import lock
 from msm_jax.experiments.run import LOCAL
+from msm_jax.foundation import lock
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
