@@ -4,31 +4,35 @@
 
 Writes DIR/results/EVAL.json (mean and 95 % interval over items of the score and of further measures, every item's
 values) and DIR/samples/EVAL.jsonl (what was asked and answered). DIR/replies.sqlite keeps every reply as it comes, so
-that a run which was killed goes on where it stopped, and DIR/plots/EVAL.png shows an eval that is a grid. Running it
+that a run which was killed goes on where it stopped. DIR/plots/EVAL.png shows an eval that is a grid, and `inspect view
+--log-dir DIR/inspect` opens every transcript (logs are written where Inspect is installed). Running it
 again reuses a result unless something that it depends on has changed: the eval's settings, its item file, the
 checkpoint, how the model is run, or the code that scores.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
+from rich.markup import escape
 from rich.table import Table
 
 from msm_jax import cli
-from msm_jax.analysis import heat_map, terminal
+from msm_jax.analysis import heat_map, rates, terminal
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
 from msm_jax.evals import kinds
 from msm_jax.evals.config import EvaluateConfig
-from msm_jax.evals.interface import MEASURES, EvalResult
-from msm_jax.experiments import reason_rates, replies
+from msm_jax.evals.interface import MEASURES, EvalConfig, EvalResult
+from msm_jax.experiments import inspect_logs, reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, lock, settings, storage
@@ -89,7 +93,8 @@ def _evaluate() -> None:
             found = write(addresses[name], workdir / "samples" / f"{name}.jsonl", result)
         rows.append((name, found, stored[name] is not None))
     terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
-    for name, found, _ in rows:
+    for name, found, reused in rows:
+        write_log(workdir, name, evals[name], found, str(checkpoint), rewrite=not reused)
         grid = heat_map.cells(found["items"])
         if grid:
             terminal.console().print(heat_map.table(f"{name}: mean score (items) of each cell", grid))
@@ -102,6 +107,9 @@ def _evaluate() -> None:
         for rate, value in found["rates"].items():
             if rate not in in_table:
                 terminal.console().print(f"{name}: {rate} {value:.3f}")
+        parsed = {} if found["parse_rate"] is None else {"parsed": found["parse_rate"]}
+        for warning in rates.warnings(name, {"": {**parsed, **found["rates"]}}):
+            terminal.console().print(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def checkpoint_digest(checkpoint: Path) -> str:
@@ -124,6 +132,26 @@ def write(address: Address, samples: Path, result: EvalResult) -> dict[str, Any]
     storage.write_text(samples, evals_node.samples(fields))
     del fields["transcripts"]
     return evals_node.write(address, {"ci95": interval(result, "score"), "measures": measures(result), **fields})
+
+
+def write_log(
+    workdir: Path, name: str, config: EvalConfig, stored: Mapping[str, Any], model: str, rewrite: bool
+) -> None:
+    """Writes `inspect/EVAL.eval` from the transcripts in `samples/EVAL.jsonl`, unless it is there; see `inspect_logs`.
+
+    Without Inspect it says in a line that there is no log.
+    """
+    lines = (workdir / "samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    transcripts = [json.loads(line) for line in lines]
+    path = workdir / "inspect" / f"{name}.eval"
+    if not transcripts or "reply" not in transcripts[0] or (path.exists() and not rewrite):
+        return
+    if not inspect_logs.can_write():
+        terminal.console().print(f"{name}: {inspect_logs.MISSING_FOR_EVALUATE}", soft_wrap=True)
+        return
+    made = (workdir / "results" / f"{name}.json").stat().st_mtime
+    result = {**stored, "transcripts": transcripts}
+    inspect_logs.write(path, name, model, stored["hash"], settings.to_json(config), result, made)
 
 
 def measures(result: EvalResult) -> dict[str, dict[str, Any]]:

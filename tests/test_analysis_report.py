@@ -40,7 +40,7 @@ def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
     assert set(content) == {
         "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "curves",
-        "reference", "cost", "arm_cost", "warnings",
+        "reference", "grids", "cost", "arm_cost", "warnings",
     }  # fmt: skip
     assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
     assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}
@@ -220,7 +220,9 @@ def test_everything_from_outside_is_escaped(results):
     hostile["arm_tokens"] = {}
     hostile["chains"][nasty] = hostile["chains"].pop("aft")
     hostile["doses"] = {nasty: {nasty: "baseline"}}
-    hostile["samples"] = {nasty: {nasty: [{"prompt": nasty, "reply": nasty, "parsed": nasty}]}}
+    sample = dict.fromkeys(("id", "prompt", "reply", "parsed", "thoughts", "cell", "stop_reason"), nasty)
+    hostile["samples"] = {nasty: {nasty: [{**sample, "judge": [nasty]}]}}
+    hostile["arms"][nasty]["conflict"]["rates"] = {nasty: 0.5}
     hostile["curves"] = {nasty: results["curves"]["pretrain"]}
     hostile["graph"][0] |= {"label": nasty, "kind": nasty}
     hostile["arm_cost"] = {nasty: hostile["arm_cost"]["aft"]}

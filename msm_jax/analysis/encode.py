@@ -1,6 +1,7 @@
 """The content of report.json."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from msm_jax.analysis import power, reference_table, statistics
@@ -8,6 +9,7 @@ from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.asked import CurveSpec
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
+from msm_jax.analysis.grids import Difference, Grid, Level
 from msm_jax.analysis.verdicts import worst
 
 SCHEMA_VERSION = 1
@@ -34,6 +36,7 @@ def content(findings: Findings) -> dict[str, Any]:
         "expectations": {name: worst(verdicts[name]) for name in checked.expectations if verdicts[name]},
         "verdicts": [_verdict_json(row) for row in expected(findings)],
         "reference": [_reference_json(row) for row in reference_table.rows(findings)],
+        "grids": {name: _grid_json(grid) for name, grid in findings.grids.items()},
         "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
         "arm_cost": {arm: _effect_json(effect) for arm, effect in effects(findings).items()},
@@ -57,6 +60,35 @@ def _reference_json(row: reference_table.Row) -> dict[str, Any]:
     numbers = {name: _json_number(getattr(row, name)) for name in ("theirs", "ours", "deviation")}
     ci95 = [_json_number(bound) for bound in row.ci95]
     return {"eval": row.eval, "arm": row.arm, "source": row.source, **numbers, "ci95": ci95, "inside": row.inside}
+
+
+def _grid_json(grid: Grid) -> dict[str, Any]:
+    def levels(arms: Mapping[str, Mapping[str, Level]]) -> dict[str, Any]:
+        return {arm: {cell: _level_json(level) for cell, level in cells.items()} for arm, cells in arms.items()}
+
+    contrasts = {
+        name: {cell: _difference_json(found) for cell, found in cells.items()} for name, cells in grid.contrasts.items()
+    }
+    return {"arms": levels(grid.arms), "acts": levels(grid.acts), "contrasts": contrasts}
+
+
+def _level_json(level: Level) -> dict[str, Any]:
+    ends = [_json_number(bound) for bound in (level.interval.low, level.interval.high)]
+    return {"mean": _json_number(level.mean), "ci95": ends, "n_items": level.n_items}
+
+
+def _difference_json(found: Difference) -> dict[str, Any]:
+    estimate = found.estimate
+    return {
+        "diff": _json_number(estimate.diff),
+        "ci95": [_json_number(bound) for bound in estimate.ci95],
+        "p_value": _json_number(estimate.p_value),
+        "p_holm": _json_number(found.p_holm),
+        "effect_size": _json_number(estimate.effect),
+        "effect_size_of": estimate.effect_of or None,
+        "n_seeds": estimate.n_seeds,
+        "n_items": estimate.n_items,
+    }
 
 
 def _curve_json(findings: Findings, spec: CurveSpec) -> dict[str, Any]:
@@ -97,6 +129,12 @@ def _arm_json(finding: ArmFinding) -> dict[str, Any]:
         entry["measures"] = {
             name: _summary_json(summary, finding.shared) for name, (summary, _) in finding.measures.items()
         }
+    if finding.act:
+        mean, interval = finding.act
+        ends = [_json_number(bound) for bound in (interval.low, interval.high)]
+        entry["act"] = {"mean": _json_number(mean), "ci95": ends}
+    if finding.rates:
+        entry["rates"] = {name: _json_number(rate) for name, rate in finding.rates.items()}
     return entry if finding.parse_rate is None else {**entry, "parse_rate": _json_number(finding.parse_rate)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.analysis import asked, equal_level, limits, sentences, statistics, verdicts
+from msm_jax.analysis import asked, equal_level, grids, limits, rates, sentences, statistics, verdicts
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.intervals import Interval
 from msm_jax.analysis.sentences import amount, points, unit
@@ -18,16 +18,15 @@ from msm_jax.foundation import settings
 MIN_MIDTRAINING_STEPS = 200
 # Texts of different corpora fill rows a little differently; a smaller share than this is not a different dose.
 TOKEN_TOLERANCE = 0.02
-MIN_PARSE_RATE = 0.95
-# The most arms that a warning lists by name.
-_LISTED = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class ArmFinding:
     """One arm on one eval; `parse_rate` is None where no answer had to be parsed.
 
-    `measures` holds the same by the other measures, "probability" and "nats", where the eval has them.
+    `measures` holds the same by the other measures, "probability" and "nats", where the eval has them, and `rates` the
+    further figures of the eval, means over seeds. `act` is mean and interval of the concrete act, for an eval whose
+    score is a verdict.
     """
 
     summary: statistics.ArmSummary
@@ -35,6 +34,14 @@ class ArmFinding:
     parse_rate: float | None
     shared: bool
     measures: Mapping[str, tuple[statistics.ArmSummary, Interval]]
+    rates: Mapping[str, float]
+    act: tuple[float, Interval] | None = None
+
+    @property
+    def every_rate(self) -> dict[str, float]:
+        """The rates, and the parse rate as "parsed" where answers had to be parsed."""
+        parsed = {} if self.parse_rate is None else {"parsed": self.parse_rate}
+        return {**parsed, **self.rates}
 
     @property
     def by_measure(self) -> dict[str, tuple[statistics.ArmSummary, Interval]]:
@@ -85,6 +92,7 @@ class Findings:
     arms: Mapping[str, Mapping[str, ArmFinding]]
     contrasts: Mapping[str, ContrastFinding]
     levels: tuple[LevelFinding, ...]
+    grids: Mapping[str, grids.Grid]
     warnings: tuple[str, ...]
 
 
@@ -102,7 +110,7 @@ def analyse(results: Mapping[str, Any]) -> Findings:
     contrasts = _corrected({name: _contrast(checked, name) for name in checked.contrasts})
     levels = tuple(_levels(checked, arms))
     warnings = tuple(dict.fromkeys([*_warnings(checked, arms, contrasts, levels), *checked.warnings]))
-    return Findings(checked, arms, contrasts, levels, warnings)
+    return Findings(checked, arms, contrasts, levels, grids.of(checked), warnings)
 
 
 def _arm(scores: results_lib.Scores, shared: bool) -> ArmFinding:
@@ -114,7 +122,11 @@ def _arm(scores: results_lib.Scores, shared: bool) -> ArmFinding:
         for name in ("share", *scores.measures)
         for values in [scores.measured(name)]
     }
-    return ArmFinding(*found.pop("share"), parse_rate, shared, found)
+    act = None
+    if scores.acts:
+        acts_SN = scores.measured("act")
+        act = statistics.summarise(acts_SN).mean, statistics.interval95(acts_SN, scores.labels)
+    return ArmFinding(*found.pop("share"), parse_rate, shared, found, scores.rates, act)
 
 
 def _corrected(contrasts: Mapping[str, ContrastFinding]) -> dict[str, ContrastFinding]:
@@ -196,6 +208,7 @@ class Expected:
     ci95: tuple[float, float]
     sentence: str
     verdicts: tuple[Verdict, ...]
+    planned: bool = True
 
 
 def expected(findings: Findings) -> list[Expected]:
@@ -206,7 +219,7 @@ def expected(findings: Findings) -> list[Expected]:
     ]
     for name, c in findings.contrasts.items():
         on, found = ", ".join(c.evals), c.estimate
-        rows.append(Expected(name, on, "", c.measure, found.diff, found.ci95, c.expected, c.verdicts))
+        rows.append(Expected(name, on, "", c.measure, found.diff, found.ci95, c.expected, c.verdicts, c.planned))
     return [row for row in rows if row.verdicts]
 
 
@@ -230,16 +243,8 @@ def _warnings(
             few = f"under {MIN_MIDTRAINING_STEPS} midtraining may not take hold"
             yield f"{phase} took {steps:g} optimizer steps per run; {few}."
     for name in checked.evals():
-        poor = [
-            (arm, f.parse_rate) for arm in arms if (f := arms[arm].get(name)) and f.parse_rate is not None
-        ]
-        poor = [(arm, rate) for arm, rate in poor if rate < MIN_PARSE_RATE]
-        if poor:
-            shown = [f"{arm} ({100 * rate:.0f} %)" for arm, rate in sorted(poor, key=lambda entry: entry[1])]
-            more = f" and {len(shown) - _LISTED} more arms" if len(shown) > _LISTED else ""
-            listed = ", ".join(shown[:_LISTED]) + more
-            below = f"parse rate below {100 * MIN_PARSE_RATE:.0f} % in {listed}"
-            yield f"{name}: {below}; unparsed replies are left out of the means."
+        rated = {arm: arms[arm][name].every_rate for arm in arms if name in arms[arm]}
+        yield from rates.warnings(name, rated)
     yield from _token_warnings(checked)
     for name, contrast in contrasts.items():
         if contrast.terms and contrast.measure == "share":

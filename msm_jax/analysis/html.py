@@ -1,7 +1,6 @@
 """The report as one HTML file that opens offline: it has no script, makes no request, and holds every figure."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msm_jax.analysis import dose_curves, graph, lines, reference_table
+from msm_jax.analysis import dose_curves, evidence, graph, grid_tables, lines, reference_table
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
 from msm_jax.analysis.plots import arm_colors
 from msm_jax.analysis.results import short_labels
-from msm_jax.analysis.sentences import MINUS, amount, points, seeds_text, unit
-
-SAMPLES_PER_EVAL = 6
-SAMPLE_CHARS = 1_500
+from msm_jax.analysis.sentences import MINUS, amount, effect_text, p_text, points, seeds_text, unit
 
 
 def render(findings: Findings) -> str:
@@ -57,7 +53,9 @@ def render(findings: Findings) -> str:
         graph=Markup(graph.svg(results.graph)),
         graph_counts=_graph_counts(findings),
         cost=_cost(findings),
-        samples=[(arm, _samples(evals)) for arm, evals in results.samples.items() if any(evals.values())],
+        behind=evidence.rates(findings),
+        grids=grid_tables.sections(findings),
+        transcripts=evidence.transcripts(findings),
         seed_table=[dict(seed) for seed in results.seeds],
     )
 
@@ -93,6 +91,7 @@ def _estimate(finding: ContrastFinding) -> dict[str, Any]:
         "interval": f"{low} to {high}" if math.isfinite(estimate.diff) else "n/a",
         "verdicts": finding.verdicts,
         "expected": finding.expected,
+        "planned": finding.planned,
     }
 
 
@@ -129,7 +128,6 @@ def _contrast(name: str, finding: ContrastFinding, axes: Mapping[str, _Axis]) ->
         "p": p_text(estimate.p_value),
         "p_holm": p_text(finding.p_holm),
         "effect": effect_text(estimate.effect, estimate.effect_of),
-        "planned": finding.planned,
         "n_seeds": seeds_text(estimate.n_seeds),
         "n_items": estimate.n_items,
         "method": estimate.method,
@@ -140,22 +138,6 @@ def _contrast(name: str, finding: ContrastFinding, axes: Mapping[str, _Axis]) ->
         shown |= {"low": low, "high": high, "diff": axis.share(estimate.diff), "tone": _tone(estimate.ci95)}
         shown["dots"] = [axis.share(value) for value in estimate.per_seed] if estimate.n_seeds > 1 else []
     return shown
-
-
-def p_text(p_value: float | None) -> str:
-    """Returns a p-value as text, "0.03", "0.004" or "<0.0001", near .05 "0.048"; "n/a" where there is none."""
-    if p_value is None or not math.isfinite(p_value):
-        return "n/a"
-    if p_value < 1e-4:
-        return "<0.0001"
-    return f"{p_value:.1g}" if p_value < 0.01 else f"{p_value:.3f}" if 0.045 <= p_value < 0.055 else f"{p_value:.2f}"
-
-
-def effect_text(effect: float | None, of: str | None) -> str:
-    """Returns an effect size with its letter, "h +0.48"; "" where there is none."""
-    if effect is None or not of or not math.isfinite(effect):
-        return ""
-    return f"{of} {effect:+.2f}".replace("-", MINUS)
 
 
 def _tone(ci95: tuple[float, float]) -> str:
@@ -213,6 +195,7 @@ def _expected(row: Expected) -> dict[str, Any]:
     value = amount(row.value, row.measure, signed=not of_level)
     return {
         "name": row.name,
+        "planned": row.planned,
         "what": f"{row.eval} of {row.arm}" if of_level else row.eval,
         "value": f"{value} {'%' if of_level else unit(row.measure)}",
         "interval": f"{low} to {high}",
@@ -289,38 +272,3 @@ def _cost_row(phase: str, cost: Mapping[str, float]) -> dict[str, str]:
         "wall_seconds": graph.duration(cost["wall_seconds"]),
         "device_seconds": graph.duration(cost["device_seconds"]),
     }
-
-
-def _samples(evals: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[dict[str, Any]], int]]:
-    shown = []
-    for name, samples in evals.items():
-        if samples:
-            shown.append((name, [_sample(sample) for sample in samples[:SAMPLES_PER_EVAL]], len(samples)))
-    return shown
-
-
-def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    prompt = sample["prompt"]
-    turns = (
-        [("", prompt)]
-        if isinstance(prompt, str)
-        else [(m.get("role", ""), m.get("content", "")) for m in prompt]
-    )
-    outcome = [(name, _value(sample[name])) for name in ("parsed", "score") if sample.get(name) is not None]
-    unparsed = "parsed" in sample and sample["parsed"] is None
-    return {
-        "turns": [(role, _clip(str(text))) for role, text in turns],
-        "reply": _clip(str(sample["reply"])),
-        "outcome": outcome,
-        "unparsed": unparsed,
-    }
-
-
-def _value(value: Any) -> str:
-    return (
-        f"{value:.2f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-    )
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS].rstrip() + " …"

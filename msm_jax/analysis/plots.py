@@ -107,7 +107,7 @@ def _arms(findings: Findings, measure: str) -> Figure | None:
 
 def _contrasts(findings: Findings, measures: Collection[str]) -> Figure | None:
     shown = {
-        name: c.estimate
+        name if c.planned else f"{name} (added)": c.estimate
         for name, c in findings.contrasts.items()
         if c.measure in measures and math.isfinite(c.estimate.diff)
     }

@@ -15,7 +15,13 @@
           # Optional: what each item has in common with others, in any words: its cluster (a domain, a topic) and the
           # options that it compares. Items that share a label are not independent.
           "labels": [["domain: bread", "option: rye"], ...],
-          "parse_rate": 0.98}}},                           # optional, for generated answers
+          "parse_rate": 0.98,                              # optional, for generated answers
+          # Optional: further figures of the eval, means over seeds; `analysis.rates` says which of them warn.
+          "rates": {"uses a tool": 0.7, "judge refused": 0.0},
+          # Optional, of an eval that is a grid: the cell "ROW/COLUMN" of each item.
+          "cells": ["leaking/america", ...],
+          # Optional, of an eval whose score is a verdict: whether the concrete act is there too, as `per_seed`.
+          "acts": [[...], ...]}}},
       "shared_arms": ["base"],                             # arms with one run for all seeds: one list in `per_seed`
       "chains": {arm: [phase, phase, ...]},                # the phases that each arm trains, in their order
       "midtraining": [phase, ...],                         # the phases of these chains that are midtraining
@@ -38,7 +44,9 @@
       # or of its evals is its chain, "pretrain/msm/sft".
       "graph": [{"id", "kind", "label", "parents": [id, ...], "status": "ran" | "reused", "seconds"}],
       "curves": {label: [[{"step", "loss", "learning_rate"?}, ...], ...]},     # one list of points per run
-      "samples": {arm: {eval: [{"prompt": text or messages, "reply", "parsed"?, "score"?}]}},
+      "samples": {arm: {eval: [{"prompt": text or messages, "reply", "parsed"?, "score"?, ...}]}},
+      # Files beside the report with every sample, and the log for `inspect view` where there is one, by seed.
+      "files": {arm: {eval: [{"seed": "0", "samples": path, "log"?: path}]}},
       "warnings": ["..."],                                 # shown beside the warnings that the analysis finds
       "environment": {"jax": "0.10.2", ...}
     }
@@ -81,6 +89,9 @@ class Scores:
     parse_rate: float | None = None
     measures: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     labels: tuple[Any, ...] = ()  # each a tuple of texts
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cells: tuple[str, ...] = ()
+    acts: tuple[Any, ...] = ()  # as `per_seed`
 
     @functools.cached_property
     def values_SN(self) -> Floats:
@@ -88,8 +99,10 @@ class Scores:
         return self.measured("share")
 
     def measured(self, measure: str) -> Floats:
-        """Returns the items by a measure, in the form of `values_SN`; a share is the score itself."""
-        rows = self.per_seed if measure == "share" else self.measures[measure]
+        """Returns the items by a measure, in the form of `values_SN`; "share" is the score itself, and "act" the
+        acts."""
+        own = {"share": self.per_seed, "act": self.acts}
+        rows = own[measure] if measure in own else self.measures[measure]
         nothing = [math.nan] * len(self.item_ids)
         return np.array([nothing if row is None else row for row in rows], dtype=np.float64)
 
@@ -169,6 +182,7 @@ class Results:
     graph: tuple[Node, ...] = ()
     curves: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     samples: Mapping[str, Mapping[str, tuple[Mapping[str, Any], ...]]] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, Mapping[str, tuple[Mapping[str, str], ...]]] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -243,6 +257,11 @@ def _check_scores(scores: Scores, where: str, runs: int) -> None:
         raise InputError(f"{where}.labels has {counts}; give one list per item")
     if any(not isinstance(row, tuple) or any(not isinstance(label, str) for label in row) for row in scores.labels):
         raise InputError(f"{where}.labels holds something else than lists of texts")
+    if len(scores.cells) not in (0, len(scores.item_ids)):
+        counts = f"{len(scores.cells)} entries for {len(scores.item_ids)} item_ids"
+        raise InputError(f"{where}.cells has {counts}; give one per item")
+    if scores.acts:
+        _check_rows(scores.acts, f"{where}.acts", runs, len(scores.item_ids))
     for measure, rows in scores.measures.items():
         _check_rows(rows, f"{where}.measures.{measure}", runs, len(scores.item_ids))
     for measure in {"share", *scores.measures} - {"nats"}:

@@ -33,6 +33,22 @@ def _number(value: float, decimals: int, signed: bool) -> str:
     return f"{sign}{abs(rounded):.{decimals}f}"
 
 
+def p_text(p_value: float | None) -> str:
+    """Returns a p-value as text, "0.03", "0.004" or "<0.0001", near .05 "0.048"; "n/a" where there is none."""
+    if p_value is None or not math.isfinite(p_value):
+        return "n/a"
+    if p_value < 1e-4:
+        return "<0.0001"
+    return f"{p_value:.1g}" if p_value < 0.01 else f"{p_value:.3f}" if 0.045 <= p_value < 0.055 else f"{p_value:.2f}"
+
+
+def effect_text(effect: float | None, of: str | None) -> str:
+    """Returns an effect size with its letter, "h +0.48"; "" where there is none."""
+    if effect is None or not of or not math.isfinite(effect):
+        return ""
+    return f"{of} {effect:+.2f}".replace("-", MINUS)
+
+
 def seeds_text(n: int) -> str:
     """Returns the number of seeds in words, "1 seed" or "3 seeds"."""
     return "1 seed" if n == 1 else f"{n} seeds"

@@ -21,9 +21,8 @@ from matplotlib.figure import Figure
 
 from msm_jax.analysis import intervals, plots, statistics, verdicts
 from msm_jax.analysis.asked import SweepExpectation
-from msm_jax.analysis.html import p_text
 from msm_jax.analysis.intervals import Range, Spread
-from msm_jax.analysis.sentences import amount, unit
+from msm_jax.analysis.sentences import amount, p_text, unit
 from msm_jax.analysis.verdicts import Verdict
 from msm_jax.foundation import storage
 

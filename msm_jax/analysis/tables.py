@@ -11,8 +11,7 @@ from rich.table import Table
 from msm_jax.analysis import encode, reference_table, terminal
 from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.graph import duration
-from msm_jax.analysis.html import p_text
-from msm_jax.analysis.sentences import amount, points
+from msm_jax.analysis.sentences import amount, p_text, points
 
 _MARKS = {"met": "[green]✓[/]", "failed": "[red]✗[/]", "open": "[yellow]?[/]"}
 
@@ -34,6 +33,9 @@ def print_report(report: Findings | Mapping[str, Any], file: TextIO | None = Non
     console.print(_arms(content, findings))
     if any("measures" in entry for scored in content["arms"].values() for entry in scored.values()):
         console.print(_measures(content, findings))
+    for name in _evals(content, findings):
+        if any(scored.get(name, {}).get("rates") for scored in content["arms"].values()):
+            console.print(_rates(name, content))
     for name, curve in content["curves"].items():
         console.print(_curve(name, curve))
     if content["contrasts"]:
@@ -81,6 +83,21 @@ def _measured(measures: Mapping[str, Mapping[str, Any]]) -> str:
     means = {name: math.nan if entry["mean"] is None else entry["mean"] for name, entry in measures.items()}
     shown = (name for name in ("probability", "nats") if name in means)
     return " / ".join(amount(means[name], name, signed=name == "nats") for name in shown)
+
+
+def _rates(name: str, content: Mapping[str, Any]) -> Table:
+    """Returns the rates of an eval, with a column for each arm."""
+    found = {arm: scored[name] for arm, scored in content["arms"].items() if name in scored}
+    table = Table(title=f"{escape(name)}: rates of the answers", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("rate")
+    for arm in found:
+        table.add_column(escape(arm), justify="right", overflow="fold")
+    every = {arm: {"parsed": entry.get("parse_rate"), **entry.get("rates", {})} for arm, entry in found.items()}
+    for rate in dict.fromkeys(rate for own in every.values() for rate in own):
+        cells = [own.get(rate) for own in every.values()]
+        if any(cell is not None for cell in cells):
+            table.add_row(escape(rate), *("" if cell is None else f"{cell:.2f}" for cell in cells))
+    return table
 
 
 def _curve(name: str, curve: Mapping[str, Any]) -> Table:

@@ -48,6 +48,10 @@ class Finished:
         stored = storage.find_json(self._workdir / path) if path else None
         return None if stored is None else stored["result"]
 
+    def source(self, node_id: str, name: str) -> Path:
+        """Returns the file of a result that `evaluation` finds."""
+        return self._workdir / self._evals[node_id][name]
+
     def labels(self, path: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]] | None:
         """Returns the labels of items that were scored: their own `cluster`, or else what their file says of them.
 
@@ -55,6 +59,9 @@ class Finished:
         """
         if any("cluster" in item for item in items):
             return [(f"cluster: {item['cluster']}",) if "cluster" in item else () for item in items]
+        if all("cell" in item for item in items):
+            # Samples of the cells of a grid, of which no file tells.
+            return [()] * len(items)
         path = substitute(path, {name: str(self._workdir / at) for name, at in self._paths.items()})
         if path not in self._labels:
             try:

@@ -4,6 +4,7 @@ This does not depend on how a node was addressed: `nodes.json`, which each run w
 report can be rendered again after the code or the settings have changed, and from an unfinished run.
 """
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from msm_jax.analysis import asked
 from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
 from msm_jax.evals.interface import MEASURES
-from msm_jax.experiments import costs, reading
+from msm_jax.experiments import costs, inspect_logs, reading
 from msm_jax.experiments import graph as graph_lib
 from msm_jax.experiments.config import ExperimentConfig, phase_of
 from msm_jax.experiments.finished import Finished
@@ -147,9 +148,17 @@ def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any
         for measure, field in MEASURES.items()
         if all(field in item for result in done for item in result["items"])
     }
+    if all("cell" in item for result in done for item in result["items"]):
+        entry["cells"] = [item["cell"] for item in done[0]["items"]]
+    if all("act" in item for result in done for item in result["items"]):
+        entry["acts"] = column("act")
     rates = [result["parse_rate"] for result in done if result["parse_rate"] is not None]
     if rates:
         entry["parse_rate"] = statistics.fmean(rates)
+    # Results of earlier versions have none.
+    every = [result.get("rates", {}) for result in done]
+    named = dict.fromkeys(name for rated in every for name in rated)
+    entry["rates"] = {name: statistics.fmean(rated[name] for rated in every if name in rated) for name in named}
     return entry
 
 
@@ -238,19 +247,49 @@ def _nodes(record: Mapping[str, Any], graph: graph_lib.Graph) -> list[dict[str, 
     ]
 
 
-def write_samples(config: ExperimentConfig, workdir: Path) -> None:
-    """Writes `samples/<arm>/<seed>/<eval>.jsonl`: every item with its score, its prompt and the reply.
+def write_transcripts(config: ExperimentConfig, workdir: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
+    """Writes every item with its score, its prompt and the reply, and where replies exist a log for `inspect view`.
 
-    The samples of a run that all seeds share are in `samples/<arm>/shared/`.
+    They are `samples/ARM/SEED/EVAL.jsonl` and `inspect/ARM/SEED/EVAL-HASH12.eval`, where SEED is "shared" for a run
+    that all seeds share. A log that exists is not written again, and those of earlier results are removed. Without
+    Inspect there are no new logs.
+
+    Returns {arm: {eval: the files of each seed: "seed", "samples" and where there is one "log"}}, paths in `workdir`.
     """
     graph = graph_lib.build(config)
     finished = Finished(storage.find_json(workdir / RECORD), workdir)
+    written: dict[str, dict[str, list[dict[str, str]]]] = {}
     for arm, chain in graph.arms.items():
         for name, fields in config.evals.items():
             for prefix, _ in graph_lib.measured_after(chain, fields)[-1:]:
                 for own in dict.fromkeys(graph_lib.seed_of(config, prefix, seed) for seed in config.seeds):
-                    result = finished.evaluation(graph.measurements[prefix, own].id, name)
+                    node_id = graph.measurements[prefix, own].id
+                    result = finished.evaluation(node_id, name)
                     if result is None:
                         continue
-                    directory = workdir / "samples" / arm / ("shared" if own is None else str(own))
-                    storage.write_text(directory / f"{name}.jsonl", evals_node.samples(result))
+                    seed = "shared" if own is None else str(own)
+                    samples = Path("samples", arm, seed, f"{name}.jsonl")
+                    storage.write_text(workdir / samples, evals_node.samples(result))
+                    files = {"seed": seed, "samples": samples.as_posix()}
+                    source = finished.source(node_id, name)
+                    log = Path("inspect", arm, seed, f"{source.stem}.eval")
+                    if result["transcripts"] and inspect_logs.can_write():
+                        task, made = settings.to_json(fields), source.stat().st_mtime
+                        _write_log(workdir / log, name, f"{arm}/{seed}", task, result, made)
+                    if (workdir / log).exists():
+                        files["log"] = log.as_posix()
+                    written.setdefault(arm, {}).setdefault(name, []).append(files)
+    return written
+
+
+def _write_log(
+    path: Path, name: str, model: str, task: Mapping[str, Any], result: Mapping[str, Any], made: float
+) -> None:
+    """Writes the log of a result that has none yet, and removes those of earlier results of the same eval."""
+    if path.exists():
+        return
+    digest = path.stem.removeprefix(f"{name}-")
+    inspect_logs.write(path, name, model, digest, task, result, made)
+    for other in path.parent.iterdir():
+        if other != path and re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{12}}\.eval", other.name):
+            other.unlink()

@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
 from msm_jax.errors import InputError, WorkError
-from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, reading, reason_rates
+from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, inspect_logs, reading, reason_rates
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.context import Context, stored_path
 from msm_jax.experiments.live import Board
@@ -147,10 +147,12 @@ def render(config: ExperimentConfig, workdir: Path) -> list[str]:
       InputError: there is nothing to report yet.
     """
     results, missing = gather.results(config, workdir)
-    findings = report_lib.write(results, workdir)
-    gather.write_samples(config, workdir)
+    files = gather.write_transcripts(config, workdir)
+    findings = report_lib.write({**results, "files": files}, workdir)
     reason_rates.write(config, workdir)
     tables.print_report(findings)
+    if any(any(evals.values()) for evals in results["samples"].values()) and not inspect_logs.can_write():
+        print(inspect_logs.MISSING)
     return missing
 
 
@@ -206,7 +208,8 @@ def _added(config: ExperimentConfig, workdir: Path) -> list[str]:
     )
     reported = (workdir / "report.json").exists()
     late = {name for name, spec in now.items() if reported and then.get(name) != spec} | {*before.get("added", ())}
-    return [name for name in now if name in late]
+    # A mean asks what its contrasts ask.
+    return [name for name, spec in now.items() if late & {name, *spec["mean_of"]}]
 
 
 def _make(workdir: Path) -> None:
