@@ -95,8 +95,13 @@ def test_a_contrast_that_was_added_after_there_was_a_report_is_marked(here):
         found = json.loads(Path("run/report.json").read_text())["contrasts"]
         assert {name for name, entry in found.items() if not entry["planned"]} == {"late"}
         assert Path("run/report.html").read_text().count("Added after there were results") == 1
-    assert run("other", contrasts=fields()["contrasts"] | late) == EVERYTHING
-    assert json.loads(Path("other/report.json").read_text())["contrasts"]["late"]["planned"]
+    mean = {"mean": {"mean_of": ("documents", "late")}}
+    assert run("other", contrasts=fields()["contrasts"] | late | mean) == EVERYTHING
+    assert all(entry["planned"] for entry in json.loads(Path("other/report.json").read_text())["contrasts"].values())
+    late["late"]["terms"] = {"msm": 1, "base": -1}
+    assert run("other", contrasts=fields()["contrasts"] | late | mean) == []
+    found = json.loads(Path("other/report.json").read_text())["contrasts"]
+    assert {name for name, entry in found.items() if not entry["planned"]} == {"late", "mean"}
 
 
 def test_what_items_share_is_read_from_their_file_and_its_lack_is_said(here):

@@ -97,12 +97,19 @@ def _claim(spec: ContrastSpec, evals: str, measure: str, estimate: Contrast, gai
         return f"{where}, the mean of {' and '.join(spec.mean_of)} is {signed}"
     upper, lower = ([arm for arm, weight in spec.terms.items() if weight == sign] for sign in (1, -1))
     if len(upper) == len(lower) == 1 and len(spec.terms) == 2:
+        if float(size) == 0:
+            return f"{where}, {upper[0]} and {lower[0]} score the same to within {_least(measure)}"
         return f"{where}, {upper[0]} scores {fields['amount']} {'higher' if more else 'lower'} than {lower[0]}"
     if len(upper) == len(lower) == 2 and len(spec.terms) == 4:
         size_of = f"{fields['amount']} {'larger' if more else 'smaller'}"
         first, second = f"{upper[0]} {MINUS} {lower[0]}", f"{lower[1]} {MINUS} {upper[1]}"
         return f"{where}, the difference {first} is {size_of} than {second}"
     return f"{where}, {combination(spec.terms)} comes to {signed}"
+
+
+def _least(measure: str) -> str:
+    """Returns the difference below which `amount` shows 0."""
+    return "0.005 nats" if measure == "nats" else "half a point"
 
 
 def _range(level: tuple[float, float], measure: str) -> str:
