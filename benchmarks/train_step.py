@@ -37,6 +37,7 @@ from msm_jax.parallel import backend, sharding
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.training import optimizer, state, step
 from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.objective import NEXT_TOKEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +238,7 @@ def work(directory: Path, devices: int) -> None:
     def parts(repeats: int) -> dict[str, float]:
         pieces: list[Callable[..., Any]] = [
             lambda p, b: transformer.apply(p, config, b["tokens"], b["positions"], b["segment_ids"]),
-            lambda p, b: step.loss_sum(p, config, b),
+            lambda p, b: NEXT_TOKEN.loss_sum(p, config, b),
             lambda p, b: step.gradients(p, config, b, 1),
         ]
         upto = [seconds(jax.jit(piece), (current.params, batches[0]), repeats) for piece in pieces]

@@ -23,6 +23,7 @@ from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.sampling.engine import Engine
 from msm_jax.training import loop, metrics, optimizer, state, step
 from msm_jax.training.config import InitConfig
+from msm_jax.training.objective import NEXT_TOKEN
 
 LORA = LoraConfig(3, 6.0)
 DROPPED = dataclasses.replace(LORA, dropout=0.3)
@@ -79,8 +80,8 @@ def test_dropout_is_in_the_training_loss_alone(one_device):
     assert abs(plain[0]["loss"] - one_device[0][0]["loss"]) > 1e-4
     mesh, fresh, frozen, _, evaluate = build(adapter=DROPPED)
     with jax.set_mesh(mesh):
-        total, count = evaluate(fresh.params, make_batch(0), frozen)
-    assert float(total / count) == pytest.approx(plain[0]["loss"], rel=1e-5)
+        total, sums = evaluate(fresh.params, make_batch(0), frozen)
+    assert float(total / sums["loss_tokens"]) == pytest.approx(plain[0]["loss"], rel=1e-5)
 
 
 def test_the_gradient_is_that_of_the_merged_model():
@@ -128,12 +129,12 @@ def test_a_frozen_adapter_below_counts_and_stays():
     assert abs(got[0]["loss"] - expected[0]["loss"]) > 1e-3
     mesh, fresh, frozen, _, evaluate = build(below=(below,))
     with jax.set_mesh(mesh):
-        total, count = evaluate(fresh.params, make_batch(0), frozen)
+        total, sums = evaluate(fresh.params, make_batch(0), frozen)
     merged = lora.merge(frozen.params, below)
     merged = lora.merge(merged, Adapter(fresh.params, LORA))
-    again, _ = step.loss_sum(merged, TINY, make_batch(0))
+    again, _ = NEXT_TOKEN.loss_sum(merged, TINY, make_batch(0))
     assert float(total) == pytest.approx(float(again), rel=1e-5)
-    assert got[0]["loss"] == pytest.approx(float(total / count), rel=1e-5)
+    assert got[0]["loss"] == pytest.approx(float(total / sums["loss_tokens"]), rel=1e-5)
 
 
 def test_flops_count_a_frozen_matrix_twice():

@@ -13,6 +13,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.training import optimizer, state, step
 from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.objective import NEXT_TOKEN
 
 TINY = ModelConfig(
     vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=48,
@@ -118,7 +119,7 @@ def test_micro_batches_on_a_mesh(one_device):
 def test_packed_loss_is_the_token_weighted_loss_of_its_documents():
     params = fresh_params()
     batch = make_batch()
-    loss_of = jax.jit(lambda params, batch: step.loss_sum(params, TINY, batch))
+    loss_of = jax.jit(lambda params, batch: NEXT_TOKEN.loss_sum(params, TINY, batch))
     total, count = loss_of(params, batch)
     alone, tokens = 0.0, 0
     for row in range(ROWS):
@@ -129,8 +130,8 @@ def test_packed_loss_is_the_token_weighted_loss_of_its_documents():
             for name, value in batch.items():
                 document[name][0, : here.sum()] = 1 if name == "segment_ids" else value[row][here]
             part, n = loss_of(params, document)
-            alone, tokens = alone + float(part), tokens + int(n)
-    assert int(count) == tokens == batch["loss_mask"].sum()
+            alone, tokens = alone + float(part), tokens + int(n["loss_tokens"])
+    assert int(count["loss_tokens"]) == tokens == batch["loss_mask"].sum()
     assert float(total) == pytest.approx(alone, rel=1e-5)
 
 
@@ -140,14 +141,14 @@ def test_loss_against_a_brute_force_sum():
     @jax.jit
     def scored(params):
         hidden = transformer.apply(params, TINY, batch["tokens"], batch["positions"], batch["segment_ids"])
-        return transformer.logits(params, TINY, hidden), step.loss_sum(params, TINY, batch)
+        return transformer.logits(params, TINY, hidden), NEXT_TOKEN.loss_sum(params, TINY, batch)
 
     scores, (total, count) = scored(params)
     scores = np.asarray(scores, np.float64)
     log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     picked = np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
     assert float(total) == pytest.approx(-picked[batch["loss_mask"]].sum(), rel=1e-5)
-    assert int(count) == batch["loss_mask"].sum()
+    assert int(count["loss_tokens"]) == batch["loss_mask"].sum()
 
 
 def test_a_batch_without_loss_tokens_changes_nothing_but_decay():

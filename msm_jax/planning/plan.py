@@ -179,6 +179,7 @@ def title(job: Job) -> str:
         return f"decode step: {program.batch} rows, {program.slots:,} slots each; {mesh}"
     what = "all weights" if program.adapter is None else f"LoRA of rank {program.adapter.rank}"
     parts = f" in {program.micro_batches} micro-batches" if program.micro_batches > 1 else ""
+    what += f", {program.objective.words}" if program.objective.words else ""
     return f"train step: {program.rows} × {program.seq_len:,} tokens{parts}, {what}, remat {model.remat}; {mesh}"
 
 

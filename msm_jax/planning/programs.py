@@ -20,7 +20,7 @@ from msm_jax.parallel import sharding
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.sampling import decode
 from msm_jax.sampling.draw import Drawing
-from msm_jax.training import program, step
+from msm_jax.training import program
 from msm_jax.training.config import OptimizerConfig
 from msm_jax.training.program import TrainProgram
 
@@ -52,8 +52,11 @@ class Job:
 
 def to_json(job: Job) -> dict[str, Any]:
     """Returns the job as JSON; the inverse of `from_json`."""
-    kind = "train" if isinstance(job.program, TrainProgram) else "decode"
-    return {**dataclasses.asdict(job), "kind": kind}
+    written = {**dataclasses.asdict(job), "kind": "decode"}
+    if isinstance(job.program, TrainProgram):
+        written["kind"] = "train"
+        written["program"]["objective"]["name"] = job.program.objective.name
+    return written
 
 
 def from_json(value: Mapping[str, Any]) -> Job:
@@ -65,6 +68,8 @@ def from_json(value: Mapping[str, Any]) -> Job:
     if value["kind"] == "train":
         fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
         fields["adapter"] = _adapter(fields["adapter"]) if fields["adapter"] else None
+        objective = dict(fields["objective"])
+        fields["objective"] = program.OBJECTIVES[objective.pop("name")](**objective)
         found = TrainProgram(**fields)
     else:
         found = DecodeProgram(**fields)
@@ -158,7 +163,10 @@ def kept(found: TrainProgram, mesh: Mesh) -> float:
     part = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}
 
     def pull(params: Any, part: Any, frozen: Any) -> Any:
-        return jax.vjp(lambda params: step.loss_sum(params, found.model, part, found.adapter, frozen)[0], params)[1]
+        def loss(params: Any) -> jax.Array:
+            return found.objective.loss_sum(params, found.model, part, found.adapter, frozen)[0]
+
+        return jax.vjp(loss, params)[1]
 
     with jax.set_mesh(mesh):
         residuals = jax.tree.leaves(jax.eval_shape(pull, state.params, part, frozen))

@@ -118,7 +118,9 @@ def model_flops(program: Program) -> float:
     """Returns the model FLOPs (see `CONVENTION`) of all chips together in one execution."""
     if isinstance(program, TrainProgram):
         context = (program.seq_len + 1) / 2
-        per_token = metrics.flops_per_token(program.model, context, program.adapter, program.beside)
+        per_token = metrics.flops_per_token(
+            program.model, context, program.adapter, program.beside, program.objective.forwards
+        )
         return per_token * program.rows * program.seq_len
     return transformer.forward_flops_per_token(program.model, program.slots) * program.batch
 
@@ -149,7 +151,8 @@ def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> di
     heads, groups = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     matrices = [_sides_on_chip(row, model, mesh) for row in parameters.of_model(model) if row.is_layer_matrix]
     again = 1 if model.remat in ("full", "offload") else 0
-    passes = 3 + again if program.adapter is None else 2 + again
+    more = program.objective.forwards
+    passes = (3 if program.adapter is None else 2) + again + more
     weights = sum(inputs * outputs for inputs, outputs in matrices)
     through = sum(inputs + outputs for inputs, outputs in matrices)
     # Queries, keys and values are read, and their mixture is written; the backward pass moves twice as much.
@@ -159,9 +162,10 @@ def traffic(program: Program, mesh: MeshConfig, held: Mapping[str, float]) -> di
             model.num_layers * weights + model.hidden_size * model.vocab_size / ways
         ),
         "activations": passes * width * tokens * model.num_layers * through,
-        "attention": (3 + again) * width * tokens * model.num_layers * attention,
-        # Float32 scores over the vocabulary are written and read once in each of the two passes.
-        "loss": tokens * model.vocab_size / ways * 4 * 4,
+        "attention": (3 + again + more) * width * tokens * model.num_layers * attention,
+        # Float32 scores over the vocabulary are written and read once in each of the two passes, and once in a
+        # pass without gradient.
+        "loss": tokens * model.vocab_size / ways * 4 * (4 + 2 * more),
         # Moments and parameters are read and written, and the gradient is read.
         "optimizer": 2 * held["optimizer"] + 1.5 * held["optimizer"],
     }

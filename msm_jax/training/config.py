@@ -11,6 +11,7 @@ from msm_jax.errors import InputError
 from msm_jax.models.config import EXECUTION
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
+from msm_jax.training.objective import NextToken, Objective
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class PhaseConfig:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     keep_steps: tuple[int, ...] = ()
+
+    @property
+    def objective(self) -> Objective:
+        """What the phase optimises."""
+        return NextToken(self.z_loss)
 
     def __post_init__(self) -> None:
         """Refuses counts that are out of range and fields that contradict each other."""

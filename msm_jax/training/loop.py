@@ -34,6 +34,7 @@ from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import origin, placement, run_files, step
 from msm_jax.training import program as program_lib
 from msm_jax.training.config import PhaseConfig
+from msm_jax.training.objective import Objective
 from msm_jax.training.program import TrainProgram
 from msm_jax.training.recorder import Recorder, Report
 from msm_jax.training.run_files import PhaseResult
@@ -171,7 +172,7 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             last = finished == end
             if holdout and (last or finished % config.eval_every == 0):
                 check()
-                recorder.held_out(finished, _held_out_loss(eval_step, state, frozen, holdout, mesh))
+                recorder.held_out(finished, _held_out(program.objective, eval_step, state, frozen, holdout, mesh))
             due = config.checkpoint_every and finished % config.checkpoint_every == 0
             if last or due or finished in kept:
                 save(finished)
@@ -210,20 +211,26 @@ def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> Work
     )
 
 
-def _held_out_loss(
-    eval_step: Callable[..., tuple[jax.Array, jax.Array]],
+def _held_out(
+    objective: Objective,
+    eval_step: Callable[..., tuple[jax.Array, Any]],
     state: TrainState,
     frozen: Frozen | None,
     holdout: Mapping[str, list[Batch]],
     mesh: Mesh,
-) -> dict[str, float | None]:
-    """Returns the mean loss per loss token of each source's held-out batches, None where it is not finite."""
-    losses: dict[str, float | None] = {}
+) -> dict[str, dict[str, float | None]]:
+    """Returns the loss and the objective's means on each source's held-out batches: {metric: {source: value}}.
+
+    A value is None where it is not finite, or nothing was counted.
+    """
+    found: dict[str, dict[str, float | None]] = {name: {} for name in ("loss", *objective.means)}
     for name, batches in holdout.items():
-        sums = [eval_step(state.params, placement.place_whole(batch, mesh), frozen) for batch in batches]
-        total, count = np.sum(jax.device_get(sums), axis=0)
-        losses[name] = float(total / count) if count and math.isfinite(total) else None
-    return losses
+        parts = [eval_step(state.params, placement.place_whole(batch, mesh), frozen) for batch in batches]
+        total, sums = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *jax.device_get(parts))
+        for metric, count in {"loss": objective.unit, **objective.means}.items():
+            value = total if metric == "loss" else sums[metric]
+            found[metric][name] = float(value / sums[count]) if sums[count] and math.isfinite(value) else None
+    return found
 
 
 @functools.lru_cache(maxsize=8)
@@ -236,7 +243,8 @@ def _programs(
     """
     frozen = program_lib.abstract_frozen(program, mesh)
     compiled = program_lib.trace(program, mesh).lower().compile()
-    return program.adamw, compiled, step.make_eval_step(program.model, mesh, program.adapter, frozen)
+    evaluate = step.make_eval_step(program.model, mesh, program.adapter, frozen, program.objective)
+    return program.adamw, compiled, evaluate
 
 
 @jax.jit

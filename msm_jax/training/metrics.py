@@ -221,7 +221,11 @@ class ProgressLine:
 
 
 def flops_per_token(
-    model: ModelConfig, context: float, adapter: LoraConfig | None = None, below: Sequence[LoraConfig] = ()
+    model: ModelConfig,
+    context: float,
+    adapter: LoraConfig | None = None,
+    below: Sequence[LoraConfig] = (),
+    forwards: int = 0,
 ) -> float:
     """Returns the model FLOPs of training per token, over a mean visible context of `context` tokens.
 
@@ -230,6 +234,7 @@ def flops_per_token(
         context: see `transformer.forward_flops_per_token`.
         adapter: the adapter that is trained; None where all weights are.
         below: frozen adapters that are applied beside the base.
+        forwards: how often base and frozen adapters are run forward besides; see `training.objective`.
     """
     forward = transformer.forward_flops_per_token(model, context)
     if adapter is None:
@@ -237,7 +242,8 @@ def flops_per_token(
     frozen = transformer.forward_flops_per_token(model, 0)
     attention = forward - frozen
     frozen += sum(lora.forward_flops_per_token(config, model) for config in below)
-    return 2 * frozen + 3 * (attention + lora.forward_flops_per_token(adapter, model))
+    again = forwards * (frozen + attention)
+    return again + 2 * frozen + 3 * (attention + lora.forward_flops_per_token(adapter, model))
 
 
 def visible_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:

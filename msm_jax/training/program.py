@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -15,7 +14,11 @@ from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel import sharding
 from msm_jax.training import optimizer, state, step
 from msm_jax.training.config import OptimizerConfig, PhaseConfig
+from msm_jax.training.objective import NEXT_TOKEN, NextToken, Objective
 from msm_jax.training.state import Frozen, TrainState
+
+# Objectives by their names in JSON.
+OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (NextToken,)}
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class TrainProgram:
         adapter: the adapter that is trained; None where all weights are.
         beside: the frozen adapters that are applied beside the base.
         base_dtype: the dtype of the frozen weights.
-        z_loss: the weight of log² Z; see `training.loss`.
+        objective: what is optimised.
     """
 
     model: ModelConfig
@@ -42,7 +45,7 @@ class TrainProgram:
     adapter: LoraConfig | None = None
     beside: tuple[LoraConfig, ...] = ()
     base_dtype: str = "bfloat16"
-    z_loss: float = 0.0
+    objective: Objective = NEXT_TOKEN
 
     @property
     def adamw(self) -> optax.GradientTransformation:
@@ -56,7 +59,7 @@ def of_phase(
     """Returns the train step of a phase on a model, with the adapter that it trains and the frozen ones beside it."""
     return TrainProgram(
         model, config.optimizer, config.steps, config.batch_rows, config.data.seq_len, config.micro_batches, adapter,
-        beside, config.base_dtype, config.z_loss,
+        beside, config.base_dtype, config.objective,
     )
 
 
@@ -76,10 +79,9 @@ def arguments(
         InputError: the mesh does not divide a dimension of a parameter.
     """
     where = sharding.batch_sharding(mesh)
-    dtypes = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
     batch = {
         name: jax.ShapeDtypeStruct((program.rows, program.seq_len), dtype, sharding=where)
-        for name, dtype in {**dtypes, "loss_mask": jnp.bool_}.items()
+        for name, dtype in program.objective.fields.items()
     }
     first = state.abstract(program.model, program.adamw, mesh, program.adapter)
     return first, batch, abstract_frozen(program, mesh)
@@ -94,7 +96,7 @@ def trace(program: TrainProgram, mesh: Mesh) -> jax.stages.Traced:
     schedule = optimizer.schedule(program.optimizer, program.steps)
     train_step: Any = step.make_train_step(
         program.model, program.adamw, schedule, mesh, program.micro_batches, program.adapter,
-        frozen, program.z_loss,
+        frozen, program.objective,
     )
     with jax.set_mesh(mesh):
         return train_step.trace(first, batch, frozen)

@@ -90,7 +90,10 @@ class Recorder:
         for name, what in (("loss", "the loss"), ("grad_norm", "the gradient norm")):
             if not math.isfinite(values[name]):
                 return finished, what
-        per_token = metrics.flops_per_token(self._start.model, context, self._start.adapter, self._start.beside)
+        objective = self._config.objective
+        per_token = metrics.flops_per_token(
+            self._start.model, context, self._start.adapter, self._start.beside, objective.forwards
+        )
         flops = per_token * values["tokens"]
         self._totals["tokens"] += values["tokens"]
         self._totals["loss_tokens"] += values["loss_tokens"]
@@ -103,7 +106,7 @@ class Recorder:
             "loss": values["loss"],
             "tokens": values["tokens"],
             "slots": self._config.batch_rows * self._config.data.seq_len,
-            "loss_tokens": values["loss_tokens"],
+            **{name: values[name] for name in (*objective.counts, *objective.means)},
             "grad_norm": values["grad_norm"],
             "learning_rate": values["learning_rate"],
             "tokens_per_second": values["tokens"] / seconds,
@@ -118,10 +121,10 @@ class Recorder:
             self._line.show(record)
         return None
 
-    def held_out(self, finished: int, losses: Mapping[str, float | None]) -> None:
-        """Records held-out loss per source."""
+    def held_out(self, finished: int, found: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Records the held-out loss of each source, and the objective's means: {metric: {source: value}}."""
         if self._file is not None and self._board is not None:
-            record = {"step": finished, "holdout_loss": losses}
+            record = {"step": finished, **{f"holdout_{name}": values for name, values in found.items()}}
             self._file.write(record)
             self._board.write(record)
         self.restart_clock()
