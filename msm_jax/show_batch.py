@@ -3,7 +3,8 @@
     python -m msm_jax.show_batch --config=FILE[:ARG] [--step=N] [--rows=N] [--workdir=DIR]
 
 Text that carries loss is green on a terminal, and in [[double brackets]] elsewhere. Nothing is trained. With the
---workdir of a run, its checkpoint and its tokenised data are used; otherwise the data is tokenised first.
+--workdir of a run, its checkpoint and its tokenised data are used; otherwise the data is tokenised first. A pair is
+two segments, its chosen and its rejected answer after the prompt.
 """
 
 import itertools
@@ -78,7 +79,8 @@ def rows_as_text(
         heading = f"\nrow {row}: {source}, {len(names)} segments, {filled} of {batch.tokens.shape[1]} slots"
         out.append(rich.text.Text(heading, style="bold"))
         for number, name in enumerate(names, 1):
-            out.append(rich.text.Text(f"  {number}. {name}", style="dim"))
+            answer = (" (rejected)", " (chosen)")[number % 2] if source in loader.paired else ""
+            out.append(rich.text.Text(f"  {number}. {name}{answer}", style="dim"))
             out.append(_segment(batch, tokenizer, row, number, coloured))
     return out
 

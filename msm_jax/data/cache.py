@@ -3,7 +3,8 @@
 A source is tokenised once. What decides its cache is the bytes of the data, the tokenizer, the template if the source
 has chats, and the version of this format. Several processes may build the same cache at once.
 
-A document is stored as `Tokenizer.document` encodes it, a chat as the examples of `templates.training_examples`.
+A document is stored as `Tokenizer.document` encodes it, a chat as the examples of `templates.training_examples`, and a
+pair as two documents, of which the first is the chosen answer after the prompt and the second the rejected one.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from msm_jax.data import files as data_files
-from msm_jax.data import sources
+from msm_jax.data import pairs, sources
 from msm_jax.data.config import ChatConfig, SourceConfig
 from msm_jax.data.templates import ChatTemplate, training_examples
 from msm_jax.data.tokenizers import Tokenizer
@@ -51,6 +52,7 @@ class TokenCache:
       line: int32 `[documents]`, the line of that file, or its row if it is Parquet, from 1.
       content: uint64 `[documents]`, hash of each document's text; it does not depend on the tokenizer.
       skipped: ("file:line", problem) of each line that was left out because it is malformed.
+      together: how many documents in turn belong together: 2 for pairs, otherwise 1.
     """
 
     address: str
@@ -62,6 +64,7 @@ class TokenCache:
     line: np.ndarray
     content: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
+    together: int = 1
 
     def where(self, document: int) -> str:
         """Returns "file:line" of a document."""
@@ -77,13 +80,13 @@ def _address(
         "kind": config.kind,
         "data": data_sha256,
         "tokenizer": tokenizer.sha256,
-        "template": template.sha256 if config.kind == "chats" and template is not None else "",
+        "template": template.sha256 if config.kind != "documents" and template is not None else "",
     }
     if not tokenizer.chats_begin_with_bos:
         # These ids come from a file beside the vocabulary, which `tokenizer.sha256` leaves out.
         specials = sorted(tokenizer.specials.values())
         made_from["specials"] = [tokenizer.bos_id, tokenizer.document_end_id, specials]
-    if config.kind == "chats" and template is not None:
+    if config.kind != "documents" and template is not None:
         settings = dataclasses.replace(chat, variables=dict(template.variables))
         if settings != ChatConfig():
             made_from["chat"] = dataclasses.asdict(settings)
@@ -111,7 +114,7 @@ def open_cache(
         with storage.new_directory(directory, shared=True) as temporary:
             _write(temporary, files, config, tokenizer, template, chat)
     tokens = _map(directory / "tokens.bin", np.int32)
-    mask = _map(directory / "mask.bin", np.bool_) if config.kind == "chats" else None
+    mask = None if config.kind == "documents" else _map(directory / "mask.bin", np.bool_)
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
     # Another setting may have built the cache, which is the same for both.
     found = storage.find_json(directory / _SKIPPED) or []
@@ -124,7 +127,8 @@ def open_cache(
         log.warning("skipped %d more lines; %s lists them", len(skipped) - _LOGGED, directory / _SKIPPED)
     if any(len(stored) != arrays["offsets"][-1] for stored in (tokens, mask) if stored is not None):
         raise WorkError(f"{directory}: the token cache is damaged; remove this directory to build it again")
-    return TokenCache(address, files, tokens, mask, **arrays, skipped=skipped)
+    together = 2 if config.kind == "pairs" else 1
+    return TokenCache(address, files, tokens, mask, **arrays, skipped=skipped, together=together)
 
 
 def is_open(
@@ -164,6 +168,8 @@ def _write(
     skip = leave_out if config.malformed == "skip" else None
     if config.kind == "documents":
         encoded = _documents(files, tokenizer, skip)
+    elif config.kind == "pairs":
+        encoded = _pairs(files, tokenizer, template, chat, skip)
     elif template is None:
         raise InputError(
             f"{config.path}: holds chats, but the checkpoint has no chat template; set chat_template to a Jinja file"
@@ -226,3 +232,26 @@ def _chats(
         text = json.dumps([*chat.messages, *([chat.tools] if chat.tools else [])])
         for ids, mask in examples:
             yield ids, mask, chat.where, text
+
+
+def _pairs(
+    files: Sequence[str],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    settings: ChatConfig,
+    skip: sources.Skip | None,
+) -> _Encoded:
+    for where, pair in sources.iter_pairs(files, skip):
+        if template is None and not isinstance(pair.prompt, str):
+            raise InputError(
+                f"{where}: holds messages, but the checkpoint has no chat template; set chat_template to a Jinja file"
+            )
+        try:
+            answers = pairs.encode(pair, tokenizer, template, settings)
+        except InputError as e:
+            if skip is None:
+                raise InputError(f"{where}: {e}") from None
+            skip(where, str(e))
+            continue
+        for ids, mask in answers:
+            yield ids, mask, where, pair.content

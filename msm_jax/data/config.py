@@ -16,16 +16,18 @@ class SourceConfig:
     Attributes:
       path: a file, a comma list of files, or globs of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and `.parquet` files, each
         local, at gs://, or at hf://datasets/OWNER/NAME[@REVISION]/FILE; see `files`.
-      kind: "documents" ({"text": ...} records) or "chats" ({"messages": [...]} records).
+      kind: "documents" ({"text": ...} records), "chats" ({"messages": [...]} records), or "pairs" ({"messages": [...],
+        "chosen": ..., "rejected": ...} records, for preference optimisation).
       holdout: fraction of the documents, in [0, 1), kept out of training in every phase and for every seed.
-      too_long: what happens to a chat that takes more slots than a row has: "refuse" refuses the data, "drop" leaves
-        the chat out. A document that is too long is cut into several rows.
-      malformed: what happens to a line that is no document or chat, or that the chat template refuses: "refuse"
+      too_long: what happens to a chat or a pair that takes more slots than a row has: "refuse" refuses the data, "drop"
+        leaves it out. A pair takes the slots of both answers, each after the prompt. A document that is too long is
+        cut into several rows.
+      malformed: what happens to a line that is no document, chat or pair, or that the chat template refuses: "refuse"
         refuses the data, "skip" leaves the line out, logs it by file and line, and counts it.
     """
 
     path: str
-    kind: Literal["documents", "chats"] = "documents"
+    kind: Literal["documents", "chats", "pairs"] = "documents"
     holdout: float = 0.0
     too_long: Literal["refuse", "drop"] = "refuse"
     malformed: Literal["refuse", "skip"] = "refuse"

@@ -19,7 +19,7 @@ import numpy as np
 from msm_jax.data.cache import TokenCache, open_cache
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.data.mixture import Mixture, words
-from msm_jax.data.rows import Batch, RowTable, pack
+from msm_jax.data.rows import Batch, RowTable, SourceRows, pack
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -38,6 +38,7 @@ class Loader:
     Attributes:
       source_names: the sources in the order of `Batch.source_ids`.
       batch_rows: rows of a global batch.
+      paired: the sources whose segments are pairs, odd ones chosen and the even ones after them rejected.
       files: the data files of all sources, sorted.
       fingerprint: hash of everything that decides the batches; it must be the same when a run is resumed.
       left_out: {source: {"malformed": lines, "too_long": chats}} of what its source says to leave out, without zeros.
@@ -72,6 +73,7 @@ class Loader:
             raise InputError(f"seed: is {seed}; use a number from 0 up")
         self.batch_rows = batch_rows
         self.source_names = tuple(sorted(config.sources))
+        self.paired = {name for name in config.sources if config.sources[name].kind == "pairs"}
         self._seq_len = config.seq_len
         self._pad_id = tokenizer.pad_id
         self._seed = seed
@@ -84,21 +86,23 @@ class Loader:
             source = config.sources[name]
             cache = open_cache(source, tokenizer, template, config.cache_dir or cache_dir, config.chat)
             fits = _fits(cache, source, config.seq_len)
-            if not fits.all():
-                log.info("%s: dropped %d of %d chats, longer than a row", name, (~fits).sum(), len(fits))
+            number, too_long = len(fits) // cache.together, int((~fits).sum()) // cache.together
+            if too_long:
+                log.info("%s: dropped %d of %d %s, longer than a row", name, too_long, number, source.kind)
             if cache.skipped:
-                log.warning("%s: skipped %d malformed lines, beside %d", name, len(cache.skipped), len(fits))
-            counts = {"malformed": len(cache.skipped), "too_long": int((~fits).sum())}
+                log.warning("%s: skipped %d malformed lines, beside %d", name, len(cache.skipped), number)
+            counts = {"malformed": len(cache.skipped), "too_long": too_long}
             if any(counts.values()):
                 self.left_out[name] = {cause: count for cause, count in counts.items() if count}
             held_out = _held_out(cache, source.holdout)
             read = np.flatnonzero(~held_out & fits)
             if not len(read):
-                cause = "too_long: drops every chat" if not fits.any() else "holdout: leaves no document to train on"
+                every = f"too_long: drops every {source.kind[:-1]}"
+                cause = "holdout: leaves no document to train on" if fits.any() else every
                 raise InputError(f"data.sources.{name}.{cause}; change it")
             self._caches.append(cache)
             self._held_out.append(np.flatnonzero(held_out & fits))
-            self._read.append(len(read))
+            self._read.append(len(read) // cache.together)
             self._rows.append(pack(cache, read, config.seq_len, [seed, *words(name), 0]))
         self.files = sorted({file for cache in self._caches for file in cache.files})
         self._table = RowTable(self._rows, config.seq_len, tokenizer.pad_id)
@@ -136,8 +140,7 @@ class Loader:
             raise InputError(
                 f"batch_rows: {self.batch_rows} rows cannot be split over {num_hosts} hosts evenly"
             )
-        rows = self.batch_rows // num_hosts
-        return self._table.gather(*self._place(step, host * rows, (host + 1) * rows))
+        return self._table.gather(*self.rows_of(step, host, num_hosts))
 
     def iterate(
         self, start_step: int = 0, threads: int = 1, *, host: int = 0, num_hosts: int = 1
@@ -201,8 +204,9 @@ class Loader:
                 "epochs": epochs[name],
                 "rows_per_epoch": rows.num_rows,
                 "documents": self._read[n],
-                "held_out_documents": len(self._held_out[n]),
-                "dropped_documents": len(self._caches[n].line) - self._read[n] - len(self._held_out[n]),
+                "held_out_documents": len(self._held_out[n]) // self._caches[n].together,
+                "dropped_documents": (len(self._caches[n].line) - len(self._held_out[n])) // self._caches[n].together
+                - self._read[n],
                 "skipped_lines": len(self._caches[n].skipped),
                 "fill": float(self._slots[n].sum() / (rows.num_rows * self._seq_len)),
             }
@@ -222,18 +226,28 @@ class Loader:
         number = self.source_names.index(source)
         if not len(self._held_out[number]):
             raise InputError(f"data.sources.{source}.holdout: is 0, nothing is held out; set a fraction")
-        rows = pack(self._caches[number], self._held_out[number], self._seq_len, [0])
+        return list(self._whole(number, pack(self._caches[number], self._held_out[number], self._seq_len, [0]), n))
+
+    def epoch_batches(self, source: str) -> Iterator[Batch]:
+        """Yields all rows of a source, in the order of their numbers (see `rows_of`), as batches.
+
+        The last batch is completed by rows of padding, which carry no loss.
+        """
+        number = self.source_names.index(source)
+        return self._whole(number, self._rows[number], sys.maxsize)
+
+    def rows_of(self, step: int, host: int, num_hosts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the source and the number within it of each row of `host_batch`, both int64 `[rows]`."""
+        rows = self.batch_rows // num_hosts
+        return self._place(step, host * rows, (host + 1) * rows)
+
+    def _whole(self, number: int, rows: SourceRows, n: int) -> Iterator[Batch]:
+        """Yields up to `n` batches of the packed rows of a source, in order."""
         table = RowTable([rows], self._seq_len, self._pad_id)
-        batches = []
         for start in range(0, rows.num_rows, self.batch_rows)[:n]:
             row = np.arange(start, min(start + self.batch_rows, rows.num_rows))
-            batch = table.gather(np.zeros_like(row), row)
-            batches.append(
-                _padded(batch, self.batch_rows, self._pad_id)._replace(
-                    source_ids=np.full(self.batch_rows, number, np.int32)
-                )
-            )
-        return batches
+            batch = _padded(table.gather(np.zeros_like(row), row), self.batch_rows, self._pad_id)
+            yield batch._replace(source_ids=np.full(self.batch_rows, number, np.int32))
 
     def _place(self, step: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the source and the row within its epoch of rows [start, stop) of the batch of a step."""
@@ -285,21 +299,26 @@ def _held_out(cache: TokenCache, fraction: float) -> np.ndarray:
 
 
 def _fits(cache: TokenCache, source: SourceConfig, seq_len: int) -> np.ndarray:
-    """Returns which documents may be read, bool `[documents]`: all but chats longer than a row.
+    """Returns which documents may be read, bool `[documents]`: all but chats and pairs longer than a row.
 
     Raises:
-      InputError: a chat is longer than a row, and the source does not drop such chats.
+      InputError: a chat or a pair is longer than a row, and the source does not drop such ones.
     """
     slots = np.diff(cache.offsets) - 1
     if source.kind == "documents":
         return np.ones(len(slots), np.bool_)
+    slots = np.repeat(slots.reshape(-1, cache.together).sum(axis=1), cache.together)
     too_long = np.flatnonzero(slots > seq_len)
     if len(too_long) and source.too_long == "refuse":
         first = too_long[0]
-        others = f" ({len(too_long) - 1} more are too long)" if len(too_long) > 1 else ""
+        more = len(too_long) // cache.together - 1
+        others = f" ({more} more are too long)" if more else ""
+        what, takes = ("chat", 'field "messages" takes')
+        if source.kind == "pairs":
+            what, takes = ("pair", 'fields "chosen" and "rejected" with their prompts take')
         raise InputError(
-            f'{cache.where(first)}: field "messages" takes {slots[first]} slots of {seq_len}{others}; '
-            'shorten the chat, raise data.seq_len, or set the source\'s too_long to "drop"'
+            f'{cache.where(first)}: {takes} {slots[first]} slots of {seq_len}{others}; '
+            f'shorten the {what}, raise data.seq_len, or set the source\'s too_long to "drop"'
         )
     return slots <= seq_len
 

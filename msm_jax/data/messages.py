@@ -8,6 +8,7 @@ message answers a call; it may have `name` and `tool_call_id`. The system prompt
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from msm_jax.errors import InputError
@@ -28,17 +29,32 @@ def read(record: _Json, where: str) -> tuple[tuple[_Json, ...], tuple[_Json, ...
     Raises:
       InputError: names the first field that is wrong.
     """
-    given = record["messages"]
-    if not isinstance(given, list) or not given:
-        raise InputError(f'{where}: field "messages" must be a non-empty list of {{"role", "content"}}')
-    messages: list[_Json] = []
-    if record.get("system") is not None:
-        messages.append({"role": "system", "content": checked_text(record["system"], where, "system")})
-    for i, message in enumerate(given):
-        messages.append(_message(message, where, f"messages[{i}]", messages))
+    messages = [*read_system(record, where)]
+    messages += read_list(record["messages"], where, "messages", messages)
     if not any(m["role"] == "assistant" for m in messages):
         raise InputError(f'{where}: field "messages" has no assistant turn; add one or remove the line')
     return tuple(messages), read_tools(record.get("tools"), where)
+
+
+def read_system(record: _Json, where: str) -> list[_Json]:
+    """Returns the message that the field "system" of a record stands for; [] where it has none."""
+    if record.get("system") is None:
+        return []
+    return [{"role": "system", "content": checked_text(record["system"], where, "system")}]
+
+
+def read_list(value: object, where: str, field: str, before: Sequence[_Json] = ()) -> list[_Json]:
+    """Returns the messages of a list, as `read` does; `before` are those of the chat ahead of them.
+
+    Raises:
+      InputError: names the first field that is wrong.
+    """
+    if not isinstance(value, list) or not value:
+        raise InputError(f'{where}: field "{field}" must be a non-empty list of {{"role", "content"}}')
+    messages = list(before)
+    for i, message in enumerate(value):
+        messages.append(_message(message, where, f"{field}[{i}]", messages))
+    return messages[len(before) :]
 
 
 def _message(message: object, where: str, field: str, before: list[_Json]) -> _Json:

@@ -68,7 +68,12 @@ class SourceRows:
 
 
 def pack(cache: TokenCache, documents: np.ndarray, seq_len: int, seed: Sequence[int]) -> SourceRows:
-    """Packs the given documents of a cache (int `[n]`) into rows of `seq_len` slots."""
+    """Packs the given documents of a cache (int `[n]`) into rows of `seq_len` slots.
+
+    Documents that belong together, the answers of a pair, stay whole and follow each other in one row.
+    """
+    if cache.together > 1:
+        return _pack_together(cache, documents, seq_len, seed)
     chunks = packing.split_into_chunks(np.diff(cache.offsets)[documents] - 1, seq_len)
     plan = packing.plan(chunks.length, seq_len, seed)
     order = np.lexsort((plan.offset, plan.row))
@@ -80,6 +85,23 @@ def pack(cache: TokenCache, documents: np.ndarray, seq_len: int, seed: Sequence[
         first=cache.offsets[document] + chunks.start[order],
         length=chunks.length[order],
         offset=plan.offset[order],
+    )
+
+
+def _pack_together(cache: TokenCache, documents: np.ndarray, seq_len: int, seed: Sequence[int]) -> SourceRows:
+    length = np.diff(cache.offsets)[documents] - 1
+    groups = length.reshape(-1, cache.together)
+    plan = packing.plan(groups.sum(axis=1), seq_len, seed)
+    order = np.lexsort((plan.offset, plan.row))
+    within = np.cumsum(groups, axis=1) - groups
+    document = documents.reshape(groups.shape)[order].reshape(-1)
+    return SourceRows(
+        cache=cache,
+        row_start=cache.together * np.searchsorted(plan.row[order], np.arange(plan.num_rows + 1)),
+        document=document,
+        first=cache.offsets[document],
+        length=groups[order].reshape(-1),
+        offset=(plan.offset[:, None] + within)[order].reshape(-1),
     )
 
 

@@ -1,9 +1,10 @@
-"""Documents and chats in JSONL and Parquet files, checked record by record.
+"""Documents, chats and pairs of answers in JSONL and Parquet files, checked record by record.
 
 A line of JSONL is one object, and a row of Parquet is one record of the same shape: `{"text", "meta"}` (or `{"text",
-"source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...], "meta"}` for chats (see `messages`).
-Blank lines are skipped. Anything else that is wrong raises an `InputError` that names the file, the line (or the row,
-from 1) and the field, unless the caller takes such lines; then they are left out. `files` says what a path may be.
+"source", "domain", ...}`) for documents, `{"messages": [{"role", "content"}, ...], "meta"}` for chats (see `messages`),
+and `{"messages", "chosen", "rejected", "meta"}` for pairs (see `pairs`). Blank lines are skipped. Anything else that is
+wrong raises an `InputError` that names the file, the line (or the row, from 1) and the field, unless the caller takes
+such lines; then they are left out. `files` says what a path may be.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import zstandard
 
-from msm_jax.data import files, parquet
+from msm_jax.data import files, pairs, parquet
 from msm_jax.data import messages as messages_lib
 from msm_jax.errors import InputError
 from msm_jax.foundation import hashing, storage
@@ -70,6 +71,11 @@ def iter_documents(path: str | Sequence[str], skip: Skip | None = None) -> Itera
 def iter_chats(path: str | Sequence[str], skip: Skip | None = None) -> Iterator[Chat]:
     """Yields the chats at `path` in file and line order; see `iter_documents` for the arguments and errors."""
     return _made(path, _chat, skip)
+
+
+def iter_pairs(path: str | Sequence[str], skip: Skip | None = None) -> Iterator[tuple[str, pairs.Pair]]:
+    """Yields ("file:line", pair) of the pairs at `path` in order; see `iter_documents` for the arguments and errors."""
+    return _made(path, _pair, skip)
 
 
 def iter_texts(path: str | Sequence[str]) -> Iterator[str]:
@@ -148,6 +154,11 @@ def _chat(record: dict[str, Any], where: str) -> Chat:
         raise InputError(f'{where}: field "messages" is missing{hint}')
     messages, tools = messages_lib.read(record, where)
     return Chat(messages, _meta(record, where, *messages_lib.FIELDS), where, tools)
+
+
+def _pair(record: dict[str, Any], where: str) -> tuple[str, pairs.Pair]:
+    _meta(record, where)
+    return where, pairs.read(record, where)
 
 
 def _meta(record: dict[str, Any], where: str, *body: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 from msm_jax.data import chat_rendering, chat_tokens, template_process
 from msm_jax.data.config import ChatConfig
 from msm_jax.data.tokenizers import CONFIG_FILE, Tokenizer
-from msm_jax.data.turns import Rendered, Turn, prepared, turns_of
+from msm_jax.data.turns import Rendered, Turn, check_for_training, prepared, turns_of
 from msm_jax.errors import InputError
 from msm_jax.foundation import hashing, storage
 
@@ -229,11 +229,15 @@ def encode_chat(
     chat = _Chat(tokenizer, template, messages, tools, thinking)
     for turn in chat.turns:
         if not turn.is_in(chat.whole.text):
-            raise InputError(
-                f'field "messages[{turn.index}]": the chat template rewrites this assistant turn when others follow '
-                'it; train each turn on its own (chat.history = "split")'
-            )
+            raise _rewritten(turn)
     return chat.encode(chat.whole.text, chat.turns)
+
+
+def _rewritten(turn: Turn) -> InputError:
+    return InputError(
+        f'field "messages[{turn.index}]": the chat template rewrites this assistant turn when others follow '
+        'it; train each turn on its own (chat.history = "split")'
+    )
 
 
 def training_examples(
@@ -249,18 +253,7 @@ def training_examples(
       InputError: as for `encode_chat`; or the template writes today's date, or does not write the tools.
     """
     chat = _Chat(tokenizer, template, messages, tools, config.thinking)
-    if chat.whole.dated:
-        raise InputError(
-            f"{template.where}: it writes today's date, so a run tomorrow would train on other text; set the variable "
-            'that replaces the date in data.chat.variables ("date_string" for Llama 3)'
-        )
-    for n, tool in enumerate(tools):
-        name = tool.get("function", tool).get("name", "")
-        if name not in chat.whole.text:
-            raise InputError(
-                f'field "tools[{n}]": the chat template does not write it, so the model never sees {name}; remove '
-                '"tools", or use a template that writes tools'
-            )
+    check_for_training(chat.whole, tools, template.where)
     examples = []
     left = list(chat.turns)
     text = chat.whole.text
@@ -296,11 +289,36 @@ def encode_reply(
     Raises:
       InputError: as for `encode_chat`, but earlier turns may be rewritten.
     """
-    chat = _Chat(tokenizer, template, [*messages, reply], tools, "keep")
-    ids, mask = chat.encode(chat.whole.text, chat.turns[-1:])
+    ids, mask = encode_answer(tokenizer, template, messages, [reply], tools, trains=False)
     begin = mask.index(True)
     end = len(mask) - mask[::-1].index(True)
     return ids[:begin], ids[begin:end]
+
+
+def encode_answer(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    answer: Sequence[Message],
+    tools: Tools = (),
+    thinking: str = "keep",
+    *,
+    trains: bool = True,
+) -> tuple[list[int], list[bool]]:
+    """Returns the ids of a chat, and its loss mask with loss on the assistant's turns in `answer`, its last messages.
+
+    Raises:
+      InputError: as for `encode_chat`, but turns before the answer may be rewritten; if `trains`, also for a template
+        that writes today's date, or does not write the tools.
+    """
+    chat = _Chat(tokenizer, template, [*messages, *answer], tools, thinking)
+    if trains:
+        check_for_training(chat.whole, tools, template.where)
+    turns = [turn for turn in chat.turns if turn.index >= len(messages)]
+    for turn in turns:
+        if not turn.is_in(chat.whole.text):
+            raise _rewritten(turn)
+    return chat.encode(chat.whole.text, turns)
 
 
 def stop_ids(

@@ -105,6 +105,26 @@ def turns_of(
     return turns
 
 
+def check_for_training(rendered: Rendered, tools: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuses a chat whose template (named `where`) writes today's date, or does not write the tools.
+
+    Raises:
+      InputError: names the template, or the tool.
+    """
+    if rendered.dated:
+        raise InputError(
+            f"{where}: it writes today's date, so a run tomorrow would train on other text; set the variable that "
+            'replaces the date in data.chat.variables ("date_string" for Llama 3)'
+        )
+    for n, tool in enumerate(tools):
+        name = tool.get("function", tool).get("name", "")
+        if name not in rendered.text:
+            raise InputError(
+                f'field "tools[{n}]": the chat template does not write it, so the model never sees {name}; remove '
+                '"tools", or use a template that writes tools'
+            )
+
+
 def _uncertain(i: int, message: Mapping[str, Any], opener: str, text: str) -> str:
     if not text.startswith(opener):
         return (

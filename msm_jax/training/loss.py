@@ -9,6 +9,9 @@ If the logits are too many to be held at once, they are computed block by block,
   block of its gradient is summed over them.
 
 Each device processes its own tokens and its own part of the vocabulary.
+
+`token_losses` gives the loss of each token instead, for objectives of whole sequences, whose gradient by the loss of a
+token is known only after all of them. So it takes blocks of the vocabulary, whatever the size of the matrix.
 """
 
 from __future__ import annotations
@@ -58,33 +61,68 @@ def cross_entropy(
         max_logits: the most logits that may exist at once on a device; None for the value of the kind of device.
         max_weights: likewise; see `MAX_WEIGHTS`.
     """
-    limits = (GPU_LOGITS, GPU_WEIGHTS) if mesh.platform() == "gpu" else (MAX_LOGITS, MAX_WEIGHTS)
-    max_logits = limits[0] if max_logits is None else max_logits
-    max_weights = limits[1] if max_weights is None else max_weights
+    max_logits = _limits()[0] if max_logits is None else max_logits
+    max_weights = _limits()[1] if max_weights is None else max_weights
     batch, length, size = hidden_BTD.shape
     tokens = batch * length
     count = jnp.sum(loss_mask_BT, dtype=jnp.int32)
-    name = "embedding" if config.tie_embeddings else "output"
+    name = _output(config)
     if tokens * config.vocab_size > max_logits:
         small = size * config.vocab_size <= max_weights
         blocked = _by_tokens if small else _by_vocabulary
         blocks = _Blocks(parameters.find(name).full_axes, z_loss, max_logits)
         return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
+    log_z_N, correct_N = _at_once(params, config, hidden_BTD, targets_BT)
+    mask_N = loss_mask_BT.reshape(-1)
+    loss = jnp.sum(log_z_N - correct_N, where=mask_N)
+    if z_loss:
+        extra = z_loss * jnp.sum(log_z_N * log_z_N, where=mask_N)
+        loss = loss + (extra - jax.lax.stop_gradient(extra))
+    return loss, count
+
+
+def token_losses(
+    params: transformer.Params,
+    config: ModelConfig,
+    hidden_BTD: Float[Array, "B T D"],
+    targets_BT: Int[Array, "B T"],
+    loss_mask_BT: Bool[Array, "B T"],
+    max_logits: int | None = None,
+) -> Float[Array, "B T"]:
+    """Returns the negative log-likelihood (nats) of each target, 0 outside the mask; arguments as `cross_entropy`."""
+    max_logits = _limits()[0] if max_logits is None else max_logits
+    name = _output(config)
+    if targets_BT.size * config.vocab_size > max_logits:
+        blocks = _Blocks(parameters.find(name).full_axes, 0.0, max_logits)
+        return _each_by_vocabulary(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT)
+    log_z_N, correct_N = _at_once(params, config, hidden_BTD, targets_BT)
+    return jnp.where(loss_mask_BT, (log_z_N - correct_N).reshape(targets_BT.shape), 0)
+
+
+def _limits() -> tuple[int, int]:
+    """Returns `max_logits` and `max_weights` for the kind of device."""
+    return (GPU_LOGITS, GPU_WEIGHTS) if mesh.platform() == "gpu" else (MAX_LOGITS, MAX_WEIGHTS)
+
+
+def _output(config: ModelConfig) -> str:
+    return "embedding" if config.tie_embeddings else "output"
+
+
+def _at_once(
+    params: transformer.Params, config: ModelConfig, hidden_BTD: jax.Array, targets_BT: jax.Array
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Returns log Z of each token and the logit of its target, from logits that are all held at once."""
+    name = _output(config)
     output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *parameters.find(name).full_axes)
     if config.tie_embeddings:
         # Transposed to [D, V], as without tying: XLA on the CPU takes half as long for a gradient of this form, and
         # the barrier keeps it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
         output_DV = jax.lax.optimization_barrier(output_DV.T)
         config = dataclasses.replace(config, tie_embeddings=False)
-    hidden_ND, targets_N, mask_N = hidden_BTD.reshape(tokens, size), targets_BT.reshape(-1), loss_mask_BT.reshape(-1)
+    hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
     logits_NV = transformer.logits({"output": output_DV}, config, hidden_ND)
     log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    correct_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
-    loss = jnp.sum(log_z_N - correct_N, where=mask_N)
-    if z_loss:
-        extra = z_loss * jnp.sum(log_z_N * log_z_N, where=mask_N)
-        loss = loss + (extra - jax.lax.stop_gradient(extra))
-    return loss, count
+    return log_z_N, jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -232,10 +270,10 @@ _by_tokens.defvjp(_by_tokens_forward, _by_tokens_backward, symbolic_zeros=True)
 # Blocks of the vocabulary.
 
 
-def _log_z(
-    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+def _each(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss of a device's tokens, and log Z of each token [B, T]."""
+    """Returns the loss and log Z of each of a device's tokens, both [N]."""
     hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
 
     def body(carry: Any, i: jax.Array) -> tuple[Any, None]:
@@ -254,8 +292,24 @@ def _log_z(
     (top_N, z_N, correct_N), _ = jax.lax.scan(body, start, jnp.arange(number))
     largest_N = parts.pmax(top_N, "vocab")
     log_z_N = largest_N + jnp.log(parts.psum(z_N * jnp.exp(top_N - largest_N), "vocab"))
-    loss = jnp.sum(log_z_N - parts.psum(correct_N, "vocab"), where=mask_BT.reshape(-1))
+    return log_z_N - parts.psum(correct_N, "vocab"), log_z_N
+
+
+def _log_z(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the loss of a device's tokens, and log Z of each token [B, T]."""
+    loss_N, log_z_N = _each(blocks, hidden_BTD, weights, targets_BT)
+    loss = jnp.sum(loss_N, where=mask_BT.reshape(-1))
     return parts.psum(loss, "batch"), log_z_N.reshape(targets_BT.shape)
+
+
+def _each_log_z(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the loss of each of a device's tokens, 0 outside the mask, and their log Z, both [B, T]."""
+    loss_N, log_z_N = _each(blocks, hidden_BTD, weights, targets_BT)
+    return jnp.where(mask_BT, loss_N.reshape(mask_BT.shape), 0), log_z_N.reshape(mask_BT.shape)
 
 
 def _columns_cut(blocks: _Blocks, hidden_ND: jax.Array, weights: jax.Array) -> tuple[int, int]:
@@ -285,9 +339,10 @@ def _gradients(
     log_z_BT: jax.Array,
     g: jax.Array,
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Returns `g` times the wanted gradients by hidden states and by weights."""
+    """Returns the wanted gradients by hidden states and by weights, times `g`: a scalar, or [B, T] by token."""
     dtype = hidden_BTD.dtype
     hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
+    g = g.reshape(-1) if g.ndim else g
     log_z_N, weight_N = log_z_BT.reshape(-1), g * mask_BT.reshape(-1).astype(jnp.float32)
     scale_N = weight_N * (1 + 2 * blocks.z_loss * log_z_N)
     axis = blocks.axes.index("vocab")
@@ -325,20 +380,36 @@ def _by_vocabulary(
     return run(hidden_BTD, weights, targets_BT, mask_BT)
 
 
-def _by_vocabulary_forward(blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _each_by_vocabulary(
+    blocks: _Blocks, hidden_BTD: jax.Array, weights: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> jax.Array:
+    run = blocks.shard_map(lambda *arrays: _each_log_z(blocks, *arrays)[0], _TOKENS)
+    return run(hidden_BTD, weights, targets_BT, mask_BT)
+
+
+_TOKENS = ("batch", "sequence")
+
+
+def _vocabulary_forward(f: Any, loss_axes: tuple[str, ...], blocks: _Blocks, *primals: Any) -> tuple[jax.Array, Any]:
     arrays = tuple(primal.value for primal in primals)
-    loss, log_z_BT = blocks.shard_map(partial(_log_z, blocks), ((), ("batch", "sequence")))(*arrays)
+    loss, log_z_BT = blocks.shard_map(partial(f, blocks), (loss_axes, _TOKENS))(*arrays)
     # Which gradients are wanted is passed on as structure: () or None.
     wants = tuple(() if primal.perturbed else None for primal in primals[:2])
     return loss, (arrays, log_z_BT, wants)
 
 
-def _by_vocabulary_backward(blocks: _Blocks, residuals: Any, g: jax.Array) -> tuple[Any, ...]:
+def _vocabulary_backward(
+    loss_axes: tuple[str, ...], blocks: _Blocks, residuals: Any, g: jax.Array
+) -> tuple[Any, ...]:
     arrays, log_z_BT, wanted = residuals
     wants = (wanted[0] is not None, wanted[1] is not None)
     axes = (("batch", "sequence", "hidden") if wants[0] else None, blocks.axes if wants[1] else None)
-    run = blocks.shard_map(partial(_gradients, blocks, wants), axes, (("batch", "sequence"), ()))
+    run = blocks.shard_map(partial(_gradients, blocks, wants), axes, (_TOKENS, loss_axes))
     return (*run(*arrays, log_z_BT, g), None, None)
 
 
-_by_vocabulary.defvjp(_by_vocabulary_forward, _by_vocabulary_backward, symbolic_zeros=True)
+for _function, _walk, _axes in ((_by_vocabulary, _log_z, ()), (_each_by_vocabulary, _each_log_z, _TOKENS)):
+    _function.defvjp(
+        partial(_vocabulary_forward, _walk, _axes), partial(_vocabulary_backward, _axes), symbolic_zeros=True
+    )
