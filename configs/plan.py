@@ -4,14 +4,15 @@
 
 Options after the preset, with their defaults: `seq`, tokens per row (4096); `lora`, rank (0 trains all weights);
 `chips` (1); `tensor`, size of the tensor axis (1); `data`, size of the data axis (1; the other chips form the fsdp
-axis); `rows`, rows per chip in a micro-batch (1); `micro`, number of micro-batches (1); `remat` (full). The config is
-an experiment of one arm, so it also runs if its checkpoint and documents exist.
+axis); `rows`, rows per chip in a micro-batch (1); `micro`, number of micro-batches (1); `remat` (full); `dpo`, the
+reference of a phase on pairs, "start" or "base" (none: a phase on documents). The config is an experiment of one arm,
+so it also runs if its checkpoint and data exist.
 """
 
 from ml_collections import ConfigDict
 
 DEFAULTS = {
-    "seq": 4096, "lora": 0, "chips": 1, "tensor": 1, "data": 1, "rows": 1, "micro": 1, "remat": "full",
+    "seq": 4096, "lora": 0, "chips": 1, "tensor": 1, "data": 1, "rows": 1, "micro": 1, "remat": "full", "dpo": "",
 }
 
 
@@ -48,6 +49,10 @@ def get_config(argument: str = "smollm2-135m") -> ConfigDict:
             },
         }
     }
+    if o["dpo"]:
+        config.phases.train.dpo = {"reference": o["dpo"]}
+        config.phases.train.data.sources = {"pairs": {"path": "data/examples/preferences.jsonl", "kind": "pairs"}}
+        config.phases.train.data.weights = {"pairs": 1.0}
     config.arms = {"train": ("train",)}
     config.evals = {}
     return config

@@ -14,6 +14,8 @@ from msm_jax.parallel.mesh import MeshConfig, make_mesh
 from msm_jax.planning import flops
 from msm_jax.training import metrics, program
 from msm_jax.training.config import OptimizerConfig
+from msm_jax.training.objective import NEXT_TOKEN
+from msm_jax.training.preference import Preference
 from msm_jax.training.program import TrainProgram
 
 ROWS, LENGTH = 4, 256
@@ -56,17 +58,26 @@ def test_inside_shard_map_every_device_counts():
     assert counted(f, (64, 16), (16, 32)).total == 2 * (2 * 64 * 16 * 32)
 
 
-def of_step(adapter=None, micro_batches=1, **fields):
+def of_step(adapter=None, micro_batches=1, objective=NEXT_TOKEN, **fields):
     model = dataclasses.replace(MODEL, **fields)
-    step = TrainProgram(model, OptimizerConfig(1e-4), 10, ROWS, LENGTH, micro_batches, adapter)
+    step = TrainProgram(
+        model, OptimizerConfig(1e-4), 10, ROWS, LENGTH, micro_batches, adapter, objective=objective
+    )
     return flops.count(program.trace(step, make_mesh(MeshConfig(2, 1, 1))).jaxpr)
 
 
-@pytest.mark.parametrize("adapter", [None, LoraConfig(8, 16.0)], ids=["full", "lora"])
-def test_a_step_without_recomputation_takes_the_model_flops(adapter):
+@pytest.mark.parametrize(
+    ("adapter", "objective"),
+    [
+        (None, NEXT_TOKEN), (LoraConfig(8, 16.0), NEXT_TOKEN),
+        (None, Preference()), (LoraConfig(8, 16.0), Preference(reference="base")),
+    ],
+    ids=["full", "lora", "reference_ahead", "reference_in_step"],
+)
+def test_a_step_without_recomputation_takes_the_model_flops(adapter, objective):
     """The reference attention computes all pairs; causal attention needs little more than half of them."""
-    found = of_step(adapter, attention="reference", remat="none")
-    model = metrics.flops_per_token(MODEL, LENGTH, adapter) * TOKENS
+    found = of_step(adapter, objective=objective, attention="reference", remat="none")
+    model = metrics.flops_per_token(MODEL, LENGTH, adapter, (), objective.forwards) * TOKENS
     assert found.kernels == 0
     # With all frozen below it, the lowest layer needs no gradient of its input.
     spared = 0 if adapter is None else 2 * 2 * 64 * (64 + 2 * 32) * TOKENS

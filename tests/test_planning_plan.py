@@ -15,6 +15,7 @@ from msm_jax.planning.phases import Planned
 from msm_jax.planning.programs import DecodeProgram, Job
 from msm_jax.training import start as start_lib
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
+from msm_jax.training.preference import Preference
 from msm_jax.training.program import TrainProgram
 
 MODEL = preset("qwen3-0.6b", num_layers=2, hidden_size=256, vocab_size=2048, num_heads=8, num_kv_heads=4)
@@ -42,9 +43,10 @@ def phase(**fields):
     [
         train(),
         train(adapter=LoraConfig(8, 16.0, ("query", "down"), 0.1), beside=(LoraConfig(4, 8.0),), micro_batches=2),
+        train(adapter=LoraConfig(8, 16.0), objective=Preference(0.3, 0.1, 1.0, True, "base")),
         Job(DecodeProgram(MODEL, 4, 256, (LoraConfig(4, 8.0),)), MeshConfig(tensor=2)),
     ],
-    ids=["full", "lora", "decode"],
+    ids=["full", "lora", "preference", "decode"],
 )
 def test_a_job_survives_json(job):
     assert programs.from_json(programs.to_json(job)) == job

@@ -76,7 +76,8 @@ def read(record: _Json, where: str) -> Pair:
         raise InputError(f'{where}: field "messages" is missing; add the prompt of the answers')
     else:
         text = messages_lib.checked_text(prompt, where, name)
-        pair = Pair(text, *(messages_lib.checked_text(record[each], where, each) for each in _ANSWERS))
+        chosen, rejected = (messages_lib.checked_text(record[each], where, each) for each in _ANSWERS)
+        pair = Pair(text, chosen, rejected)
     if pair.chosen == pair.rejected:
         raise InputError(f'{where}: field "rejected" is the same as "chosen"; remove the line or correct an answer')
     return pair
@@ -90,7 +91,7 @@ def _explicit(record: _Json, given: list[Any], name: str, where: str) -> Pair:
             f'{where}: field "{name}" ends with a message of role {prompt[-1]["role"]}; end it with the message that '
             "is answered, from the user or a tool"
         )
-    answers = []
+    answers: list[tuple[_Json, ...]] = []
     for field in _ANSWERS:
         value = record[field]
         if isinstance(value, str):
@@ -104,7 +105,7 @@ def _explicit(record: _Json, given: list[Any], name: str, where: str) -> Pair:
             )
         messages = messages_lib.read_list(value, where, field, () if repeats else prompt)
         answers.append(tuple(_answer(messages[len(given) :] if repeats else messages, where, field)))
-    return Pair(tuple(prompt), *answers, messages_lib.read_tools(record.get("tools"), where))
+    return Pair(tuple(prompt), answers[0], answers[1], messages_lib.read_tools(record.get("tools"), where))
 
 
 def _implicit(record: _Json, where: str) -> Pair:
@@ -156,7 +157,7 @@ def encode(
       InputError: the template does not fit the messages.
     """
     if isinstance(pair.prompt, str):
-        return _encode_texts(pair, tokenizer)
+        return _encode_texts(pair.prompt, (f"{pair.chosen}", f"{pair.rejected}"), tokenizer)
     assert template is not None, "the caller refuses messages without a template"
     found = [
         encode_answer(tokenizer, template, pair.prompt, answer, pair.tools, config.thinking)
@@ -172,12 +173,9 @@ def encode(
     return found[0], found[1]
 
 
-def _encode_texts(pair: Pair, tokenizer: Tokenizer) -> tuple[_Encoded, _Encoded]:
+def _encode_texts(prompt: str, answers: Sequence[str], tokenizer: Tokenizer) -> tuple[_Encoded, _Encoded]:
     """Encodes prompt and answer together, since a tokenizer may join the end of one with the start of the other."""
-    alone, *whole = (
-        tokenizer.encode(text)
-        for text in (pair.prompt, *(f"{pair.prompt}{answer}" for answer in (pair.chosen, pair.rejected)))
-    )
+    alone, *whole = tokenizer.encode_batch([prompt, *(f"{prompt}{answer}" for answer in answers)])
     shared = 0
     while shared < min(map(len, (alone, *whole))) and alone[shared] == whole[0][shared] == whole[1][shared]:
         shared += 1

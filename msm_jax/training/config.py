@@ -12,6 +12,7 @@ from msm_jax.models.config import EXECUTION
 from msm_jax.models.lora import LoraConfig
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.training.objective import NextToken, Objective
+from msm_jax.training.preference import Preference
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class PhaseConfig:
     With `lora` an adapter is trained, while the base stays frozen in `base_dtype`. `adapter` decides what happens to an
     adapter in the checkpoint: "continue" trains it further (and a new one where there is none), "stack" freezes it
     under a new one, and "merge" adds it to the frozen base, or without `lora` to the weights, all of which are trained.
+
+    With `dpo` the phase prefers the chosen answers of pairs to the rejected ones; otherwise it learns the next token of
+    documents and chats.
     """
 
     name: str
@@ -99,6 +103,7 @@ class PhaseConfig:
     lora: LoraConfig | None = None
     adapter: Literal["continue", "merge", "stack"] = "continue"
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dpo: Preference | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     micro_batches: int = 1
     z_loss: float = 0.0
@@ -113,7 +118,7 @@ class PhaseConfig:
     @property
     def objective(self) -> Objective:
         """What the phase optimises."""
-        return NextToken(self.z_loss)
+        return NextToken(self.z_loss) if self.dpo is None else self.dpo
 
     def __post_init__(self) -> None:
         """Refuses counts that are out of range and fields that contradict each other."""
@@ -152,6 +157,17 @@ class PhaseConfig:
                         f"model_overrides.{name} is set, but this phase starts from a checkpoint and takes it from "
                         f"there; only how the model is run can change: {', '.join(EXECUTION)}"
                     )
+        for name, source in self.data.sources.items():
+            if source.kind not in self.objective.kinds:
+                raise InputError(
+                    f'data.sources.{name}.kind = "{source.kind}", but the phase reads '
+                    f"{' and '.join(self.objective.kinds)}: {'set dpo' if self.dpo is None else 'dpo is set'}; correct "
+                    "one of them"
+                )
+        if self.dpo is not None and self.z_loss:
+            raise InputError(f"z_loss = {self.z_loss}, but dpo has no such term; leave it at 0")
+        if self.dpo is not None and self.dpo.reference == "base" and self.lora is None:
+            raise InputError('dpo.reference = "base" needs lora, since no weights are frozen; set it to "start"')
         if self.lora is None and self.adapter == "stack":
             raise InputError('adapter = "stack" needs lora, the settings of the adapter on top; set it')
         if self.init.mode == "state" and self.adapter != "continue":

@@ -33,10 +33,12 @@ from msm_jax.parallel import distributed
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import origin, placement, run_files, step
 from msm_jax.training import program as program_lib
+from msm_jax.training import reference as reference_lib
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.objective import Objective
 from msm_jax.training.program import TrainProgram
 from msm_jax.training.recorder import Recorder, Report
+from msm_jax.training.reference import Reference
 from msm_jax.training.run_files import PhaseResult
 from msm_jax.training.state import Frozen, TrainState
 from msm_jax.training.stopping import StopRequest
@@ -124,6 +126,9 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
         # Compile, then the state, sharded over the mesh. Held-out loss compiles when it is first asked for.
         program = program_lib.of_phase(config, start.model, start.adapter, start.beside)
         adamw, train_step, eval_step = _programs(program, mesh)
+        reference = None
+        if program.objective.needs_reference:
+            reference = reference_lib.prepare(config, start, loader, adamw, mesh, workdir)
         state, frozen, below = origin.restore(start, adamw, mesh, config.seed)
         start = origin.identified(start, frozen)
         log.info("%s: ready after %.1f s", config.name, time.monotonic() - began)
@@ -157,6 +162,8 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             recorder.flush()
             path = writer.path(finished)
             info = origin.checkpoint_info(start, config, path, finished, loader.fingerprint, recorder.totals())
+            if reference is not None:
+                info["reference"] = reference.key
             writer.save(finished, origin.checkpoint_tree(start, state, below), info, start.assets)
             recorder.restart_clock()
 
@@ -165,14 +172,16 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            state, step_metrics = train_step(state, placement.place(batch, mesh), frozen)
+            more = {} if reference is None else reference.of_step(loader, finished - 1, host, num_hosts)
+            state, step_metrics = train_step(state, placement.place(batch, mesh, more), frozen)
             check()
             recorder.pend(finished, step_metrics, batch, waited)
 
             last = finished == end
             if holdout and (last or finished % config.eval_every == 0):
                 check()
-                recorder.held_out(finished, _held_out(program.objective, eval_step, state, frozen, holdout, mesh))
+                found = _held_out(program.objective, eval_step, state, frozen, holdout, mesh, reference)
+                recorder.held_out(finished, found)
             due = config.checkpoint_every and finished % config.checkpoint_every == 0
             if last or due or finished in kept:
                 save(finished)
@@ -218,6 +227,7 @@ def _held_out(
     frozen: Frozen | None,
     holdout: Mapping[str, list[Batch]],
     mesh: Mesh,
+    reference: Reference | None,
 ) -> dict[str, dict[str, float | None]]:
     """Returns the loss and the objective's means on each source's held-out batches: {metric: {source: value}}.
 
@@ -225,7 +235,10 @@ def _held_out(
     """
     found: dict[str, dict[str, float | None]] = {name: {} for name in ("loss", *objective.means)}
     for name, batches in holdout.items():
-        parts = [eval_step(state.params, placement.place_whole(batch, mesh), frozen) for batch in batches]
+        parts = []
+        for number, batch in enumerate(batches):
+            more = {} if reference is None else reference.of_held_out(name, number, len(batch.tokens))
+            parts.append(eval_step(state.params, placement.place_whole(batch, mesh, more), frozen))
         total, sums = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *jax.device_get(parts))
         for metric, count in {"loss": objective.unit, **objective.means}.items():
             value = total if metric == "loss" else sums[metric]

@@ -72,8 +72,7 @@ def cross_entropy(
         blocked = _by_tokens if small else _by_vocabulary
         blocks = _Blocks(parameters.find(name).full_axes, z_loss, max_logits)
         return blocked(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT), count
-    log_z_N, correct_N = _at_once(params, config, hidden_BTD, targets_BT)
-    mask_N = loss_mask_BT.reshape(-1)
+    log_z_N, correct_N, mask_N = _at_once(params, config, hidden_BTD, targets_BT, loss_mask_BT)
     loss = jnp.sum(log_z_N - correct_N, where=mask_N)
     if z_loss:
         extra = z_loss * jnp.sum(log_z_N * log_z_N, where=mask_N)
@@ -95,8 +94,8 @@ def token_losses(
     if targets_BT.size * config.vocab_size > max_logits:
         blocks = _Blocks(parameters.find(name).full_axes, 0.0, max_logits)
         return _each_by_vocabulary(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT)
-    log_z_N, correct_N = _at_once(params, config, hidden_BTD, targets_BT)
-    return jnp.where(loss_mask_BT, (log_z_N - correct_N).reshape(targets_BT.shape), 0)
+    log_z_N, correct_N, mask_N = _at_once(params, config, hidden_BTD, targets_BT, loss_mask_BT)
+    return jnp.where(mask_N, log_z_N - correct_N, 0).reshape(targets_BT.shape)
 
 
 def _limits() -> tuple[int, int]:
@@ -109,9 +108,9 @@ def _output(config: ModelConfig) -> str:
 
 
 def _at_once(
-    params: transformer.Params, config: ModelConfig, hidden_BTD: jax.Array, targets_BT: jax.Array
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Returns log Z of each token and the logit of its target, from logits that are all held at once."""
+    params: transformer.Params, config: ModelConfig, hidden_BTD: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array
+) -> tuple[Float[Array, " N"], Float[Array, " N"], Bool[Array, " N"]]:
+    """Returns log Z of each token, the logit of its target, and the mask, from logits that are all held at once."""
     name = _output(config)
     output_DV = sharding.use(params[name].astype(hidden_BTD.dtype), *parameters.find(name).full_axes)
     if config.tie_embeddings:
@@ -119,10 +118,11 @@ def _at_once(
         # the barrier keeps it from undoing that. Elsewhere the cast to the compute dtype makes a copy anyway.
         output_DV = jax.lax.optimization_barrier(output_DV.T)
         config = dataclasses.replace(config, tie_embeddings=False)
-    hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
+    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    targets_N, mask_N = targets_BT.reshape(-1), mask_BT.reshape(-1)
     logits_NV = transformer.logits({"output": output_DV}, config, hidden_ND)
     log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    return log_z_N, jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+    return log_z_N, jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0], mask_N
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,16 @@ from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter, LoraConfig
 from msm_jax.training import loss
-from msm_jax.training.state import Frozen
+
+if TYPE_CHECKING:
+    # At run time it would load Orbax for everyone who reads a config.
+    from msm_jax.training.state import Frozen
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
+
+# The field of a batch with the log-probabilities of its targets under the weights that the phase starts from.
+REFERENCE = "reference"
 
 
 class Objective(abc.ABC):
@@ -50,7 +56,7 @@ class Objective(abc.ABC):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a batch holds log-probabilities under the weights that the phase starts from (`reference`)."""
+        """Whether a batch has the field `REFERENCE` (see `training.reference`)."""
         return False
 
     @property
@@ -131,3 +137,13 @@ def hidden_states(
     return params, transformer.apply(
         params, model, batch["tokens"], batch["positions"], batch["segment_ids"], active
     )
+
+
+def log_probabilities(frozen: Frozen, model: ModelConfig, batch: Batch) -> Float[Array, "B T"]:
+    """Returns the log-probability of each target in the mask, and 0 elsewhere, under weights without dropout."""
+    active = lora.activate(frozen.below, model) if frozen.below else None
+    hidden_BTD = transformer.apply(
+        frozen.params, model, batch["tokens"], batch["positions"], batch["segment_ids"], active
+    )
+    losses_BT = loss.token_losses(frozen.params, model, hidden_BTD, batch["targets"], batch["loss_mask"])
+    return jax.lax.stop_gradient(-losses_BT)

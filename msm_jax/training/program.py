@@ -15,10 +15,11 @@ from msm_jax.parallel import sharding
 from msm_jax.training import optimizer, state, step
 from msm_jax.training.config import OptimizerConfig, PhaseConfig
 from msm_jax.training.objective import NEXT_TOKEN, NextToken, Objective
+from msm_jax.training.preference import Preference
 from msm_jax.training.state import Frozen, TrainState
 
 # Objectives by their names in JSON.
-OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (NextToken,)}
+OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (NextToken, Preference)}
 
 
 @dataclass(frozen=True)
