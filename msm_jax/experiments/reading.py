@@ -16,11 +16,13 @@ def lines(context: Context) -> Iterator[str]:
     """Yields a line on what each phase reads in its first seed, and on each source that it does not read as is meant.
 
     Data that is not in the token cache of the store is tokenised in a temporary directory, which takes as long as it
-    does before the first phase. A phase whose data or start does not exist yet has a line on what is meant.
+    does before the first phase. A phase whose data or start does not exist yet has a line on what is meant, if its
+    config says that; one line counts the others.
 
     Raises:
       InputError: a file cannot be used; the message names file, line and field.
     """
+    later = 0
     for node in context.graph.nodes:
         if node.kind != "data":
             continue
@@ -29,11 +31,15 @@ def lines(context: Context) -> Iterator[str]:
         name = node.id.removeprefix("data/")
         if not _exists(chain, context):
             meant = ", ".join(f"{source} {count:g}" for source, count in chain[-1].data.epochs.items())
-            yield f"epochs: {name}: {f'{meant} meant; ' if meant else ''}counted when its data and its start exist"
+            if meant:
+                yield f"epochs: {name}: {meant} meant; counted when its data and its start exist"
+            later += not meant
             continue
         seed = "" if phase.seed is None or len(context.config.seeds) == 1 else f", seed {phase.seed}"
         for line in _read(chain):
             yield f"epochs: {name}{seed}: {line}"
+    if later:
+        yield f"epochs: of {later} phases, counted when their data and what they start from exist"
 
 
 def notes(graph: graph_lib.Graph, finished: Finished) -> Iterator[str]:
