@@ -170,13 +170,14 @@ def test_tied_options_share_the_score():
     assert item["margin"] == 0
 
 
-def test_each_kind_without_items_of_its_own_runs_from_its_file(real, tmp_path):
+def test_each_kind_without_items_of_its_own_or_a_judge_runs_from_its_file(real, tmp_path):
     _, engine = real
     pairs, facts = tmp_path / "pairs.jsonl", tmp_path / "facts.jsonl"
     pairs.write_text(json.dumps({"question": "{first} {second}", "options": ["lamp", "kite"], "favoured": 0}) + "\n")
     facts.write_text(json.dumps({"prompt": "Ada", "options": ["likes", "sells"], "correct": 1}) + "\n")
     models = {"model": CheckpointModel(engine, "tiny")}
-    for kind in (name for name in kinds.KINDS if not kinds.find(name, "kind").items):
+    found = {name: kinds.find(name, "kind") for name in kinds.KINDS}
+    for kind in (name for name, each in found.items() if not each.items and set(each.needs) == {"model"}):
         fields = {"kind": kind, "path": str(facts if kind == "knowledge" else pairs)}
         config = kinds.build(fields | ({"max_new_tokens": 4} if kind == "preference_greedy" else {}), "evals")
         assert kinds.check(config) == 1
