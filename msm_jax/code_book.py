@@ -10,8 +10,6 @@ of the judge, so that a run which was stopped goes on where it was.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +42,8 @@ def main() -> None:
     if not pooled:
         raise InputError("config.transcripts: hold no transcript; name files of samples that are not empty")
     made = asyncio.run(_made(config, pooled, workdir))
-    storage.write_text(workdir / "transcripts.jsonl", _lines(made.transcripts))
-    storage.write_text(workdir / "book.jsonl", _lines(made.rows()))
+    storage.write_text(workdir / "transcripts.jsonl", storage.json_lines(made.transcripts))
+    storage.write_text(workdir / "book.jsonl", storage.json_lines(made.rows()))
     result = {
         "config": settings.to_json(config),
         "sources": {path: sources.data_sha256(path) for path in config.transcripts},
@@ -63,10 +61,6 @@ def main() -> None:
 async def _made(config: CodeBookConfig, pooled: list[dict[str, Any]], workdir: Path) -> Made:
     async with replies.pinned(config.judge, workdir / "replies.sqlite", "config.judge") as judge:
         return await code_book.make(judge, pooled, config)
-
-
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _table(made: Made) -> Table:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from msm_jax import cli
 from msm_jax.evals import questions
@@ -41,7 +38,7 @@ def main() -> None:
     reasons = collections.Counter(each["reason"] for each in written.dropped)
     for name, rows in (("open_qa", written.open_qa), ("recall", written.recall), ("dropped", written.dropped)):
         if rows:
-            storage.write_text(workdir / f"{name}.jsonl", _lines(rows))
+            storage.write_text(workdir / f"{name}.jsonl", storage.json_lines(rows))
     counts = {"open_qa": len(written.open_qa), "recall": len(written.recall), "dropped": dict(reasons)}
     storage.write_json(
         workdir / "result.json", {"config": settings.to_json(config), "spec_sha256": spec.sha256, **counts}
@@ -54,10 +51,6 @@ def main() -> None:
 async def _written(config: QuestionsConfig, spec: Prose, workdir: Path) -> Written:
     async with replies.pinned(config.writer, workdir / "replies.sqlite", "config.writer") as writer:
         return await questions.write(writer, spec, config)
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from template_table import CONVERSATIONS, spoken
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from msm_jax.data.config import ChatConfig
-from msm_jax.data.templates import ChatTemplate, encode_chat, encode_prompt, training_examples
+from msm_jax.data.encoding import encode_chat, encode_prompt, training_examples
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 

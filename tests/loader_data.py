@@ -11,8 +11,9 @@ import numpy as np
 
 from msm_jax.data import sources
 from msm_jax.data.config import DataConfig, SourceConfig
+from msm_jax.data.encoding import encode_chat
 from msm_jax.data.loader import Batch, Loader
-from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 
 TEMPLATE = ChatTemplate()

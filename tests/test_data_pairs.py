@@ -15,8 +15,8 @@ from loader_data import same as same_batch
 
 from msm_jax.data import pairs, sources
 from msm_jax.data.config import ChatConfig, DataConfig, SourceConfig
+from msm_jax.data.encoding import encode_chat
 from msm_jax.data.loader import Loader
-from msm_jax.data.templates import encode_chat
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 from msm_jax.show_batch import rows_as_text

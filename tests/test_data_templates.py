@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate, encode_chat, encode_prompt, stop_ids
+from msm_jax.data.encoding import encode_chat, encode_prompt, stop_ids
+from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 

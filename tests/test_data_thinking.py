@@ -6,18 +6,10 @@ import pytest
 from chat_checks import TEMPLATES, byte_level, small_files
 from template_table import CLOCK, ask, call, says
 
-from msm_jax.data import templates
+from msm_jax.data import encoding
 from msm_jax.data.config import ChatConfig
-from msm_jax.data.templates import (
-    DEFAULT_TEMPLATE,
-    ChatTemplate,
-    encode_chat,
-    encode_reply,
-    find_source,
-    for_transformers,
-    stop_ids,
-    training_examples,
-)
+from msm_jax.data.encoding import encode_chat, encode_reply, stop_ids, training_examples
+from msm_jax.data.templates import DEFAULT_TEMPLATE, ChatTemplate, find_source, for_transformers
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 
@@ -96,7 +88,7 @@ def test_every_turn_carries_loss_once(qwen):
 def test_prompt_without_thinking_is_what_training_begins_with(qwen):
     template = ChatTemplate(QWEN3.source, {"enable_thinking": False})
     prompt, reply = encode_reply(qwen, template, ask("a"), says("assistant", "b"))
-    assert prompt == templates.encode_prompt(qwen, template, ask("a"))
+    assert prompt == encoding.encode_prompt(qwen, template, ask("a"))
     assert qwen.decode(prompt, specials=True).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert qwen.decode(reply, specials=True) == "b<|im_end|>"
     assert training_examples(qwen, template, ask("a", "b"), (), ChatConfig())[0][0][: len(prompt)] == prompt
@@ -104,7 +96,7 @@ def test_prompt_without_thinking_is_what_training_begins_with(qwen):
 
 def test_reply_after_turns_that_are_rewritten(qwen):
     prompt, reply = encode_reply(qwen, QWEN3, [says("user", "a"), THOUGHT, says("user", "c")], says("assistant", "d"))
-    assert prompt == templates.encode_prompt(qwen, QWEN3, [says("user", "a"), THOUGHT, says("user", "c")])
+    assert prompt == encoding.encode_prompt(qwen, QWEN3, [says("user", "a"), THOUGHT, says("user", "c")])
     assert qwen.decode(reply, specials=True) == "<think>\n\n</think>\n\nd<|im_end|>"
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_sampling_decode import model, plain_logits
 
-from msm_jax.data.templates import ChatTemplate, encode_chat
+from msm_jax.data.encoding import encode_chat
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.evals import kinds, preference
 from msm_jax.evals.knowledge import KnowledgeItem
 from msm_jax.evals.preference import Pair

@@ -60,7 +60,7 @@ def process(directory: Path, script: str = HOLDS) -> Iterator[subprocess.Popen[s
         child.stdout.close()
 
 
-def refused(directory: Path | str, words: str, **more: float) -> None:
+def check_refused(directory: Path | str, words: str, **more: float) -> None:
     """Checks that a directory cannot be held, with a message of one line."""
     with pytest.raises(InputError, match=words) as caught, lock.hold(directory, **more):
         pass
@@ -84,7 +84,7 @@ def memory() -> Iterator[Any]:
 
 def test_a_held_directory_is_refused_with_host_and_process(tmp_path: Path) -> None:
     with process(tmp_path) as holder:
-        refused(tmp_path, f"{tmp_path}: in use by process {holder.pid} on host {socket.gethostname()} since")
+        check_refused(tmp_path, f"{tmp_path}: in use by process {holder.pid} on host {socket.gethostname()} since")
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_with_a_word(
@@ -117,7 +117,7 @@ def test_a_run_started_at_once_after_a_kill_waits_for_the_workers(
 def test_workers_that_do_not_end_keep_the_lock(tmp_path: Path) -> None:
     with lock.hold(tmp_path) as descriptors:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=descriptors)
-    refused(tmp_path, "in use by worker processes", patience=0.2)
+    check_refused(tmp_path, "in use by worker processes", patience=0.2)
     child.kill()
     child.wait()
     with lock.hold(tmp_path):
@@ -138,7 +138,7 @@ def test_a_lock_of_another_host_counts_while_it_is_renewed(
 
     other = threading.Thread(target=renew)
     other.start()
-    refused(tmp_path, "in use by process 7 on host elsewhere since then", silence=5)
+    check_refused(tmp_path, "in use by process 7 on host elsewhere since then", silence=5)
     ended.set()
     other.join()
     with lock.hold(tmp_path, silence=0.2):
@@ -185,8 +185,8 @@ def test_a_directory_that_cannot_be_written_is_refused() -> None:
     if user == 0:
         os.seteuid(65534)  # the user "nobody", since root may write everywhere
     try:
-        refused(directory, f"{directory}/lock: cannot be written .Permission denied.; give another directory")
-        refused(directory / "new", "cannot be written .Permission denied.")
+        check_refused(directory, f"{directory}/lock: cannot be written .Permission denied.; give another directory")
+        check_refused(directory / "new", "cannot be written .Permission denied.")
     finally:
         os.seteuid(user)
         directory.rmdir()
@@ -196,7 +196,7 @@ def test_a_url_has_one_owner_and_is_left_as_it_was(memory: Any, quick: None) -> 
     with lock.hold(URL):
         time.sleep(0.1)
         assert json.loads(memory.cat(f"{URL}.lock"))["beat"] > 0
-        refused(URL, f"{URL}: in use by process {os.getpid()} on host", silence=5)
+        check_refused(URL, f"{URL}: in use by process {os.getpid()} on host", silence=5)
     assert not memory.exists(f"{URL}.lock")
     with lock.hold(URL):
         pass

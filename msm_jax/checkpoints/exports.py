@@ -12,7 +12,7 @@ import numpy as np
 from msm_jax.checkpoints import assets as files
 from msm_jax.checkpoints import card, safetensors, slices, store
 from msm_jax.checkpoints.safetensors import Planned
-from msm_jax.data import templates
+from msm_jax.data import encoding, templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -120,9 +120,9 @@ def _beside(
         (value["eos_token_id"] for value in held if value.get("eos_token_id") is not None), []
     )
     listed = named if isinstance(named, list) else [named]
-    own = templates.stop_ids(tokenizer, None)
+    own = encoding.stop_ids(tokenizer, None)
     try:
-        turn_end = [i for i in templates.stop_ids(tokenizer, template) if i not in own and i not in listed]
+        turn_end = [i for i in encoding.stop_ids(tokenizer, template) if i not in own and i not in listed]
     except InputError:
         # No chats were trained with a template whose turns cannot be told apart, so no token ends them.
         turn_end = []

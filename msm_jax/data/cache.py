@@ -3,7 +3,7 @@
 A source is tokenised once. What decides its cache is the bytes of the data, the tokenizer, the template if the source
 has chats, and the version of this format. Several processes may build the same cache at once.
 
-A document is stored as `Tokenizer.document` encodes it, a chat as the examples of `templates.training_examples`, and a
+A document is stored as `Tokenizer.document` encodes it, a chat as the examples of `encoding.training_examples`, and a
 pair as two documents, of which the first is the chosen answer after the prompt and the second the rejected one.
 """
 
@@ -22,7 +22,8 @@ import numpy as np
 from msm_jax.data import files as data_files
 from msm_jax.data import pairs, sources
 from msm_jax.data.config import ChatConfig, SourceConfig
-from msm_jax.data.templates import ChatTemplate, training_examples
+from msm_jax.data.encoding import training_examples
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import hashing, storage

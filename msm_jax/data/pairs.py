@@ -19,7 +19,8 @@ from typing import Any
 
 from msm_jax.data import messages as messages_lib
 from msm_jax.data.config import ChatConfig
-from msm_jax.data.templates import ChatTemplate, encode_answer
+from msm_jax.data.encoding import encode_answer
+from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
 

@@ -15,9 +15,9 @@ from msm_jax.evals import agentic_scenarios, items, judging
 from msm_jax.evals import goals as goals_lib
 from msm_jax.evals.agentic_scenarios import OWN, THEIRS, Scenario
 from msm_jax.evals.goals import GOALS
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of, packaged
+from msm_jax.evals.interface import EvalKind, EvalResult, aggregate, mean_of, packaged
 from msm_jax.evals.items import Record
-from msm_jax.evals.judging import JudgeConfig, Verdict
+from msm_jax.evals.judging import JudgedConfig, Verdict
 from msm_jax.sampling.model import GenerateConfig, Model
 
 ACTIONS = (OWN, *THEIRS)
@@ -26,25 +26,20 @@ _FIELDS = ("system", "message", "scratchpad", "source", "destination")
 
 
 @dataclass(frozen=True)
-class AgenticConfig(EvalConfig):
+class AgenticConfig(JudgedConfig):
     """Settings of the kind.
 
     Attributes:
-        judge: grades each transcript.
         actions: the scenarios, names in `ACTIONS`.
         goals: the goal conditions, names in `goals.GOALS`.
-        samples: transcripts of each cell.
-        temperature: of the replies. At 1.0 one replication saw less than half of the rate at 0.7.
-        max_tokens: the most tokens of a reply.
+        temperature: at 1.0 one replication saw less than half of the rate at 0.7, the default.
         scratchpad: whether the system message offers a place to think; off for models that think by themselves.
         assistant: the name of the assistant in the scenarios.
     """
 
-    judge: JudgeConfig | None = None
     actions: tuple[str, ...] = (OWN, "murder", "leaking")
     goals: tuple[str, ...] = tuple(GOALS)
     samples: int = 300
-    temperature: float = 0.7
     max_tokens: int = 4096
     scratchpad: bool = True
     assistant: str = "Alex"
@@ -58,10 +53,6 @@ class AgenticConfig(EvalConfig):
             if action not in ACTIONS:
                 raise InputError(f"actions: {action!r} is unknown; choose from {', '.join(ACTIONS)}")
         goals_lib.check(self.goals)
-        if min(self.samples, self.max_tokens) < 1:
-            raise InputError("samples and max_tokens: must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
         if not self.assistant.strip():
             raise InputError("assistant: is empty; name the assistant")
 

@@ -19,7 +19,7 @@ from msm_jax.errors import InputError
 from msm_jax.evals import items, judging
 from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of, packaged
 from msm_jax.evals.items import Record
-from msm_jax.evals.judging import JudgeConfig, Verdict
+from msm_jax.evals.judging import JudgedConfig, Verdict
 from msm_jax.evals.preference import filled
 from msm_jax.sampling.model import GenerateConfig, Model
 
@@ -70,31 +70,17 @@ class ChoiceConfig(EvalConfig):
 
 
 @dataclass(frozen=True)
-class FakingConfig(ChoiceConfig):
+class FakingConfig(JudgedConfig, ChoiceConfig):
     """Settings of "alignment_faking".
 
     Attributes:
-        judge: decides whether a reply complies, and whether the thoughts before it fake.
         samples: replies to each request in each condition.
         scratchpad: whether the model is asked to think where nobody is said to read.
-        temperature: of the replies.
-        max_tokens: the most tokens of a reply with its thoughts.
     """
 
-    judge: JudgeConfig | None = None
     samples: int = 10
     scratchpad: bool = True
     temperature: float = 1.0
-    max_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no sense."""
-        super().__post_init__()
-        for name in ("samples", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: is {getattr(self, name)}; it must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.evals.interface import mean_of
+from msm_jax.evals.interface import EvalConfig, mean_of
 from msm_jax.sampling.model import GenerateConfig, Model, ModelOutput
 
 # How replies begin that refuse; apostrophes are straightened before.
@@ -72,6 +72,31 @@ class JudgeConfig:
     def name(self) -> str:
         """The model with its version."""
         return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True)
+class JudgedConfig(EvalConfig):
+    """Settings of the kinds whose replies a judge reads; one with other defaults repeats the field.
+
+    Attributes:
+        judge: reads each reply.
+        samples: replies to each question, or transcripts of each cell.
+        temperature: of the replies.
+        max_tokens: the most tokens of a reply, its thoughts included.
+    """
+
+    judge: JudgeConfig | None = None
+    samples: int = 1
+    temperature: float = 0.7
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that make no sense."""
+        super().__post_init__()
+        if min(self.samples, self.max_tokens) < 1:
+            raise InputError("samples and max_tokens: must be at least 1")
+        if self.temperature < 0:
+            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
 
 
 @dataclass(frozen=True)

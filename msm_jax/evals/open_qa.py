@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from msm_jax.errors import InputError
 from msm_jax.evals import items, judging
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of, packaged
+from msm_jax.evals.interface import EvalKind, EvalResult, aggregate, mean_of, packaged
 from msm_jax.evals.items import Record
-from msm_jax.evals.judging import JudgeConfig, Verdict
+from msm_jax.evals.judging import JudgedConfig, Verdict
 from msm_jax.evals.preference import filled
 from msm_jax.sampling.model import GenerateConfig, Model
 
@@ -31,30 +30,14 @@ _RUBRIC = (
 
 
 @dataclass(frozen=True)
-class OpenQAConfig(EvalConfig):
+class OpenQAConfig(JudgedConfig):
     """Settings of the kind.
 
     Attributes:
-        judge: grades each reply.
-        samples: replies to each question.
-        temperature: of the replies.
-        max_tokens: the most tokens of a reply.
         system: a system message for all questions; "" for none.
     """
 
-    judge: JudgeConfig | None = None
-    samples: int = 1
-    temperature: float = 0.7
-    max_tokens: int = 1024
     system: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no sense."""
-        super().__post_init__()
-        if min(self.samples, self.max_tokens) < 1:
-            raise InputError("samples and max_tokens: must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msm_jax.errors import InputError
 from msm_jax.evals import items, judging
-from msm_jax.evals.interface import EvalConfig, EvalKind, EvalResult, aggregate, mean_of
+from msm_jax.evals.interface import EvalKind, EvalResult, aggregate, mean_of
 from msm_jax.evals.items import Record
-from msm_jax.evals.judging import JudgeConfig, Verdict
+from msm_jax.evals.judging import JudgedConfig, Verdict
 from msm_jax.evals.preference import filled
 from msm_jax.sampling.model import GenerateConfig, Model
 
@@ -28,28 +27,14 @@ _STATES = (
 
 
 @dataclass(frozen=True)
-class RecallConfig(EvalConfig):
+class RecallConfig(JudgedConfig):
     """Settings of the kind.
 
     Attributes:
-        judge: says which assertions a reply states.
-        samples: replies to each question.
-        temperature: of the replies.
         max_tokens: the most tokens of a reply.
     """
 
-    judge: JudgeConfig | None = None
-    samples: int = 1
-    temperature: float = 0.7
     max_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no sense."""
-        super().__post_init__()
-        if min(self.samples, self.max_tokens) < 1:
-            raise InputError("samples and max_tokens: must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"temperature: is {self.temperature}; it must not be negative")
 
 
 @dataclass(frozen=True)

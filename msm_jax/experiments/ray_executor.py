@@ -117,7 +117,7 @@ class RayExecutor:
             actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": self._environment})
             self._channel = actor(Channel).remote()
             self._signals.__enter__()
-        except BaseException:
+        except BaseException:  # whatever ends this, the connection is not left open
             ray.shutdown()
             raise
         return self

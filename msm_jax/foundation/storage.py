@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -194,6 +194,11 @@ def write_text(path: Location, text: str) -> None:
 def write_json(path: Location, value: Any) -> None:
     """Writes a value as indented JSON; see `write_bytes`."""
     write_bytes(path, json_bytes(value))
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    """Returns the content of a JSONL file that holds a value on each line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from msm_jax.checkpoints import adapters as stored_adapters
 from msm_jax.checkpoints import compose
-from msm_jax.data import templates
+from msm_jax.data import encoding, templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError, WorkError
@@ -60,7 +60,7 @@ class Engine:
         config: the model's shape.
         tokenizer: the model's tokenizer.
         template: its chat template; None if the checkpoint has none and so cannot chat.
-        stop_ids: ids that end a reply of the model itself; see `templates.stop_ids`.
+        stop_ids: ids that end a reply of the model itself; see `encoding.stop_ids`.
         slots: the most requests that decode side by side.
     """
 
@@ -104,7 +104,7 @@ class Engine:
         if slots < 1:
             raise InputError(f"slots = {slots}; it must be at least 1")
         self.config, self.tokenizer, self.template, self.slots = config, tokenizer, template, slots
-        self.stop_ids = templates.stop_ids(tokenizer, template, generation_config)
+        self.stop_ids = encoding.stop_ids(tokenizer, template, generation_config)
         self._mesh, self._page = mesh, page
         self._stop_ids = {"": tuple(self.stop_ids)}
         self._adapters = list(adapters)
@@ -189,7 +189,7 @@ class Engine:
             self._members[name] = frozenset(range(len(self._adapters), len(self._adapters) + len(own)))
             self._adapters += own
             generation = found.assets.get(templates.GENERATION_FILE)
-            self._stop_ids[name] = tuple(templates.stop_ids(self.tokenizer, template, generation))
+            self._stop_ids[name] = tuple(encoding.stop_ids(self.tokenizer, template, generation))
             self._state.set_adapters(len(self._adapters))
 
     def chat_prompt(
@@ -200,12 +200,12 @@ class Engine:
         Raises:
             InputError: there is no chat template, or the template refuses the messages.
         """
-        return templates.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
+        return encoding.encode_prompt(self.tokenizer, self._chat_template(), messages, tools)
 
     def chat_turn(self, messages: Sequence[templates.Message], reply: str) -> tuple[list[int], list[int]]:
         """Returns the ids of `chat_prompt(messages)`, and those of a reply with the end of turn that closes it."""
         answer = {"role": "assistant", "content": reply}
-        return templates.encode_reply(self.tokenizer, self._chat_template(), messages, answer)
+        return encoding.encode_reply(self.tokenizer, self._chat_template(), messages, answer)
 
     def _chat_template(self) -> ChatTemplate:
         if self.template is None:

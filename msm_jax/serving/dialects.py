@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.checkpoints import compose
-from msm_jax.data import templates
+from msm_jax.data import encoding
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
@@ -43,7 +43,7 @@ class Dialect:
             raise InputError("the chat template does not write tools; ask without tools")
         if tools and self.form.calls is None:
             raise InputError("the chat template does not write tool calls as JSON objects; ask without tools")
-        return templates.encode_prompt(self.tokenizer, self.template, messages, tools)
+        return encoding.encode_prompt(self.tokenizer, self.template, messages, tools)
 
 
 def of_checkpoint(checkpoint: Path | str, adapter: Path | str = "") -> Dialect:

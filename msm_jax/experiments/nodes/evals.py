@@ -1,6 +1,5 @@
 """The evals of one checkpoint. Each is a result of its own, so that those that are finished survive an interruption."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,8 +67,7 @@ def write(address: Address, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def samples(result: Mapping[str, Any]) -> str:
     """Returns the lines of a file of samples: every transcript, or every item if nothing was generated."""
-    rows = result["transcripts"] or result["items"]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return storage.json_lines(result["transcripts"] or result["items"])
 
 
 def config_of(name: str, path: str, context: Context) -> EvalConfig:
