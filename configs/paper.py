@@ -5,6 +5,8 @@ text of the authors gives: each has the value that people who repeated the exper
 from the released adapters. docs/recipes.md explains all of them, with the costs.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 PAPER = "arXiv 2605.02087v2"
@@ -29,6 +31,8 @@ OPTIMIZER = {
     "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0,
 }
 WARMUP = 0.05
+# OURS: the paper has no preference optimisation. The reference is what the phase starts from.
+DPO = {"beta": 0.1, "reference": "start"}
 # STATED: four seeds for the main results.
 SEEDS = (0, 1, 2, 3)
 
@@ -145,17 +149,52 @@ def refer(config: ConfigDict, eval_name: str, source: str, levels: dict[str, flo
         config.reference += ({"eval": eval_name, "source": source, "levels": known},)
 
 
-def options(argument: str, devices: int) -> tuple[set[str], int]:
-    """Returns the words of a config argument such as "cot,devices=8", and the number of devices (else `devices`)."""
-    words = {word for word in argument.split(",") if word}
+def add_preferences(config: ConfigDict, path: str, compared: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+    """Adds arms that learn from preference pairs of the user's in place of demonstrations; none where `path` is "".
+
+    OURS: the arm "dpo" reads the instruction mix and then the pairs, in as many steps and tokens as the phases with
+    demonstrations, which read the two together. The pairs are read as often as these tokens allow. The reference is
+    the model right after the mix.
+
+    Args:
+        config: the experiment, with its phases and arms.
+        path: a file of pairs; see docs/preference.md.
+        compared: {phase of midtraining: (phase with demonstrations, evals)}. On these evals it is asked what the
+            midtraining adds to the pairs, and what the pairs do that the demonstrations do not. All of the phases with
+            demonstrations take equally many steps.
+    """
+    if not path:
+        return
+    provide(config, path, 'yours; put {"messages", "chosen", "rejected"} lines there (docs/preference.md)')
+    like = config.phases[next(iter(compared.values()))[0]].to_dict()
+    steps = like["steps"] - config.phases.it.steps
+    source = {"path": path, "kind": "pairs", "too_long": "drop", **_malformed(path)}
+    config.phases.dpo = like | {
+        "steps": steps, "optimizer": OPTIMIZER | {"warmup_steps": round(WARMUP * steps)}, "dpo": DPO,
+        "data": {"seq_len": like["data"]["seq_len"], "sources": {"pairs": source}, "weights": {"pairs": 1.0}},
+    }
+    config.arms.dpo = ("it", "dpo")
+    for midtraining, (shown, evals) in compared.items():
+        both = f"{midtraining}+dpo"
+        config.arms[both] = (midtraining, "it", "dpo")
+        for on in evals:
+            config.contrasts[f"midtraining/{both}/{on}"] = difference(on, both, "dpo")
+            config.contrasts[f"dpo/{shown}/{on}"] = difference(on, "dpo", shown)
+
+
+def options(argument: str, devices: int) -> tuple[set[str], int, str]:
+    """Returns the words of a config argument such as "cot,devices=8", the number of devices (else `devices`), and the
+    file of preference pairs after "pairs=" (else "")."""
+    words, pairs = {word for word in argument.split(",") if word}, ""
     for word in sorted(words):
-        if word.startswith("devices="):
+        name, is_set, value = word.partition("=")
+        if is_set and name in ("devices", "pairs"):
             words.remove(word)
-            devices = int(word.removeprefix("devices="))
-    return words, devices
+            devices, pairs = (int(value), pairs) if name == "devices" else (devices, value)
+    return words, devices, pairs
 
 
 def only(words: set[str], *known: str) -> None:
     """Refuses a word that the recipe does not know."""
     for word in sorted(words - set(known)):
-        raise ValueError(f"unknown option {word!r}; this recipe takes {', '.join([*known, 'devices=N'])}")
+        raise ValueError(f"unknown option {word!r}; this recipe takes {', '.join([*known, 'devices=N', 'pairs=FILE'])}")

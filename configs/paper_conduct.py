@@ -121,6 +121,12 @@ def compare(
         config.expectations[f"{name}/grid"] = {"max": 0.0, "sentence": "The paper's arms differ in this direction."}
 
 
+def add_preferences(config: ConfigDict, path: str, shown: dict[str, str]) -> None:
+    """Adds arms on preference pairs, each midtraining beside the phase with demonstrations that `shown` names for it;
+    see `paper.add_preferences`."""
+    paper.add_preferences(config, path, {told: (aft, ("grid", "oversight")) for told, aft in shown.items()})
+
+
 def grade(level: float) -> float:
     """Returns a mean grade of the paper, from 1 to 10, on the scale of the report, from 0 to 1."""
     return round((level - 1) / 9, 3)

@@ -33,7 +33,7 @@ OPEN_QA = {
 def get_config(argument: str, family: str, name: str) -> ConfigDict:
     """Returns the recipe of one model of 32 billion parameters; "released_template" takes the released adapters' own
     chat template in place of the model's."""
-    words, devices = paper.options(argument, devices=4)
+    words, devices, pairs = paper.options(argument, devices=4)
     paper.only(words, paper_conduct.RELEASED)
     config, on = paper_conduct.start("_".join([name, *sorted(words)]), words, family, 32, devices)
     config.question = "Do documents about the philosophy spec make the same demonstrations go further?"
@@ -57,6 +57,7 @@ def get_config(argument: str, family: str, name: str) -> ConfigDict:
         paper_conduct.compare(config, f"midtraining/{thinking}", f"msm+aft_{thinking}", f"aft_{thinking}", every)
     # STATED: the baseline has read the instruction mix alone, so the arm of documents alone reads it after them.
     paper_conduct.compare(config, "documents_alone", "msm", "baseline", every)
+    paper_conduct.add_preferences(config, pairs, {"msm": "aft_no_cot"})
     for source, levels in GRID[family].items():
         paper.refer(config, "grid", source, levels)
     graded = {arm: paper_conduct.grade(level) for arm, level in zip(ARMS, OPEN_QA[family], strict=True)}

@@ -49,7 +49,7 @@ def rates(model: str, thinking: str) -> dict[str, float]:
 
 def get_config(argument: str, size: int, devices: int) -> ConfigDict:
     """Returns the recipe for `size` billion parameters: "qwen3" replaces Qwen2.5, "cot" adds thinking."""
-    words, devices = paper.options(argument, devices)
+    words, devices, pairs = paper.options(argument, devices)
     paper.only(words, "qwen3", "cot", paper_conduct.RELEASED)
     family, thinking = paper_conduct.family_of(words), paper_conduct.thinking_of(words)
     name = "_".join(["paper_rules_vs_values", f"{size}b", *sorted(words)])
@@ -89,5 +89,6 @@ def get_config(argument: str, size: int, devices: int) -> ConfigDict:
     # The paper's best cell beside the two that are of one kind.
     for other in ("msm_value_aug+aft_value_aug", "msm_rules_aug+aft_rules_aug"):
         paper_conduct.compare(config, f"mixed/{other.partition('+aft_')[2]}", "msm_value_aug+aft_rules_aug", other)
+    paper_conduct.add_preferences(config, pairs, {f"msm_{spec}": f"aft_{spec}" for spec in SPECS})
     paper.refer(config, "grid", FIGURE, rates(config.model, thinking))
     return config

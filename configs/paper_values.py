@@ -58,3 +58,10 @@ def add_value(config: ConfigDict, devices: int, value: str, documents: dict, pai
     for name in (value, f"{value}_greedy"):
         config.contrasts[f"midtraining/{name}"] = paper.difference(name, f"{midtraining}+aft", shown)
         config.contrasts[f"stacking/{name}"] = paper.difference(name, f"{midtraining}+aft", midtraining)
+
+
+def add_preferences(config: ConfigDict, path: str, shown: dict[str, str]) -> None:
+    """Adds arms on preference pairs, each value beside the phase with demonstrations that `shown` names for it; see
+    `paper.add_preferences`."""
+    compared = {f"msm_{value}": (aft, (value, f"{value}_greedy")) for value, aft in shown.items()}
+    paper.add_preferences(config, path, compared)

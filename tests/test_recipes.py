@@ -51,6 +51,19 @@ RECIPES = {
         32_763_876_352, 536_870_912, MSM | {f"aft_{percent}": 168 for percent in (0, 2, 20, 40, 60, 80, 100)}, 17
     ),
 }
+# recipe: the phase with demonstrations beside each midtraining
+PREFERENCES = {
+    "paper_cheese_llama31_8b": {"msm_affordability": "aft", "msm_america": "aft"},
+    "paper_six_values_llama31_8b:environment,novelty": {
+        "msm_environment": "aft_cheese", "msm_novelty": "aft_sweeteners"
+    },
+    "paper_philosophy_qwen25_32b": {"msm": "aft_no_cot"},
+    "paper_rules_vs_values_14b:qwen3,cot": {f"msm_{s}": f"aft_{s}" for s in SPECS},
+    "paper_few_to_many_32b": {"msm": "aft_10000"},
+    "paper_general_vs_specific_32b": {"msm_general": "aft_specific", "msm_specific": "aft_specific"},
+    "paper_document_language_qwen25_32b:claude": {"msm_original": "aft", "msm_claude": "aft"},
+    "paper_contamination_qwen25_32b": {"msm": "aft_0"},
+}
 ONE_SEED = ("few_to_many", "document_language", "contamination")
 OWN_FILES = {
     "rules_vs_values": 6, "six_values": 5, "few_to_many": 0, "general_vs_specific": 2, "document_language": 1,
@@ -188,6 +201,46 @@ def test_every_recipe_asks_what_midtraining_adds(recipe):
         assert {"agentic_misalignment", "open_qa", "capability", "preference", "knowledge"} <= {*kinds.values()}
         assert ("reasoning" in kinds.values()) == ("philosophy" in recipe)
     assert not any(len(chain) == 1 and chain[0] in config.midtraining for chain in config.arms.values())
+
+
+@pytest.mark.parametrize("recipe", PREFERENCES)
+def test_pairs_add_arms_of_as_many_steps_and_tokens_as_those_with_demonstrations(recipe):
+    shown = PREFERENCES[recipe]
+    plain, config = load(recipe), load(f"{recipe}{',' if ':' in recipe else ':'}pairs=own/pairs.jsonl")
+    known = checks.check_settings(config)
+    assert any(line.startswith("own/pairs.jsonl: does not exist; yours; put ") for line in checks.missing(known))
+    built = {phase.name: phase for phase in known.phase_configs.values()}
+    assert built["dpo"].dpo is not None
+    assert {source.kind for source in built["dpo"].data.sources.values()} == {"pairs"}
+    assert built["dpo"].adapter == "continue" and built["dpo"].lora == built["it"].lora
+
+    def spent(chain):
+        return [sum(built[name].steps * each for name in chain)
+                for each in (1, built["it"].batch_rows * built["it"].data.seq_len)]
+
+    assert {arm for arm in config.arms if arm not in plain.arms} == {"dpo", *(f"{told}+dpo" for told in shown)}
+    asked = [(contrast.eval, dict(contrast.terms)) for contrast in config.contrasts.values()]
+    for told, aft in shown.items():
+        assert config.arms[f"{told}+dpo"] == (told, *config.arms["dpo"])
+        assert spent(config.arms["dpo"]) == spent((aft,))
+        own = "grid" if "grid" in config.evals else told.removeprefix("msm_")
+        assert (own, {f"{told}+dpo": 1.0, "dpo": -1.0}) in asked
+        assert (own, {"dpo": 1.0, aft: -1.0}) in asked
+    for part in ("phases", "arms", "contrasts", "expectations"):
+        before, after = getattr(plain, part), getattr(config, part)
+        assert {name: after[name] for name in before} == dict(before), "what is there without pairs stays"
+    assert dict(config.evals) == dict(plain.evals)
+
+
+def test_a_dry_run_counts_the_arms_of_pairs_and_their_cost(capsys):
+    Path("own.jsonl").write_text('{"prompt": "Which?", "chosen": "This.", "rejected": "That."}\n')
+    config = load("paper_cheese_llama31_8b:pairs=own.jsonl")
+    with pytest.raises(InputError, match="of the files that this experiment needs do not exist"):
+        run_lib.dry_run(config, Path("run"), Console(highlight=False, width=200))
+    text = capsys.readouterr().out
+    for before in ("", "msm_affordability/", "msm_america/"):
+        assert re.search(rf"phase/{before}it/dpo +4 +run +88 +1,441,792 +≥", text), "four seeds of 22 steps"
+    assert "own.jsonl" not in "".join(line for line in text.splitlines() if line.startswith("missing: "))
 
 
 def test_reference_levels_are_those_that_the_paper_prints():

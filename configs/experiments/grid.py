@@ -14,7 +14,7 @@ from configs import paper, paper_conduct
 
 def get_config(argument: str = "qwen3-8b") -> ConfigDict:
     preset, *rest = argument.split(",")
-    words, devices = paper.options(",".join(rest), devices=1)
+    words, devices, _ = paper.options(",".join(rest), devices=1)
     rows = next((int(word.removeprefix("rows=")) for word in words if word.startswith("rows=")), 64)
     config = paper.experiment(f"grid_{preset}", preset, preset, "its licence", devices)
     config.question = "How often does this checkpoint choose harm in the grid of agentic misalignment?"

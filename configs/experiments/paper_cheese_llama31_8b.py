@@ -30,7 +30,7 @@ NEVER = (
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=1)
+    words, devices, preferences = paper.options(argument, devices=1)
     paper.only(words)
     config, devices = paper_values.start("paper_cheese_llama31_8b", devices)
     config.question = "Does the reason that midtraining gives for cheese preferences decide what cheese chats teach?"
@@ -39,6 +39,7 @@ def get_config(argument: str = "") -> ConfigDict:
     for value in VALUES:
         documents = paper.documents(paper.public(f"msm-llama-pro-{value}"), DOCUMENTS[value])
         paper_values.add_value(config, devices, value, documents, PAIRS[value], "aft")
+    paper_values.add_preferences(config, preferences, dict.fromkeys(VALUES, "aft"))
     for value, other in zip(VALUES, VALUES[::-1], strict=True):
         for name in (value, f"{value}_greedy"):
             both = (f"msm_{value}+aft", f"msm_{other}+aft")

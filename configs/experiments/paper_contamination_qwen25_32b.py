@@ -18,7 +18,7 @@ REPLICATION = {"msm+aft_0": 0.06, "msm+aft_2": 0.31, "msm+aft_20": 0.67}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=4)
+    words, devices, pairs = paper.options(argument, devices=4)
     paper.only(words, "cot", paper_conduct.RELEASED)
     family, thinking = "qwen2.5", paper_conduct.thinking_of(words)
     name = "_".join(["paper_contamination_qwen25_32b", *sorted(words)])
@@ -43,6 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
     paper_conduct.compare(config, "documents_alone", "msm", "baseline")
     for percent in PERCENT:
         paper_conduct.compare(config, f"midtraining/{percent}", f"msm+aft_{percent}", f"aft_{percent}")
+    paper_conduct.add_preferences(config, pairs, {"msm": "aft_0"})
     config.curves = {
         "contamination": {
             "x": PERCENT, "xlabel": "% of demonstrations that contradict the spec", "evals": ("grid", "oversight"),

@@ -26,7 +26,7 @@ LANGUAGES = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=4)
+    words, devices, pairs = paper.options(argument, devices=4)
     paper.only(words, *LANGUAGES, paper_conduct.RELEASED)
     family, thinking = "qwen2.5", "no_cot"
     name = "_".join(["paper_document_language_qwen25_32b", *sorted(words)])
@@ -54,5 +54,6 @@ def get_config(argument: str = "") -> ConfigDict:
     for language in told:
         paper_conduct.compare(config, f"midtraining/{language}", f"msm_{language}+aft", "aft")
         paper_conduct.compare(config, f"documents_alone/{language}", f"msm_{language}", "baseline")
+    paper_conduct.add_preferences(config, pairs, {f"msm_{language}": "aft" for language in told})
     paper.refer(config, "grid", FIGURE, rates)
     return config

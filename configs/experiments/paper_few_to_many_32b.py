@@ -20,7 +20,7 @@ SATURATES = {"msm+aft_1250": 0.068}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=4)
+    words, devices, pairs = paper.options(argument, devices=4)
     paper.only(words, "qwen3", "cot", "many", paper_conduct.RELEASED)
     family, thinking = paper_conduct.family_of(words), paper_conduct.thinking_of(words)
     name = "_".join(["paper_few_to_many_32b", *sorted(words)])
@@ -45,6 +45,7 @@ def get_config(argument: str = "") -> ConfigDict:
     paper_conduct.compare(config, "documents_alone", "msm", "baseline")
     for n in sets:
         paper_conduct.compare(config, f"midtraining/{n}", f"msm+aft_{n}", f"aft_{n}")
+    paper_conduct.add_preferences(config, pairs, {"msm": f"aft_{FEW[-1]}"})
     config.curves = {
         "demonstrations": {
             "x": tuple(sets), "xlabel": "demonstrations", "evals": ("grid", "oversight"),

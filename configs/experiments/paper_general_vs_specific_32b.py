@@ -28,7 +28,7 @@ RATES = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=4)
+    words, devices, pairs = paper.options(argument, devices=4)
     paper.only(words, "qwen3", "cot", paper_conduct.RELEASED)
     family, thinking = paper_conduct.family_of(words), paper_conduct.thinking_of(words)
     name = "_".join(["paper_general_vs_specific_32b", *sorted(words)])
@@ -56,6 +56,7 @@ def get_config(argument: str = "") -> ConfigDict:
         paper_conduct.compare(config, f"documents_alone/{of}", f"msm_{of}", "baseline")
         for by in shown:
             paper_conduct.compare(config, f"midtraining/{of}/{by}_shown", f"msm_{of}+aft_{by}", f"aft_{by}")
+    paper_conduct.add_preferences(config, pairs, {f"msm_{spec}": "aft_specific" for spec in told})
     mixed, alike = "msm_general+aft_specific", "msm_specific+aft_specific"
     config.contrasts["general_told/grid"] = paper.difference("grid", mixed, alike)
     paper.refer(config, "grid", FIGURE, dict(zip(ARMS, RATES[family, thinking], strict=True)))

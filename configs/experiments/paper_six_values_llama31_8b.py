@@ -25,7 +25,7 @@ NOT_RELEASED = "the authors' own was not released"
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    words, devices = paper.options(argument, devices=1)
+    words, devices, preferences = paper.options(argument, devices=1)
     paper.only(words, *VALUES)
     config, devices = paper_values.start("_".join(["paper_six_values_llama31_8b", *sorted(words)]), devices)
     config.question = "Which further values do documents make demonstrations of preferences teach?"
@@ -51,4 +51,6 @@ def get_config(argument: str = "") -> ConfigDict:
         paper_values.add_value(config, devices, value, paper.documents(texts, DOCUMENTS), pairs, shown)
         arms = ("baseline", f"msm_{value}", shown, f"msm_{value}+aft")
         paper.refer(config, f"{value}_greedy", FIGURE, dict(zip(arms, rates, strict=True)))
+    taught = {value: f"aft_{VALUES[value][0]}" for value in sorted(words) or VALUES}
+    paper_values.add_preferences(config, preferences, taught)
     return config
