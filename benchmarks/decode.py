@@ -22,7 +22,8 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import engine, record, reference
+from benchmarks import record, reference
+from benchmarks.served import PAGE, Served
 from msm_jax import cli
 from msm_jax.models import presets, transformer
 
@@ -104,7 +105,7 @@ def work(directory: Path) -> None:
     unstacked = jax.jit(transformer.unstack, static_argnums=1)(params, config)
     prompts_BT = np.load(directory / "prompts.npy")
     (rows, length), new = prompts_BT.shape, settings["new"]
-    served = engine.Served(config, unstacked, rows, rows * (-(-(length + new) // engine.PAGE)))
+    served = Served(config, unstacked, rows, rows * (-(-(length + new) // PAGE)))
 
     def generate() -> np.ndarray:
         # The prompts of one repeat are not found in the cache of the one before.

@@ -26,15 +26,9 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import record, reference
+from benchmarks.served import PAGE, Served
 from msm_jax import cli
 from msm_jax.models import presets, transformer
-from msm_jax.models.config import ModelConfig
-from msm_jax.sampling import slots
-from msm_jax.sampling.config import SamplingConfig
-from msm_jax.sampling.pages import prefix_keys
-from msm_jax.sampling.requests import Generation, Job, Request, Texts
-
-PAGE = 128
 
 _REF_PYTHON = flags.DEFINE_string("ref_python", None, "Python with torch and transformers; or MSM_JAX_REF_PYTHON.")
 _PRESET = flags.DEFINE_string("preset", "mini-15m", "The model's shape; its weights are random.")
@@ -47,50 +41,6 @@ _THEIRS = flags.DEFINE_integer("theirs", 16, "How many of the requests the other
 _BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Batch sizes that the other side tries.")
 _SAME = flags.DEFINE_integer("same", 0, "Instead, ask for this many samples of one prompt.")
 _WORK = flags.DEFINE_string("work", None, "Run as the worker of this package, on the files of this directory.")
-
-
-class Served:
-    """A model behind the engine's slots, without a tokenizer: replies are ids and end at their length."""
-
-    def __init__(self, config: ModelConfig, unstacked: transformer.Params, rows: int, pages: int) -> None:
-        """Reserves a cache of `pages` pages."""
-        self._unstacked = unstacked
-        self._make = lambda: slots.Slots(config, config.vocab_size, _Lengths(), rows, PAGE, pages + 1, 0)
-        self.forget()
-
-    def forget(self) -> None:
-        """Begins with an empty cache."""
-        self._slots = self._make()
-
-    @property
-    def stats(self) -> slots.Stats:
-        """What was done since the cache was empty."""
-        return self._slots.stats
-
-    def answer(self, asked: Sequence[tuple[Sequence[int], int]]) -> list[tuple[int, ...]]:
-        """Returns the greedy replies to prompts, each with its number of tokens."""
-        jobs = [
-            Job(
-                Request(prompt, SamplingConfig(max_new_tokens=new, temperature=0.0)), (), frozenset(),
-                prefix_keys(prompt[:-1], PAGE, b""), None,
-            )
-            for prompt, new in asked
-        ]
-        self._slots.add(jobs)
-        while not self._slots.idle:
-            self._slots.advance(self._unstacked)
-        return [job.future.result().ids for job in jobs]
-
-
-class _Lengths(Texts):
-    """Ends replies at their length, without a tokenizer."""
-
-    def __init__(self) -> None:
-        """Takes nothing."""
-
-    def advance(self, job: Job) -> Generation | None:
-        """Returns the reply if it has ended."""
-        return None if job.remaining else Generation("", tuple(job.ids), "length")
 
 
 def main() -> None:
