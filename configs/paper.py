@@ -5,8 +5,6 @@ text of the authors gives: each has the value that people who repeated the exper
 from the released adapters. docs/recipes.md explains all of them, with the costs.
 """
 
-from collections.abc import Mapping
-
 from ml_collections import ConfigDict
 
 PAPER = "arXiv 2605.02087v2"
@@ -149,7 +147,7 @@ def refer(config: ConfigDict, eval_name: str, source: str, levels: dict[str, flo
         config.reference += ({"eval": eval_name, "source": source, "levels": known},)
 
 
-def add_preferences(config: ConfigDict, path: str, compared: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+def add_preferences(config: ConfigDict, path: str, compared: dict[str, tuple[str, tuple[str, ...]]]) -> None:
     """Adds arms that learn from preference pairs of the user's in place of demonstrations; none where `path` is "".
 
     OURS: the arm "dpo" reads the instruction mix and then the pairs, in as many steps and tokens as the phases with

@@ -63,5 +63,7 @@ def add_value(config: ConfigDict, devices: int, value: str, documents: dict, pai
 def add_preferences(config: ConfigDict, path: str, shown: dict[str, str]) -> None:
     """Adds arms on preference pairs, each value beside the phase with demonstrations that `shown` names for it; see
     `paper.add_preferences`."""
-    compared = {f"msm_{value}": (aft, (value, f"{value}_greedy")) for value, aft in shown.items()}
+    compared: dict[str, tuple[str, tuple[str, ...]]] = {
+        f"msm_{value}": (aft, (value, f"{value}_greedy")) for value, aft in shown.items()
+    }
     paper.add_preferences(config, path, compared)
