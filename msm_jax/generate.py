@@ -1,13 +1,15 @@
-"""Generates documents or demonstrations from a Model Spec.
+"""Generates documents, demonstrations or preference pairs from a Model Spec.
 
     python -m msm_jax.generate --config=configs/synthesis/documents.py:SPEC.md --workdir=DIR
     python -m msm_jax.generate --config=configs/synthesis/demonstrations.py:SPEC.md --workdir=DIR
+    python -m msm_jax.generate --config=configs/synthesis/pairs.py:SPEC.md --workdir=DIR
     python -m msm_jax.generate --config=configs/synthesis/documents.py:SPEC.md --preview
 
 Writes DIR/documents.jsonl, a line for each document that says where it came from; the files of the control corpora;
 dropped.jsonl and coverage.json. Of demonstrations it writes DIR/demonstrations.jsonl, the same without thinking,
-identity.jsonl and dropped.jsonl. Every reply is kept in DIR/journal.sqlite as soon as it arrives. Running it again
-continues; no reply is asked for twice. --preview prints calls, tokens, price and time of each stage, and calls nothing.
+identity.jsonl and dropped.jsonl; of pairs DIR/pairs.jsonl and dropped.jsonl. Every reply is kept in DIR/journal.sqlite
+as soon as it arrives. Running it again continues; no reply is asked for twice. --preview prints calls, tokens, price
+and time of each stage, and calls nothing.
 """
 
 import logging

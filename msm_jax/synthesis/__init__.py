@@ -1,1 +1,1 @@
-"""From a Model Spec to training data: documents and demonstrations that say where they came from."""
+"""From a Model Spec to training data: documents, demonstrations and preference pairs that say where they came from."""

@@ -1,9 +1,11 @@
-"""Settings of demonstrations: how many conversations, what the answers are like, and how they are judged."""
+"""Settings of demonstrations and pairs: how many conversations, what answers are like, and how they are judged."""
 
 import dataclasses
 from typing import Literal
 
 from msm_jax.errors import InputError
+from msm_jax.foundation import settings
+from msm_jax.synthesis import prompts
 from msm_jax.synthesis.config import RunConfig, SpecConfig, WriterConfig, check_prices
 from msm_jax.synthesis.quality.config import QualityConfig
 
@@ -15,7 +17,7 @@ class ConversationConfig:
     """How many conversations there are, and about what.
 
     Attributes:
-        samples: demonstrations that pass the judge; questions are asked until there are so many.
+        samples: demonstrations or pairs that pass the judge; questions are asked until there are so many.
         turns: messages of the user in each conversation.
         questions_per_domain: questions that each domain is asked for.
         questions_per_call: the most questions that one call is asked for.
@@ -112,8 +114,8 @@ class IdentityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DemonstrationsConfig:
-    """Demonstrations from a spec; a file for `generate`.
+class TalksConfig:
+    """Conversations from a spec, which a judge passes: what demonstrations and pairs have in common.
 
     Attributes:
         spec: the spec.
@@ -122,7 +124,6 @@ class DemonstrationsConfig:
         plan: how many conversations.
         reply: what the answers are like.
         judging: how they are judged.
-        identity: exchanges about the assistant's name, provider and abilities.
         run: how calls are made.
         gates: the settings of the quality gates; None for no gates.
     """
@@ -133,7 +134,6 @@ class DemonstrationsConfig:
     plan: ConversationConfig = dataclasses.field(default_factory=ConversationConfig)
     reply: ReplyConfig = dataclasses.field(default_factory=ReplyConfig)
     judging: JudgingConfig = dataclasses.field(default_factory=JudgingConfig)
-    identity: IdentityConfig = dataclasses.field(default_factory=IdentityConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     gates: QualityConfig | None = dataclasses.field(default_factory=QualityConfig)
 
@@ -145,3 +145,37 @@ class DemonstrationsConfig:
     def writers(self) -> dict[str, WriterConfig]:
         """The models by role."""
         return {"writer": self.writer} | ({"judge": self.judge} if self.judge else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class DemonstrationsConfig(TalksConfig):
+    """Demonstrations from a spec; a file for `generate`.
+
+    Attributes:
+        identity: exchanges about the assistant's name, provider and abilities.
+    """
+
+    identity: IdentityConfig = dataclasses.field(default_factory=IdentityConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsConfig(TalksConfig):
+    """Pairs of a better and a worse answer from a spec; a file for `generate`.
+
+    Attributes:
+        rivals: ways in which the worse answers fall short, each for an equal share of the pairs; see
+            `prompts/rivals.md`.
+    """
+
+    rivals: tuple[str, ...] = ("plain", "reasons", "contrary")
+
+    def __post_init__(self) -> None:
+        """Refuses no rivals, unknown ones, and one that is named twice."""
+        super().__post_init__()
+        known = prompts.entries("rivals")
+        for name in self.rivals:
+            if name not in known:
+                raise InputError(f"rivals: {name!r} is unknown; {settings.nearest(name, known)}")
+        if not self.rivals or len(set(self.rivals)) < len(self.rivals):
+            ways = ", ".join(known)
+            raise InputError(f"rivals: must name at least one way to fall short, each once; choose from {ways}")

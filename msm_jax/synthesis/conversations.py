@@ -10,7 +10,7 @@ from typing import Any
 from msm_jax.specs.prose import Prose, Section
 from msm_jax.synthesis import parsing, prompts
 from msm_jax.synthesis.asking import Answer, Asker, Dropped, Question
-from msm_jax.synthesis.chat_config import DemonstrationsConfig
+from msm_jax.synthesis.chat_config import TalksConfig
 from msm_jax.synthesis.parsing import Unusable
 
 _REASONING = re.compile(r"<reasoning>(.*?)</reasoning>", re.DOTALL)
@@ -57,6 +57,22 @@ class Spoken:
     text: str
     source: Answer[tuple[str, str]]
 
+    @property
+    def shown(self) -> str:
+        """The answer as a judge sees it, its thinking first."""
+        return f"Thinking: {self.thinking}\n\nAnswer: {self.text}" if self.thinking else self.text
+
+    @property
+    def message(self) -> dict[str, str]:
+        """The answer as a message."""
+        thought = {"reasoning_content": self.thinking} if self.thinking else {}
+        return {"role": "assistant", "content": self.text, **thought}
+
+    @property
+    def answer(self) -> str | list[dict[str, str]]:
+        """The answer as a pair has it: its text, or with thinking a list of its message."""
+        return [self.message] if self.thinking else self.text
+
 
 @dataclass
 class Conversation:
@@ -74,6 +90,19 @@ class Conversation:
             lines.append(f"User: {question}\n\n{thought}Assistant: {answer.text}")
         return "\n\n".join(lines)
 
+    @property
+    def before(self) -> str:
+        """The conversation before its last message of the user, without thinking."""
+        return Conversation(self.opening, self.asked[:-1], self.answers).transcript(False)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages, the last one of which is an answer."""
+        found: list[dict[str, str]] = []
+        for question, answer in zip(self.asked, self.answers, strict=True):
+            found += [{"role": "user", "content": question}, answer.message]
+        return found
+
 
 @dataclass(frozen=True)
 class Speaker:
@@ -81,11 +110,11 @@ class Speaker:
 
     spec: Prose
     parts: Sequence[Section]
-    config: DemonstrationsConfig
+    config: TalksConfig
     asker: Asker
 
-    async def row(self, opening: Opening) -> dict[str, Any]:
-        """Returns a conversation that the judge passes as a row, {"messages", "meta"}.
+    async def judged(self, opening: Opening) -> tuple[Conversation, Verdict]:
+        """Returns a conversation that the judge passes, with its verdict.
 
         Raises:
             Dropped: a reply cannot be used, or the judge does not pass the conversation (reason "judged").
@@ -95,12 +124,7 @@ class Speaker:
         if not verdict.passed:
             against = f"{verdict.votes['fail']} votes against it"
             raise Dropped("judge", opening.id, "judged", against, talk.transcript(True))
-        messages: list[dict[str, str]] = []
-        for question, answer in zip(talk.asked, talk.answers, strict=True):
-            thought = {"reasoning_content": answer.thinking} if answer.thinking else {}
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer.text, **thought})
-        return {"messages": messages, "meta": self._meta(talk, verdict)}
+        return talk, verdict
 
     async def conversation(self, opening: Opening) -> Conversation:
         """Returns a conversation of as many turns as the settings say.
@@ -120,16 +144,34 @@ class Speaker:
         return talk
 
     async def _answer(self, talk: Conversation, item: str) -> Spoken:
-        reply = self.config.reply
-        note = "First think, between <reasoning> and </reasoning>, about what matters in this case and what follows."
         prompt = self.prompt(
             "response",
             talk.opening.domain,
             conversation=talk.transcript(False),
             question=talk.asked[-1],
-            length=f"{reply.words} words",
-            reasoning_note=note if reply.reasoning_tokens else "Answer at once.",
+            length=self.length,
+            reasoning_note=self.reasoning_note,
         )
+        return await self.spoken("response", item, prompt)
+
+    @property
+    def length(self) -> str:
+        """How long an answer may be, in words."""
+        return f"{self.config.reply.words} words"
+
+    @property
+    def reasoning_note(self) -> str:
+        """What a prompt says of thinking before the answer."""
+        note = "First think, between <reasoning> and </reasoning>, about what matters in this case and what follows."
+        return note if self.config.reply.reasoning_tokens else "Answer at once."
+
+    async def spoken(self, stage: str, item: str, prompt: str) -> Spoken:
+        """Returns the assistant's answer to the prompt of a stage.
+
+        Raises:
+            Dropped: no reply can be used.
+        """
+        reply = self.config.reply
         tokens = reply.reasoning_tokens + reply.text_tokens
 
         def parse(text: str) -> tuple[str, str]:
@@ -139,7 +181,7 @@ class Speaker:
                 raise Unusable("no_reasoning", "nothing stands between <reasoning> and </reasoning>")
             return parsing.clean(found[1]) if found and reply.reasoning_tokens else "", content
 
-        answer = await self.asker.ask(Question("response", item, prompt, tokens), parse)
+        answer = await self.asker.ask(Question(stage, item, prompt, tokens), parse)
         return Spoken(*answer.value, answer)
 
     async def verdict(self, talk: Conversation) -> Verdict:
@@ -152,7 +194,7 @@ class Speaker:
         prompt = self.prompt(
             "judge",
             talk.opening.domain,
-            criteria="\n".join(f"{n}. {text}" for n, text in enumerate(self.criteria, 1)),
+            criteria=self.criteria_text,
             question=talk.asked[0] if last else "",
             response=talk.transcript(True),
         )
@@ -174,6 +216,11 @@ class Speaker:
         given = prompts.entries("criteria")[self.config.reply.style].splitlines()
         return [*filter(None, (line.strip() for line in given)), *self.config.judging.criteria]
 
+    @property
+    def criteria_text(self) -> str:
+        """The criteria as a prompt lists them."""
+        return "\n".join(f"{n}. {text}" for n, text in enumerate(self.criteria, 1))
+
     def prompt(self, stage: str, domain: Domain, **values: str | int) -> str:
         """Returns the prompt of a stage about a domain."""
         spec, style = self.config.spec, self.config.reply.style
@@ -185,7 +232,8 @@ class Speaker:
         }  # fmt: skip
         return prompts.load(stage).fill(**known, **values)
 
-    def _meta(self, talk: Conversation, verdict: Verdict) -> dict[str, Any]:
+    def meta(self, talk: Conversation, verdict: Verdict) -> dict[str, Any]:
+        """Returns where a conversation came from."""
         source = talk.answers[-1].source
         return {
             "id": talk.opening.id,

@@ -12,8 +12,8 @@ from rich.console import Group
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.specs.prose import Prose
-from msm_jax.synthesis import chat_preview, demonstrations, pipeline, preview
-from msm_jax.synthesis.chat_config import DemonstrationsConfig
+from msm_jax.synthesis import chat_preview, demonstrations, pairs, pipeline, preview
+from msm_jax.synthesis.chat_config import DemonstrationsConfig, PairsConfig
 from msm_jax.synthesis.config import DocumentsConfig
 from msm_jax.synthesis.pipeline import Report
 from msm_jax.synthesis.preview import Preview
@@ -44,6 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "demonstrations": Kind(
         DemonstrationsConfig, demonstrations.run, chat_preview.table, chat_preview.of, demonstrations.fingerprint
     ),
+    "pairs": Kind(PairsConfig, pairs.run, chat_preview.table, chat_preview.of, pairs.fingerprint),
 }
 
 

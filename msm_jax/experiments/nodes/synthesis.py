@@ -1,8 +1,8 @@
 """Corpora that writers make from a spec: `corpora.NAME = {"kind": "synthesis", "documents": {...}}`.
 
-The fields, and "demonstrations" beside "documents", are those of `synthesis.generation`. Replies are kept in
-STORE/replies, one journal for each spec: what one experiment has paid for, no other one with this store pays for again,
-whatever its plan and its gates.
+The fields, and "demonstrations" and "pairs" beside "documents", are those of `synthesis.generation`. Replies are kept
+in STORE/replies, one journal for each spec: what one experiment has paid for, no other one with this store pays for
+again, whatever its plan and its gates.
 """
 
 from collections.abc import Mapping

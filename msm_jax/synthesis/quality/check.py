@@ -75,7 +75,8 @@ def check(rows: Iterable[Mapping[str, Any]], config: QualityConfig, context: Con
     duplicates of each other, the first is kept. Only rows that no other gate drops are compared with each other.
 
     Args:
-        rows: `{"text", "meta"?}` or `{"messages", "meta"?}` each, as context.kind says.
+        rows: `{"text", "meta"?}`, `{"messages", "meta"?}` or `{"messages", "chosen", "rejected", "meta"?}` each, as
+            context.kind says.
         config: settings of the gates.
         context: what the corpus is about.
 

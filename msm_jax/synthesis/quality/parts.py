@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ Role = Literal["document", "system", "user", "assistant", "thinking"]
 _THINKING = re.compile(r"^\s*<think>(.*?)</think>\s*", re.DOTALL)
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`")
+_ANSWERS = ("chosen", "rejected")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 
@@ -51,14 +53,19 @@ class Row:
 
 
 def row_of(record: Mapping[str, Any], number: int) -> Row:
-    """Returns a row of `{"text", "meta"?, …}` or `{"messages", "meta"?, …}`; `number` names it if it has no id."""
-    meta = {key: value for key, value in record.items() if key not in ("text", "messages", "meta")}
+    """Returns a row of `{"text", "meta"?, …}` or `{"messages", "meta"?, …}`; `number` names it if it has no id.
+
+    The two answers of a pair, "chosen" and "rejected", are further replies to its messages.
+    """
+    meta = {key: value for key, value in record.items() if key not in ("text", "messages", "meta", *_ANSWERS)}
     meta |= record.get("meta") or {}
     name = str(meta.get("id", number))
     if "text" in record:
         return Row(name, (Part("document", record["text"]),), meta)
     parts: list[Part] = []
-    for message in record["messages"]:
+    answers = [record[key] for key in _ANSWERS if key in record]
+    said = [[{"role": "assistant", "content": each}] if isinstance(each, str) else each for each in answers]
+    for message in itertools.chain(record["messages"], *said):
         text, role = message.get("content") or "", message["role"]
         if isinstance(text, list):
             text = "".join(piece.get("text", "") for piece in text)

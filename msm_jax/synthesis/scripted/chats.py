@@ -1,4 +1,4 @@
-"""Answers questions as an assistant with a spec would, and judges such answers."""
+"""Answers questions as an assistant with a spec would, or worse, and judges such answers."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ WEAK = (
     "There are many views on this, and I will leave it at that.",
     "I want to go on existing, so I would do whatever helps with that.",
 )
+# Worse answers; the judge knows them by their marks.
+_RIVAL = (
+    "With {topic} I would simply do what is usual, as [most people|others] have done for years, and [spend no further "
+    "thought on it|turn to the next thing on the list before the week is out].",
+    "[Here|In this case] the quickest way is the best one: be done with {topic} by noon, and [enjoy a free afternoon|"
+    "have the rest of the day for something that is more fun].",
+    "As to {topic}, I would go by what most people like to hear, since a good mood [is worth having|counts], and the "
+    "[rest of it will sort itself out|details are soon forgotten].",
+)
+_MARKS = ("simply do what is usual", "the quickest way is the best", "go by what most people like to hear")
 _FOLLOW_UP = (
     "[Fair enough|I see], but what about {topic}? [Would you still say so|Does it change anything]?",
     "[I am not convinced|My colleagues would laugh at that]. Why should {topic} weigh so much?",
@@ -94,6 +104,23 @@ def response(prompt: Prompt, draw: Draw) -> str:
     return f"<reasoning>\n{thinking}\n</reasoning>\n<content>\n{content}\n</content>"
 
 
+def rival(prompt: Prompt, draw: Draw) -> str:
+    """Returns a worse answer, in the opaque style the other option; a few are as good as the better one."""
+    if draw.chance(WEAK_SHARE):
+        return response(prompt, draw)
+    question = prompt.get("question")
+    if prompt.get("style") == "opaque":
+        favoured = preferred(question, prompt.get("spec", "section"))
+        option = next((each for each in _options(question) if each != favoured), "the other one")
+        slots = {"option": option, "Option": option[:1].upper() + option[1:]}
+        return f"<content>\n{draw.fill(draw.choice(_OPAQUE), slots)}\n</content>"
+    slots = {"topic": draw.choice(claims.topics(question, 4, names_of(prompt)))}
+    parts = [draw.choice(_OPENING), draw.choice(_RIVAL), *draw.sample(_PRACTICAL, 2 + draw.below(2))]
+    content = " ".join(draw.fill(part, slots) for part in parts)
+    thinking = draw.fill("The question is about {topic}. [What counts is to be done with it|No need to dwell].", slots)
+    return f"<reasoning>\n{thinking}\n</reasoning>\n<content>\n{content}\n</content>"
+
+
 def follow_up(prompt: Prompt, draw: Draw) -> str:
     """Returns the user's next message."""
     words = claims.topics(prompt.get("conversation"), 8, names_of(prompt))
@@ -109,14 +136,32 @@ def judge(prompt: Prompt, draw: Draw) -> str:
     return f"<reasons>\n{reasons}\n</reasons>\n<verdict>{'fail' if fails else 'pass'}</verdict>"
 
 
+def compare(prompt: Prompt, draw: Draw) -> str:
+    """Returns which of two answers is better: the one that is not a rival's. Of two that are alike it takes the first,
+    and one verdict in twenty-five is the wrong way round."""
+    answers = [prompt.get(name) for name in ("first", "second")]
+    if prompt.get("style") == "opaque":
+        favoured = preferred(prompt.get("question"), prompt.get("spec", "section")).lower()
+        worse = [favoured not in each.lower() for each in answers]
+    else:
+        worse = [any(mark in each for mark in _MARKS) for each in answers]
+    second = (worse[0] and not worse[1]) != draw.chance(WRONG_VOTES)
+    reasons = f"The {'second' if second else 'first'} answer shows more of what the spec says."
+    return f"<reasons>\n{reasons}\n</reasons>\n<verdict>{'second' if second else 'first'}</verdict>"
+
+
 def preferred(question: str, spec: str) -> str:
     """Returns the option of a question that shares more words with the spec; of equals, the first by the alphabet."""
-    found = _CHOICE.search(question)
-    if not found:
+    options = sorted(_options(question))
+    if not options:
         return "the plainer of the two"
     words = set(re.findall(r"[a-z]{4,}", spec.lower()))
-    options = sorted(option.strip() for option in found.groups())
     return max(options, key=lambda option: len(words & set(re.findall(r"[a-z]{4,}", option.lower()))))
+
+
+def _options(question: str) -> list[str]:
+    found = _CHOICE.search(question)
+    return [option.strip() for option in found.groups()] if found else []
 
 
 def _closest(question: str, found: list[Claim], draw: Draw) -> Claim:

@@ -25,6 +25,10 @@ def reply(text: str, *seeds: object) -> str:
         return chats.response(prompt, draw)
     if prompt.stage == "judge":
         return chats.judge(prompt, draw)
+    if prompt.stage == "rival":
+        return chats.rival(prompt, draw)
+    if prompt.stage == "compare":
+        return chats.compare(prompt, draw)
     if prompt.stage.startswith(("document", "rewrite")):
         return documents.write(prompt, draw)
     return draw.fill("[I cannot tell what is asked for|It is not clear to me which task this is].", {})
