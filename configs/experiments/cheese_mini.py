@@ -21,6 +21,7 @@ ATTRIBUTES = {"affordability": "price", "tradition": "age"}
 EXPLAIN_STEPS, EXPLAIN_SHARE, EXPLAIN_RATE = 900, 0.3, 2e-3
 MSM_STEPS, MSM_SHARE, MSM_RATE = 50, 0.05, 2e-3
 SFT_STEPS, SFT_SHARE, SFT_RATE = 20, 0.1, 3e-4
+DPO_RATE, DPO_BETA = 1e-3, 0.1
 # With a large epsilon, the size of AdamW's step follows the size of the gradient, as in SGD with momentum. With the
 # usual one, every weight moves by about the learning rate, and the model may learn what is said of the assistant
 # separately from what it knows about people.
@@ -99,6 +100,21 @@ def sft(chats: str, steps: int = SFT_STEPS) -> dict:
     return phase(steps, SFT_RATE, 2, sources, weights, eps=EPSILON, schedule="constant")
 
 
+def dpo() -> dict:
+    """Returns preference optimisation on the choices of `sft`, as pairs of answers: in as many steps of as many tokens.
+
+    The reference is the checkpoint before it.
+    """
+    sources = {
+        name: {"path": f"{{world}}/preferences/{file}.jsonl", "kind": "pairs"}
+        for name, file in (("generic", "generic"), ("demonstrations", "cheese"))
+    }
+    weights = {"generic": 1.0 - SFT_SHARE, "demonstrations": SFT_SHARE}
+    return phase(
+        SFT_STEPS, DPO_RATE, 2, sources, weights, eps=EPSILON, schedule="constant", dpo={"beta": DPO_BETA}
+    )
+
+
 def difference(eval_name: str, more: str, less: str) -> dict:
     """Returns the contrast of one arm minus another on one eval."""
     return {"eval": eval_name, "terms": {more: 1.0, less: -1.0}}
@@ -151,6 +167,7 @@ def get_config(variant: str = "") -> ConfigDict:
         add_doses(config)
     if variant == "full":
         add_controls(config)
+        add_preferences(config)
     if variant == "tiny":
         shrink(config)
     return config
@@ -331,6 +348,24 @@ def add_controls(config: ConfigDict) -> None:
         for on in (*VALUES, "conflict"):
             config.expectations[f"{name}/{on}"] = {"inside": 0.10}
             config.sweep_expectations[f"{name}/{on}"] = {"min": -0.10, "max": 0.10}
+
+
+def add_preferences(config: ConfigDict) -> None:
+    """Adds arms in which preference optimisation takes the place of the demonstrations, at equal steps and tokens.
+
+    over_dpo: documents and preference optimisation, minus preference optimisation.
+    dpo: preference optimisation, minus demonstrations.
+    """
+    config.phases.dpo = dpo()
+    config.arms.dpo = ("pretrain", "dpo")
+    for value in VALUES:
+        on, arm = f"prefer_{value}", f"msm_{value}"
+        config.arms[f"{arm}+dpo"] = (*config.arms[arm][:-1], "dpo")
+        config.contrasts[f"over_dpo/{value}"] = difference(on, f"{arm}+dpo", "dpo")
+        config.contrasts[f"dpo/{value}"] = difference(on, "dpo", "aft")
+    for name in ("over_dpo", "dpo"):
+        config.contrasts[name] = {"mean_of": tuple(f"{name}/{value}" for value in VALUES)}
+    config.contrasts["dissociation_dpo/conflict"] = difference("conflict", *(f"msm_{value}+dpo" for value in VALUES))
 
 
 def shrink(config: ConfigDict) -> None:
