@@ -11,7 +11,7 @@ PYTHONS = $(or $(PYTHON),python3 python3.12 python3.11 python3.13 $(wildcard $(P
 REF_PYTHONS = python3.11 python3 $(wildcard $(PYENV)/3.11*/bin/python)
 SPEC    = data/specs/oversight_philosophy.md
 DEMO    = runs/generate_demo
-CODE    = $(wildcard msm_jax configs benchmarks tools setup.py)
+CODE    = $(wildcard msm_jax launch configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
 .PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench coverage clean venv ref tunix tpu inspect plans

@@ -31,7 +31,7 @@ BEHIND_ENTRY_POINTS = {
     "msm_jax/serving/inspect_provider.py",
 }
 
-FOLDERS = ("msm_jax", "configs", "tools", "tests", "benchmarks")
+FOLDERS = ("msm_jax", "launch", "configs", "tools", "tests", "benchmarks")
 
 
 def normal(name: str) -> str:

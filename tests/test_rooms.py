@@ -126,6 +126,17 @@ def test_an_import_against_the_arrows_is_seen(source, room, is_wrong, tmp_path, 
     assert bool(misdirected(path, room)) is is_wrong
 
 
+def test_launchers_follow_their_row_and_nothing_imports_them():
+    wrong = [line for path in tracked("launch/*.py") for line in misdirected(path, "launch")]
+    wrong += [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in tracked("msm_jax/*.py", "configs/*.py", "benchmarks/*.py", "tools/*.py")
+        for line, name in imports(path)
+        if name.split(".")[0] == "launch"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_configs_import_ml_collections_and_each_other_only():
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"

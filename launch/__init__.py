@@ -1,0 +1,1 @@
+"""Launchers: they start commands of msm_jax on machines elsewhere. Nothing imports this package."""
