@@ -22,7 +22,8 @@ from msm_jax.errors import InputError, Preempted, WorkError
 _WAITING = {"", "STATE_UNSPECIFIED", "CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"}
 _ACTIVE = "ACTIVE"
 _GONE = "gone"
-_STATUS = re.compile(r"^launch: host \S+ exit status (\d+)$", re.MULTILINE)
+# Not bound to a line: the output of hosts is mixed, and one of them may be in the middle of a line.
+_STATUS = re.compile(r"launch: host \S+ exit status (\d+)\b")
 # Where a request does not go through, such as a moment without network, it is repeated this often.
 _TRIES = 10
 # How often a line is printed while nothing changes.
@@ -52,7 +53,7 @@ def outcome(statuses: Sequence[int], hosts: int, state: str) -> int | None:
     When one host goes, the processes on the others fail with statuses of their own. These say something only if every
     host has told its status and the slice is still there.
     """
-    if len(statuses) == hosts and not any(statuses):
+    if len(statuses) >= hosts and not any(statuses):
         return 0
     if _PREEMPTED in statuses:
         return _PREEMPTED
@@ -124,7 +125,6 @@ class Shell:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
             start_new_session=True,
         )
-        assert process.stdout is not None
         try:
             if is_quiet:
                 output, told = process.communicate()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prepares a machine with TPUs or GPUs; launch/tpu_vm.py and launch/sky.yaml run it on each.
+# Prepares a machine; launch/tpu_vm.py, launch/sky.yaml and launch/ray_cluster.yaml run it on each.
 #
 #   setup_host.sh [HOST:/EXPORT DIRECTORY]
 #
-# Mounts the export of NFS at /shared, makes DIRECTORY below it, and installs the packages into .venv of the checkout.
-# The images have Python 3.10, therefore uv brings a newer one.
+# Mounts the export of NFS at /shared, makes DIRECTORY below it, and installs the packages for TPUs, for
+# GPUs or for neither into .venv of the checkout. The images have Python 3.10, therefore uv brings a newer one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,6 +26,8 @@ if [ ! -x .venv/bin/python ]; then
 fi
 if command -v nvidia-smi >/dev/null; then
     python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt "jax[cuda12]"
-else
+elif compgen -G "/dev/accel*" >/dev/null || compgen -G "/dev/vfio/*" >/dev/null; then
     python3 -m uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt
+else
+    python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt
 fi
