@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,14 @@ def gcloud(tmp_path, monkeypatch) -> Recorder:
     return recorder
 
 
+@pytest.fixture
+def without_gcloud(tmp_path, monkeypatch) -> None:
+    git = shutil.which("git")
+    assert git, "the tests need git"
+    (tmp_path / "git").symlink_to(git)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
 def job(accelerator: str = "v5e:4x4", **fields) -> Job:
     defaults = {
         "name": "run", "zone": "us-west4-a", "project": "", "slice": slices.parse(accelerator), "spot": True,
@@ -68,9 +77,7 @@ def verbs(calls: list[list[str]]) -> list[str]:
     return [next((short for script, short in scripts.items() if script in call[-1]), call[4]) for call in calls]
 
 
-def test_a_dry_run_of_the_documented_command_prints_the_documented_commands(monkeypatch, capsys):
-    """It needs no gcloud."""
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+def test_a_dry_run_of_the_documented_command_prints_the_documented_commands(without_gcloud, capsys):
     words = words_of_example()
     end = words.index("--")
     tpu_vm.launch([*words[:end], "--dry_run", *words[end:]])
@@ -236,9 +243,19 @@ def test_what_cannot_run_is_refused_before_anything_is_created(gcloud, words, me
     assert message in str(refused.value) and not gcloud.calls
 
 
-def test_a_missing_gcloud_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "git").symlink_to("/usr/bin/git")
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_a_config_that_does_not_fit_is_refused_by_its_plan(gcloud, tmp_path, monkeypatch):
+    """With a compiler the plan of the dry run is executed, here by a recorder in place of Python."""
+    python = Recorder(tmp_path / "other", "python")
+    python.answer({"msm_jax.plan": [(1, "failed: does not fit")]})
+    monkeypatch.setattr(sys, "executable", str(python.path / "python"))
+    monkeypatch.setenv("MSM_JAX_TPU_PYTHON", "python")
+    with pytest.raises(InputError, match="nothing was created"):
+        tpu_vm.launch(words_of_example())
+    planned = block_after("With `--dry_run` it prints what it executes:").replace("\\\n", " ").splitlines()[0]
+    assert python.calls == [shlex.split(planned)] and not gcloud.calls
+
+
+def test_a_missing_gcloud_is_refused_in_one_line(without_gcloud, capsys):
     given = ["--name=run", "--zone=z", "--accelerator=v5e:4x4", "--workdir=nfs://nas/share/run"]
     assert tpu_vm.main(["tpu_vm.py", *given, "--", "python", "-m", "msm_jax.train"]) == 2
     assert capsys.readouterr().err.splitlines()[0].startswith("refused: gcloud is not on PATH")
