@@ -64,7 +64,8 @@ def launch(argv: list[str]) -> None:
     values = flag_values()
     cli.parse_flags(argv[:end], values)
     for name in ("name", "zone", "accelerator", "workdir"):
-        cli.require(values[name])
+        if not values[name].value:
+            raise InputError(f"--{name} is missing; give --{name}=...")
     found = slices.parse(values.accelerator)
     hosts = slices.hosts(found)
     command = checks.command(argv[end + 1 :], hosts)
