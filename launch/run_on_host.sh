@@ -23,7 +23,7 @@ if [ "$hosts" -gt 1 ]; then
     fi
     # A list of names, or of name:id:address.
     first=${endpoints%%,*}
-    export JAX_COORDINATOR_ADDRESS="${first##*:}:8476" JAX_NUM_PROCESSES="$hosts" JAX_PROCESS_ID="$number"
+    export JAX_COORDINATOR_ADDRESS="${first##*:}:8482" JAX_NUM_PROCESSES="$hosts" JAX_PROCESS_ID="$number"
 fi
 
 # At shutdown every process gets SIGTERM. With a trap, this shell stays until the command has saved its checkpoint.

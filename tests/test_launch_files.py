@@ -64,6 +64,10 @@ def test_a_slurm_job_that_ends_otherwise_does_not(tmp_path, status):
     assert found == status
     assert [call[:2] for call in calls] == [["scontrol", "show"], ["srun", "bash"]]
     assert calls[1][-4:] == ["python", "-m", "msm_jax.train", "--config=a b"]
+    # What srun starts on each node, with a command that shows what it gets.
+    show = [*calls[1][1:-4], "sh", "-c", 'echo "$JAX_PROCESS_ID $1"', "-", "a b"]
+    environment = {**os.environ, "SLURM_PROCID": "1"}
+    assert subprocess.run(show, env=environment, capture_output=True, text=True, check=True).stdout == "1 a b\n"
 
 
 def test_skypilot_starts_a_job_again_at_status_75_alone():
@@ -80,7 +84,7 @@ def test_skypilot_starts_a_job_again_at_status_75_alone():
     assert given == set(task["envs"])
 
 
-@pytest.mark.parametrize(("nodes", "expected"), [("10.0.0.1", "  "), ("10.0.0.1\n10.0.0.2", "10.0.0.1:8476 2 1")])
+@pytest.mark.parametrize(("nodes", "expected"), [("10.0.0.1", "  "), ("10.0.0.1\n10.0.0.2", "10.0.0.1:8482 2 1")])
 def test_skypilots_run_tells_jax_the_hosts(tmp_path, nodes, expected):
     (tmp_path / "show").write_text(
         '#!/bin/sh\necho "$*|$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID"\n'

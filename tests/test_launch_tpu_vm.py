@@ -306,7 +306,7 @@ def test_hosts_of_a_slice_tell_jax_who_they_are(tmp_path, endpoints):
         ["bash", "launch/run_on_host.sh", "2", "sh", "-c", show],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )
-    assert told.stdout.splitlines() == ["10.0.0.7:8476 2 1", "launch: host 1 exit status 0"]
+    assert told.stdout.splitlines() == ["10.0.0.7:8482 2 1", "launch: host 1 exit status 0"]
 
 
 def test_a_host_that_gets_sigterm_still_tells_the_status_of_its_command(tmp_path):
