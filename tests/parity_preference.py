@@ -26,6 +26,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 def opened(directory: Path, kind: str, settings: dict) -> trl.DPOTrainer:
     """A trainer of TRL's; its own data is not used, since the ids are given."""
     model, reference = load(directory / "hf"), load(directory / "hf")
+    # Torch leaves the row of the padding token out of the gradient of the lookup. SmolLM2 pads with its end of turn,
+    # which is in every prompt.
+    model.get_input_embeddings().padding_idx = None
     if kind == "adapter":
         model, reference = PeftModel.from_pretrained(model, directory / "adapter", is_trainable=True), None
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 2, "</s>": 3}, unk_token="a"))

@@ -79,6 +79,10 @@ def token_losses(
     max_logits = _limits()[0] if max_logits is None else max_logits
     name = _output(config)
     if targets_BT.size * config.vocab_size > max_logits:
+        if mesh.platform() == "cpu":
+            # Products of bfloat16 are those of float32 copies there. Half as large blocks, with their copies, take no
+            # more memory than the blocks of tokens in `cross_entropy`.
+            max_logits //= 2
         blocks = loss_blocks.Blocks(parameters.find(name).full_axes, 0.0, max_logits)
         return loss_blocks.each_by_vocabulary(blocks, hidden_BTD, params[name], targets_BT, loss_mask_BT)
     log_z_N, correct_N, mask_N = _at_once(params, config, hidden_BTD, targets_BT, loss_mask_BT)
