@@ -40,6 +40,7 @@ def without_times(workdir: Path) -> Any:
     arms = [cost for arm in report["arm_cost"].values() for cost in (arm["own"], arm["total"])]
     for cost in (*report["cost"].values(), *arms):
         del cost["wall_seconds"], cost["device_seconds"]
+    del report["goodput"]
     return report
 
 

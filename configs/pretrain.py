@@ -19,7 +19,10 @@ def get_config(tokenizer: str = "runs/tokenizer") -> ConfigDict:
     config.eval_every = 50  # held-out loss per source
     config.eval_batches = 4
     config.checkpoint_every = 100
-    config.keep_checkpoints = 2
+    config.checkpoint_minutes = 0.0  # a checkpoint when so many minutes have passed since the last one
+    config.keep_checkpoints = 2  # the newest of these stay
+    config.keep_every = 0  # checkpoints every so many steps that stay for good
+    config.trace_steps = ()  # (first, last): a trace for XProf of these steps
     config.threads = 0  # 0: all cores; results repeat bit for bit on equal thread counts
 
     config.preset = "mini-0.3m"

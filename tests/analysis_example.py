@@ -88,6 +88,8 @@ def example(seeds: int = 3, items: int = 200, drop: float = 0.02) -> dict:
         "demonstrations": 20,
     }
     results["cost"] = {phase: _cost(steps[phase] * n, n) for phase, n in runs.items()}
+    kinds = ("startup", "compile", "data_wait", "step", "checkpoint", "evaluation", "trace", "lost")
+    results["goodput"] = {phase: {**dict.fromkeys(kinds, 0.5), "step": 6.5} for phase in runs}
     results["arm_cost"] = {
         arm: {
             "own": _arm_cost(steps, chain(arm)[1:]),

@@ -40,7 +40,7 @@ def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
     assert set(content) == {
         "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "curves",
-        "reference", "grids", "cost", "arm_cost", "warnings",
+        "reference", "grids", "cost", "goodput", "arm_cost", "warnings",
     }  # fmt: skip
     assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
     assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}
@@ -75,6 +75,7 @@ def test_report_json_has_the_documented_schema(results, written):
     assert [level["mean"] for level in curve["evals"]["conflict"]["after"]] == [
         content["arms"][arm]["conflict"]["mean"] for arm in ("aft", "msm_tradition+aft", "msm_affordability+aft")
     ]
+    assert content["goodput"] == results["goodput"]
     for entry in content["cost"].values():
         assert set(entry) == {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds"}
     assert (written / "report.json").read_text() == json.dumps(
@@ -143,7 +144,7 @@ def test_page_is_balanced_and_asks_for_nothing(written):
     assert len(ids) == len(set(ids))
     sections = (
         "answer", "warnings", "expected", "contrasts", "doses", "arms", "gates", "curves", "graph", "effects", "cost",
-        "samples",
+        "goodput", "samples",
     )  # fmt: skip
     for section in sections:
         assert section in ids
@@ -175,6 +176,7 @@ def test_page_shows_every_measure_expectation_dose_and_cost(results, tmp_path):
     assert {"contrasts.png", "contrasts_nats.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
     page = (tmp_path / "report.html").read_text().replace("<wbr>", "")
     assert not Page(page).open
+    assert "<td>65.0 %</td><td>5.0 %</td>" in page, "steps and start-up"
     nats = found.contrasts["in_nats"].estimate.diff
     assert f"<b>+{nats:.2f} nats</b>" in page
     assert '<span class="pill failed">above 0.10 nats</span>' in page

@@ -69,6 +69,7 @@ def report_without_times(path):
     arms = [cost for arm in report["arm_cost"].values() for cost in (arm["own"], arm["total"])]
     for cost in (*report["cost"].values(), *arms):
         del cost["wall_seconds"], cost["device_seconds"]
+    del report["goodput"]
     return report
 
 

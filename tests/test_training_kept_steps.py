@@ -194,3 +194,10 @@ def test_a_step_before_the_state_that_a_phase_continues_is_refused(whole, files,
     config = after(files, store.at_step(whole[0], 6), "state", steps=STEPS, keep_steps=(6,))
     with pytest.raises(InputError, match=r"^keep_steps: .* has already done 6 steps"):
         loop.train(config, tmp_path)
+
+
+def test_checkpoints_by_the_clock_roll_beside_sparse_ones_that_stay(whole, files, tmp_path):
+    by_clock = {"checkpoint_every": 0, "checkpoint_minutes": 1e-9, "log_every": 2, "keep_checkpoints": 2}
+    loop.train(kept(files, keep_every=3, **by_clock), tmp_path)
+    assert store.all_steps(tmp_path) == [3, 6, 8, 9]
+    assert_same_bits(store.latest(tmp_path), store.latest(whole[0]))

@@ -39,6 +39,10 @@ def content(findings: Findings) -> dict[str, Any]:
         "grids": {name: _grid_json(grid) for name, grid in findings.grids.items()},
         "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
+        "goodput": {
+            phase: {kind: round(seconds, 3) for kind, seconds in vars(row).items()}
+            for phase, row in checked.goodput.items()
+        },
         "arm_cost": {arm: _effect_json(effect) for arm, effect in effects(findings).items()},
         "warnings": list(findings.warnings),
     }

@@ -53,6 +53,7 @@ def render(findings: Findings) -> str:
         graph=Markup(graph.svg(results.graph)),
         graph_counts=_graph_counts(findings),
         cost=_cost(findings),
+        goodput={phase: _goodput_row(vars(row)) for phase, row in results.goodput.items()},
         behind=evidence.rates(findings),
         grids=grid_tables.sections(findings),
         transcripts=evidence.transcripts(findings),
@@ -260,6 +261,14 @@ def _cost(findings: Findings) -> list[dict[str, str]]:
         total = {field: sum(row[field] for row in cost.values()) for field in cost[min(cost)]}
         rows.append(_cost_row("total", total))
     return rows
+
+
+def _goodput_row(seconds: Mapping[str, float]) -> dict[str, str]:
+    """Returns the whole time of a phase, and the share of it that each kind of work took."""
+    total = sum(seconds.values())
+    return {"total": graph.duration(total)} | {
+        kind: f"{100 * each / total:.1f} %" if each else "" for kind, each in seconds.items()
+    }
 
 
 def _cost_row(phase: str, cost: Mapping[str, float]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Writes the report of an experiment: report.json, plots/*.png and report.html.
 
-The input is the dict that `msm_jax.analysis.results` documents. The keys of report.json are sorted, and only its fields
-`cost` and `arm_cost` hold times (`wall_seconds`, `device_seconds`); apart from them, equal results give an equal file.
+The input is the dict that `msm_jax.analysis.results` documents. The keys of report.json are sorted. Of its fields,
+`goodput` holds times, and `cost` and `arm_cost` hold some (`wall_seconds`, `device_seconds`); apart from them, equal
+results give an equal file.
 """
 
 import json

@@ -35,6 +35,8 @@
       "reference": [fields of analysis.asked.Reference],   # what others have measured
       # Sums over the runs of a phase; "runs" is their number, 1 by default.
       "cost": {phase: {"tokens", "optimizer_steps", "flops", "wall_seconds", "device_seconds", "runs": 3}},
+      # Where the seconds of these runs went.
+      "goodput": {phase: {"startup", "compile", "data_wait", "step", "checkpoint", "evaluation", "trace", "lost"}},
       # Of one run, in the fields of `cost`: of its own phases, which are midtraining and what seeds do not share, and
       # of the whole chain.
       # `since` is the arm that ends where the own phases begin, "" without one.
@@ -125,6 +127,20 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class Goodput:
+    """Where the seconds of all runs of a phase went; `lost` are those of steps that were done again after a restart."""
+
+    startup: Number
+    compile: Number
+    data_wait: Number
+    step: Number
+    checkpoint: Number
+    evaluation: Number
+    trace: Number
+    lost: Number
+
+
+@dataclasses.dataclass(frozen=True)
 class ArmCost:
     """What one run of an arm cost: its own phases, after those that all seeds share, and all of them.
 
@@ -177,6 +193,7 @@ class Results:
     dose_curves: Mapping[str, CurveSpec] = dataclasses.field(default_factory=dict)
     reference: tuple[Reference, ...] = ()
     cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    goodput: Mapping[str, Goodput] = dataclasses.field(default_factory=dict)
     arm_cost: Mapping[str, ArmCost] = dataclasses.field(default_factory=dict)
     arm_tokens: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
     graph: tuple[Node, ...] = ()

@@ -1,6 +1,7 @@
 """What phases and arms cost: tokens, steps, FLOPs and time."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,15 @@ def of_phases(graph: graph_lib.Graph, finished: Finished) -> dict[str, dict[str,
         for field, name in _COST_OF.items():
             entry[name] += result[field]
     return cost
+
+
+def seconds_of_phases(graph: graph_lib.Graph, finished: Finished) -> dict[str, dict[str, float]]:
+    """Returns where the time of all runs of each phase went, by `training.goodput`, as far as that is known."""
+    sums: dict[str, Counter[str]] = {}
+    for phase in graph.phases.values():
+        if finished.phase(phase.id) is not None and (seconds := finished.seconds(phase.id)):
+            sums.setdefault(phase.chain[-1], Counter()).update(seconds)
+    return {name: dict(seconds) for name, seconds in sums.items()}
 
 
 def of_arm(

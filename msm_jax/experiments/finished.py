@@ -10,6 +10,7 @@ from msm_jax.evals import labels
 from msm_jax.experiments.config import substitute
 from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import storage
+from msm_jax.training import goodput
 
 
 class Finished:
@@ -83,6 +84,10 @@ class Finished:
                     key: row[key] for key in ("step", "loss", "learning_rate") if row.get(key) is not None
                 }
         return [points[step] for step in sorted(points)]
+
+    def seconds(self, node_id: str) -> dict[str, float]:
+        """Returns where the time of a training run went, by `training.goodput`; empty where that is not known."""
+        return goodput.summary(self._workdir / self._paths[node_id]) if node_id in self._paths else {}
 
     def environment(self) -> dict[str, Any]:
         """Returns versions and device from the first manifest of a training run."""

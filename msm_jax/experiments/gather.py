@@ -66,6 +66,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "expectations": expectations,
         "reference": _references(config, arms),
         "cost": costs.of_phases(graph, finished),
+        "goodput": costs.seconds_of_phases(graph, finished),
         "arm_cost": {
             arm: {**cost, "since": costs.since(config, graph, arm, arms)}
             for arm in arms

@@ -27,6 +27,7 @@ Report = Callable[[dict[str, Any]], None]
 
 # A task that has not reached a checkpoint this long after the parent died is abandoned.
 _ORPHAN_SECONDS = 120.0
+_SENDING = threading.Lock()
 
 
 class Stopped(KeyboardInterrupt):
@@ -90,8 +91,8 @@ def _run(task: dict[str, Any], channel: TextIO) -> bool:
 
 
 def _send(channel: TextIO, message: dict[str, Any]) -> None:
-    # If the parent has ended, the reader thread sees the end of stdin and stops the task.
-    with contextlib.suppress(BrokenPipeError):
+    # If the parent has ended, the reader thread sees the end of stdin and stops the task. Any thread may report.
+    with _SENDING, contextlib.suppress(BrokenPipeError):
         child_process.reply(channel, message)
 
 

@@ -77,8 +77,13 @@ class PhaseConfig:
     Batches have `batch_rows` rows, cut into `micro_batches` for accumulation. `z_loss` is the weight of log² Z in the
     gradient (see `training.loss`). `threads` fixes the CPU threads of the process (0: all cores); results are
     bit-identical only for equal thread counts. Cadences are in steps; 0 turns held-out loss or intermediate checkpoints
-    off. A phase always saves a checkpoint at its end and at each of `keep_steps`, which are never deleted; of the other
-    checkpoints the newest `keep_checkpoints` are kept.
+    off. A phase always saves a checkpoint at its end, at each of `keep_steps` and every `keep_every` steps, which are
+    never deleted. Others are saved every `checkpoint_every` steps, and when `checkpoint_minutes` have passed since the
+    last one, at the next step that is logged; of these the newest `keep_checkpoints` are kept.
+
+    `trace_steps` are the first and the last step of a trace for XProf, and empty for none. If no step ends within
+    `stall_seconds`, and within 20 times the usual time of a step, the stacks of all threads are written
+    (`training.watch`).
 
     With `lora` an adapter is trained, while the base stays frozen in `base_dtype`. `adapter` decides what happens to an
     adapter in the checkpoint: "continue" trains it further (and a new one where there is none), "stack" freezes it
@@ -112,8 +117,12 @@ class PhaseConfig:
     eval_every: int = 0
     eval_batches: int = 4
     checkpoint_every: int = 0
+    checkpoint_minutes: float = 0.0
     keep_checkpoints: int = 2
     keep_steps: tuple[int, ...] = ()
+    keep_every: int = 0
+    trace_steps: tuple[int, ...] = ()
+    stall_seconds: float = 300.0
 
     @property
     def objective(self) -> Objective:
@@ -125,10 +134,15 @@ class PhaseConfig:
         _at_least(
             self, 1, "steps", "batch_rows", "micro_batches", "log_every", "eval_batches", "keep_checkpoints"
         )
-        _at_least(self, 0, "z_loss", "seed", "threads", "eval_every", "checkpoint_every")
+        _at_least(self, 0, "z_loss", "seed", "threads", "eval_every")
+        _at_least(self, 0, "checkpoint_every", "checkpoint_minutes", "keep_every")
         for step in self.keep_steps:
             if not 1 <= step <= self.steps:
                 raise InputError(f"keep_steps: the phase has no step {step}; its steps are 1 to {self.steps}")
+        if self.trace_steps and not (len(self.trace_steps) == 2 and 1 <= self.trace_steps[0] <= self.trace_steps[1]):
+            raise InputError(f"trace_steps = {self.trace_steps}; it must be (first, last), with 1 <= first <= last")
+        if self.stall_seconds <= 0:
+            raise InputError(f"stall_seconds = {self.stall_seconds}; it must be above 0")
         ways = self.mesh.data * self.mesh.fsdp * self.micro_batches
         if ways > 0 and self.batch_rows % ways:
             near = self.batch_rows // ways * ways

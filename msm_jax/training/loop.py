@@ -31,7 +31,7 @@ from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import hashing
 from msm_jax.parallel import distributed
 from msm_jax.parallel.mesh import make_mesh
-from msm_jax.training import origin, placement, run_files, step
+from msm_jax.training import goodput, origin, placement, run_files, step
 from msm_jax.training import program as program_lib
 from msm_jax.training import reference as reference_lib
 from msm_jax.training.config import PhaseConfig
@@ -42,6 +42,8 @@ from msm_jax.training.reference import Reference
 from msm_jax.training.run_files import PhaseResult
 from msm_jax.training.state import Frozen, TrainState
 from msm_jax.training.stopping import StopRequest
+from msm_jax.training.tracing import Tracer
+from msm_jax.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +51,16 @@ log = logging.getLogger(__name__)
 def train(config: PhaseConfig, workdir: Path, report: Report | None = None) -> PhaseResult:
     """Runs a phase to its end in `workdir`, from the newest checkpoint there if there is one.
 
-    Writes config.json, manifest.json, metrics.jsonl, tensorboard/, checkpoints/ and, when the phase is done,
-    result.json. A phase that is done returns its result at once; if it lacks its last checkpoint or that of one of
-    `keep_steps`, it is trained to that step again first. The result does not depend on where the phase was interrupted.
-    A newest checkpoint that is damaged is set aside, and the one before it is used.
+    Writes config.json, manifest.json, metrics.jsonl, goodput.jsonl, tensorboard/, checkpoints/ and, when the phase is
+    done, result.json. A phase that is done returns its result at once; if it lacks its last checkpoint or that of one
+    of `keep_steps`, it is trained to that step again first. The result does not depend on where the phase was
+    interrupted. A newest checkpoint that is damaged is set aside, and the one before it is used.
 
     Args:
         config: the phase.
         workdir: the directory of the run, on storage that all hosts share.
-        report: receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal.
+        report: receives progress (step, steps, loss, tokens_per_second, eta_seconds) in place of the terminal, and
+            what is unusual ({"notice": line}) beside the log, from any thread.
 
     Raises:
         InputError: config, data, tokenizer or checkpoint are wrong or do not fit each other, or another process has
@@ -90,6 +93,8 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
     Training again adds the checkpoints of these steps and leaves everything else of the run as it is.
     """
     began = time.monotonic()
+    ledger = goodput.Ledger(began)
+    say = functools.partial(_say, config, report)
     mesh = make_mesh(config.mesh)
     end = max(again, default=config.steps)
 
@@ -125,7 +130,9 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
 
         # Compile, then the state, sharded over the mesh. Held-out loss compiles when it is first asked for.
         program = program_lib.of_phase(config, start.model, start.adapter, start.beside)
+        ledger.spent("startup")
         adamw, train_step, eval_step = _programs(program, mesh)
+        ledger.spent("compile")
         reference = None
         if program.objective.needs_reference:
             reference = reference_lib.prepare(config, start, loader, adamw, mesh, workdir)
@@ -143,18 +150,30 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             run_files.begin(config, workdir, _manifest(config, start, loader, mesh), start)
         writer = store.Writer(workdir, config.keep_checkpoints, {*kept, *present})
         stack.callback(writer.wait)
-        recorder = stack.enter_context(Recorder(config, end, records, start, mesh, began, report))
+        if jax.process_index() == 0:
+            ledger.open(records / goodput.NAME, start.start_step)
+            stack.callback(ledger.close)
+        recorder = stack.enter_context(Recorder(config, end, records, start, mesh, began, report, say))
+        watch = stack.enter_context(Watch(records, config.stall_seconds, say))
+        tracer = stack.enter_context(Tracer(records / "tensorboard", config.trace_steps, watch.is_asked, say))
         batches = loader.iterate(start.start_step, host=host, num_hosts=num_hosts)
         stop = stack.enter_context(StopRequest())
+
+        def spent(kind: str) -> None:
+            """Tells ledger and watch that the loop has done something, in the turn of step `finished`."""
+            ledger.spent(kind, finished)
+            watch.alive(finished, recorder.usual_seconds)
 
         def check() -> None:
             """Waits for the current step; ends the run if its loss or gradient is not finite."""
             bad = recorder.read_pending()
+            spent("step")
             if bad is not None:
                 writer.wait()
                 raise _not_finite(*bad, loader, workdir)
 
-        def save(finished: int) -> None:
+        def save() -> None:
+            nonlocal saved
             check()
             if not bool(_all_finite(state.params)):
                 writer.wait()
@@ -165,29 +184,54 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             if reference is not None:
                 info["reference"] = reference.key
             writer.save(finished, origin.checkpoint_tree(start, state, below), info, start.assets)
+            saved = time.monotonic()
             recorder.restart_clock()
+            spent("checkpoint")
+            ledger.flush()
+
+        def is_time() -> bool:
+            """Returns whether a checkpoint is due by the clock of any host, which is asked at logged steps."""
+            if not config.checkpoint_minutes or finished % config.log_every:
+                return False
+            return distributed.any_host(time.monotonic() - saved > 60 * config.checkpoint_minutes)
+
+        def trace(begin_or_end: Callable[[], None]) -> None:
+            check()
+            begin_or_end()
+            recorder.restart_clock()
+            spent("trace")
 
         # Loop.
+        saved = time.monotonic()
+        ledger.spent("startup", start.start_step)
         for finished in range(start.start_step + 1, end + 1):
+            if tracer.is_due(finished):
+                trace(tracer.begin)
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
+            spent("data_wait")
             more = {} if reference is None else reference.of_step(loader, finished - 1, host, num_hosts)
-            state, step_metrics = train_step(state, placement.place(batch, mesh, more), frozen)
+            with jax.profiler.StepTraceAnnotation("train", step_num=finished):
+                state, step_metrics = train_step(state, placement.place(batch, mesh, more), frozen)
             check()
             recorder.pend(finished, step_metrics, batch, waited)
+            if tracer.is_over(finished - 1):
+                trace(tracer.end)
 
             last = finished == end
             if holdout and (last or finished % config.eval_every == 0):
                 check()
                 found = _held_out(program.objective, eval_step, state, frozen, holdout, mesh, reference)
                 recorder.held_out(finished, found)
+                spent("evaluation")
             due = config.checkpoint_every and finished % config.checkpoint_every == 0
-            if last or due or finished in kept:
-                save(finished)
+            if last or due or finished in kept or is_time():
+                save()
             if stop.reached(finished) and not last:
-                save(finished)
+                save()
                 writer.wait()
+                ledger.spent("checkpoint", finished)
                 raise Preempted(
                     f"{config.name} stopped after step {finished} of {end}, saved as "
                     f"{writer.path(finished)}; run the same command again to continue"
@@ -195,6 +239,7 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
 
         # Finish: the phase is done when its last checkpoint is committed and its result is written.
         writer.wait()
+        ledger.spent("checkpoint", end)
         result = recorder.result(workdir)
         if jax.process_index() == 0 and again:
             store.prune(workdir, config.keep_checkpoints, kept)
@@ -205,9 +250,13 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
 
 def _set_aside_damaged(config: PhaseConfig, workdir: Path, report: Report | None, before: int | None = None) -> None:
     for notice in store.set_aside_damaged(workdir, before):
-        log.warning("%s: %s", config.name, notice)
-        if report is not None:
-            report({"notice": notice})
+        _say(config, report, notice)
+
+
+def _say(config: PhaseConfig, report: Report | None, notice: str) -> None:
+    log.warning("%s: %s", config.name, notice)
+    if report is not None:
+        report({"notice": notice})
 
 
 def _not_finite(finished: int, what: str, loader: Loader, workdir: Path) -> WorkError:

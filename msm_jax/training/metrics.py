@@ -6,7 +6,9 @@ loss. Model FLOPs are three times those of the matrix products in the forward pa
 its own segment; recomputation is not counted. A frozen matrix has no gradient of its own, so the products with an
 adapter's base count twice. `mfu` divides model FLOPs by the peak of the devices in bfloat16, whatever the compute
 dtype, and is null where the peak is not known (CPU). `seconds` of a step is the time since the end of the step before
-it, without held-out loss and saving.
+it, without held-out loss, saving and traces. `host_bytes` is the resident memory of the first process; `device_bytes`
+and `device_peak_bytes` are those of its fullest device, now and since the process began, and null where the backend
+does not tell (CPU). `loss_spikes` and `slow_steps` count the alerts so far (`training.alerts`).
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -68,17 +72,21 @@ def peak_flops(device_kind: str) -> float | None:
 class MetricsFile:
     """Appends records to `metrics.jsonl`, several at a time, after dropping those beyond the restored step.
 
+    Attributes:
+        before: of the records that it kept, the last of steps, at most `remembered`.
+
     Raises:
         WorkError: (every method) the file cannot be written.
     """
 
-    def __init__(self, path: Path, restored_step: int) -> None:
+    def __init__(self, path: Path, restored_step: int, remembered: int = 0) -> None:
         self._path = path
+        self.before: deque[dict[str, Any]] = deque(maxlen=remembered)
         self._lines: list[str] = []
         self._flushed = time.monotonic()
         with storage.writing(path):
             if path.exists():
-                os.truncate(path, _size_until(path, restored_step))
+                os.truncate(path, _size_until(path, restored_step, self.before))
             self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -102,18 +110,24 @@ class MetricsFile:
             self.flush()
 
 
-def _size_until(path: Path, step: int) -> int:
-    """Returns the bytes of the leading records up to `step`; a line that a kill cut short ends them too."""
+def _size_until(path: Path, step: int, found: deque[dict[str, Any]]) -> int:
+    """Returns the bytes of the leading records up to `step`; a line that a kill cut short ends them too.
+
+    Those of steps, which have a loss, are added to `found`.
+    """
     size = 0
     with path.open("rb") as file:
         for line in file:
             try:
-                keep = line.endswith(b"\n") and json.loads(line)["step"] <= step
+                record = json.loads(line)
+                keep = line.endswith(b"\n") and record["step"] <= step
             except (ValueError, KeyError, TypeError):
                 keep = False
             if not keep:
                 break
             size += len(line)
+            if "loss" in record:
+                found.append(record)
     return size
 
 
@@ -218,6 +232,22 @@ class ProgressLine:
         """Removes the live line."""
         if self._live is not None:
             self._live.stop()
+
+
+def memory(devices: Iterable[jax.Device]) -> dict[str, int | None]:
+    """Returns `host_bytes`, `device_bytes` and `device_peak_bytes`, the latter two of the fullest of `devices`."""
+    stats = [found for device in devices if (found := device.memory_stats())]
+    names = ("bytes_in_use", "peak_bytes_in_use")
+    used, peak = (max((each[name] for each in stats if name in each), default=None) for name in names)
+    return {"host_bytes": _resident_bytes(), "device_bytes": used, "device_peak_bytes": peak}
+
+
+def _resident_bytes() -> int | None:
+    """Returns the resident memory of this process; None where the system has no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return None
 
 
 def flops_per_token(

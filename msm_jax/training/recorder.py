@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from msm_jax.data.loader import Batch
-from msm_jax.training import metrics, origin, step
+from msm_jax.training import alerts, metrics, origin, step
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.run_files import PhaseResult
 
@@ -36,9 +36,10 @@ class Recorder:
         mesh: Mesh,
         began: float,
         report: Report | None,
+        say: Callable[[str], None],
     ) -> None:
-        self._config, self._end, self._start = config, end, start
-        self._devices, self._began = mesh.size, began
+        self._config, self._end, self._start, self._say = config, end, start, say
+        self._devices, self._began, self._local = mesh.size, began, mesh.local_devices
         peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
         self._peak = peak and peak * mesh.size
         before = start.info.get("totals", {}) if start.kind == "resume" else {}
@@ -51,13 +52,23 @@ class Recorder:
         self._board: metrics.TensorBoard | None = None
         self._line: metrics.ProgressLine | None = None
         if jax.process_index() == 0:
-            self._file = metrics.MetricsFile(workdir / "metrics.jsonl", start.start_step)
+            self._file = metrics.MetricsFile(workdir / "metrics.jsonl", start.start_step, alerts.WINDOW + 1)
             self._open.callback(self._file.close)
             self._board = metrics.TensorBoard(workdir, start.start_step)
             self._open.callback(self._board.close)
             self._line = metrics.ProgressLine(config.name, start.start_step, end, report)
             self._open.callback(self._line.close)
+        # What was alerted before an interruption is known from the records. The times of another machine say nothing.
+        before = list(self._file.before) if self._file is not None else []
+        spikes, slow = (before[-1].get(name, 0) if before else 0 for name in ("loss_spikes", "slow_steps"))
+        self._losses = alerts.Alarm(alerts.LOSS, [record["loss"] for record in before], spikes)
+        self._times = alerts.Alarm(alerts.SECONDS, count=slow)
         self.restart_clock()
+
+    @property
+    def usual_seconds(self) -> float | None:
+        """The median time of the last steps; None after too few."""
+        return self._times.usual
 
     def __enter__(self) -> Recorder:
         return self
@@ -99,8 +110,14 @@ class Recorder:
         self._totals["loss_tokens"] += values["loss_tokens"]
         self._totals["flops"] += flops
         self._totals["step_seconds"] += seconds
+        is_slow, is_spike = self._times.rings(seconds), self._losses.rings(values["loss"])
         if self._file is None or self._board is None or self._line is None:
             return None
+        if is_slow:
+            data = f", of which {waited:.3g} s waiting for data" if waited > seconds / 2 else ""
+            self._say(f"step {finished} took {seconds:.3g} s{data}; usually {self._times.usual:.3g} s")
+        if is_spike:
+            self._say(f"the loss of step {finished} is {values['loss']:.4g}; usually {self._losses.usual:.4g}")
         record = {
             "step": finished,
             "loss": values["loss"],
@@ -114,6 +131,9 @@ class Recorder:
             "mfu": flops / seconds / self._peak if self._peak else None,
             "data_wait": min(1.0, waited / seconds),
             "seconds": seconds,
+            **metrics.memory(self._local),
+            "loss_spikes": self._losses.count,
+            "slow_steps": self._times.count,
         }
         self._file.write(record)
         if finished % self._config.log_every == 0 or finished == self._end:

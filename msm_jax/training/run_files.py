@@ -25,8 +25,12 @@ _MAY_CHANGE = (
     "eval_every",
     "eval_batches",
     "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_every",
     "keep_checkpoints",
     "keep_steps",
+    "stall_seconds",
+    "trace_steps",
     "data.cache_dir",
     "data.epochs",
     "init.base",
@@ -70,7 +74,8 @@ def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: 
 def kept_steps(config: PhaseConfig, workdir: Path) -> list[int]:
     """Returns the steps whose checkpoints stay: those of the config, and those of earlier calls."""
     stored = storage.find_json(workdir / _CONFIG) or {}
-    return sorted({*config.keep_steps, *stored.get("keep_steps", ())})
+    regular = range(config.keep_every, config.steps, config.keep_every) if config.keep_every else ()
+    return sorted({*config.keep_steps, *regular, *stored.get("keep_steps", ())})
 
 
 def record_kept_steps(config: PhaseConfig, workdir: Path) -> None:

@@ -75,12 +75,16 @@ def results(node: Node, context: Context) -> dict[str, Address]:
 
 
 def _without_paths(config: PhaseConfig) -> dict[str, Any]:
-    """Returns the settings as JSON without paths, whose contents the payload holds, kept steps and meant epochs."""
+    """Returns the settings as JSON, without paths, whose contents the payload holds, and what decides no result.
+
+    The latter are kept steps, meant epochs, and what is watched.
+    """
     fields = settings.to_json(config)
     for source in fields["data"]["sources"].values():
         del source["path"]
     del fields["data"]["cache_dir"], fields["data"]["epochs"], fields["init"]["checkpoint"], fields["init"]["base"]
     del fields["tokenizer"], fields["chat_template"], fields["keep_steps"]
+    del fields["stall_seconds"], fields["trace_steps"]
     return fields
 
 
