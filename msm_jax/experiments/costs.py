@@ -1,7 +1,6 @@
 """What phases and arms cost: tokens, steps, FLOPs and time."""
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,11 +33,13 @@ def of_phases(graph: graph_lib.Graph, finished: Finished) -> dict[str, dict[str,
 
 def seconds_of_phases(graph: graph_lib.Graph, finished: Finished) -> dict[str, dict[str, float]]:
     """Returns where the time of all runs of each phase went, by `training.goodput`, as far as that is known."""
-    sums: dict[str, Counter[str]] = {}
+    sums: dict[str, dict[str, float]] = {}
     for phase in graph.phases.values():
         if finished.phase(phase.id) is not None and (seconds := finished.seconds(phase.id)):
-            sums.setdefault(phase.chain[-1], Counter()).update(seconds)
-    return {name: dict(seconds) for name, seconds in sums.items()}
+            entry = sums.setdefault(phase.chain[-1], dict.fromkeys(seconds, 0.0))
+            for kind, value in seconds.items():
+                entry[kind] += value
+    return sums
 
 
 def of_arm(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +31,7 @@ class Ledger:
 
     def __init__(self, began: float) -> None:
         self._at = self._flushed = began
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._step = 0
         self._first: dict[str, int] = {}
         self._path = Path()

@@ -158,6 +158,7 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
         tracer = stack.enter_context(Tracer(records / "tensorboard", config.trace_steps, watch.is_asked, say))
         batches = loader.iterate(start.start_step, host=host, num_hosts=num_hosts)
         stop = stack.enter_context(StopRequest())
+        saved = time.monotonic()
 
         def spent(kind: str) -> None:
             """Tells ledger and watch that the loop has done something, in the turn of step `finished`."""
@@ -202,7 +203,6 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             spent("trace")
 
         # Loop.
-        saved = time.monotonic()
         ledger.spent("startup", start.start_step)
         for finished in range(start.start_step + 1, end + 1):
             if tracer.is_due(finished):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from msm_jax.foundation import storage
+
 # The steps of a trace on demand: enough to see what repeats, and a file that a browser still opens.
 STEPS_ON_DEMAND = 3
 
@@ -46,8 +48,13 @@ class Tracer:
         return self._last > 0
 
     def begin(self) -> None:
-        """Begins the trace that is due."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Begins the trace that is due.
+
+        Raises:
+            WorkError: its directory cannot be written.
+        """
+        with storage.writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
         jax.profiler.start_trace(self._directory)
 
     def is_over(self, step: int) -> bool:

@@ -42,7 +42,7 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(5 * _POLL_SECONDS)  # longer only if storage stalls, which is no reason not to end
 
     def alive(self, step: int, usual: float | None) -> None:
         """Tells that the loop goes on, in the turn of `step`, and how many seconds a step usually takes.
