@@ -40,8 +40,9 @@ def test_a_run_says_what_is_unusual_and_a_killed_one_ends_with_the_same_records(
 
     def disturb(progress):
         notices.extend([progress["notice"]] if "notice" in progress else [])
-        if progress.get("step") == 12:
+        if progress.get("step") == 5:
             (watched / "trace").touch()
+            time.sleep(1)  # several turns of the watch, so that this trace is over long before the stall
         if progress.get("step") == 24:
             began = time.monotonic()
             while not any("at step 25" in line for line in notices) and time.monotonic() - began < 30:
