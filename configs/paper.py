@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 PAPER = "arXiv 2605.02087v2"
 # The paper's judges: of transcripts and of open questions. A key of their provider is the user's; any other judge is
-# set by --config.evals.EVAL.judge.model and .version, and its grades do not compare with the paper's.
+# set by --config.evals.EVAL.judge.model and .version, and its grades do not compare with the paper's. The names are the
+# provider's whole ids, in which these two models have no date (its overview of models); inspect-evals uses the first.
 JUDGES = {
     "transcripts": {"model": "anthropic/claude-sonnet-4-6", "version": "4.6"},
     "answers": {"model": "anthropic/claude-opus-4-6", "version": "4.6"},
