@@ -95,8 +95,8 @@ def config(job: Job, model: str) -> None:
     flags = commands.config_flags(job.command)
     if not flags:
         return
-    # Imported here, since it takes seconds, and defines the flags of another command.
-    from msm_jax import plan
+    # Imported here, since it takes seconds.
+    from msm_jax.experiments.planned import phases_of
 
     given = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
     found = cli.load_config(given)
@@ -105,7 +105,7 @@ def config(job: Job, model: str) -> None:
         raise InputError(f"{file} is not committed; the machines get the files of the last commit, so commit it")
     fields = settings.plain(found)
     if "phases" in fields or "optimizer" in fields:
-        _check_phases(plan.phases_of(fields, model)[1], job.slice)
+        _check_phases(phases_of(fields, model)[1], job.slice)
 
 
 def _check_phases(planned: list[phases.Planned], found: Topology) -> None:

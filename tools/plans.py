@@ -20,6 +20,7 @@ from pathlib import Path
 
 from configs import plan as config_file
 from msm_jax import plan as command
+from msm_jax.experiments.planned import phases_of
 from msm_jax.foundation import settings
 from msm_jax.planning import plan as plan_lib
 from msm_jax.planning import report, topology
@@ -99,7 +100,7 @@ class Missing(Exception):
 def planned(row: Row, compiler: Compiler, cached: bool) -> Plan | None:
     """Returns the plan of a row; None if it must be compiled and `cached` forbids that."""
     fields = settings.plain(config_file.get_config(row.argument))
-    name, phases = command.phases_of(fields)
+    name, phases = phases_of(fields)
     slice_ = topology.parse(row.slice)
     jobs = plan_lib.jobs(phases, slice_, slice_.chips, row.decode)
 
