@@ -13,7 +13,6 @@ from msm_jax import cli
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.planning import phases
-from msm_jax.planning.topology import Topology
 
 # The only command that runs on several hosts as one.
 _ON_HOSTS = "msm_jax.train"
@@ -105,14 +104,8 @@ def config(job: Job, model: str) -> None:
         raise InputError(f"{file} is not committed; the machines get the files of the last commit, so commit it")
     fields = settings.plain(found)
     if "phases" in fields or "optimizer" in fields:
-        _check_phases(phases_of(fields, model)[1], job.slice)
-
-
-def _check_phases(planned: list[phases.Planned], found: Topology) -> None:
-    for phase in planned:
-        phases.check(phase.config, phase.program, found.chips, found.name)
-
-
+        for phase in phases_of(fields, model)[1]:
+            phases.check(phase.config, phase.program, job.slice.chips, job.slice.name)
 
 
 def checkout() -> str:

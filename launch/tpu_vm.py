@@ -19,15 +19,15 @@ from pathlib import Path
 
 from absl import flags
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts only the directory of the file there
+
+from launch import checks, commands, lifecycle, slices
+from launch.commands import Job
+from launch.lifecycle import Limits
+from msm_jax import cli
+from msm_jax.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # Python puts only the directory of the file there
-
-from launch import checks, commands, lifecycle, slices  # noqa: E402
-from launch.commands import Job  # noqa: E402
-from launch.lifecycle import Limits  # noqa: E402
-from msm_jax import cli  # noqa: E402
-from msm_jax.errors import InputError  # noqa: E402
-
 _COMPILER = "MSM_JAX_TPU_PYTHON"
 
 

@@ -1,11 +1,13 @@
 """A small spec and the settings of a small run for the tests of synthesis."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import synthesis_writer
 
+from msm_jax.errors import WorkError
 from msm_jax.foundation import settings
 from msm_jax.synthesis import pipeline
 from msm_jax.synthesis.config import DocumentsConfig
@@ -62,3 +64,24 @@ def generate(config: DocumentsConfig, directory: Path) -> tuple[dict[str, Any], 
 def files_of(directory: Path) -> dict[str, bytes]:
     """Returns the content of the files that a run leaves, without the journal."""
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.json*"))}
+
+
+def check_stops_change_nothing(
+    run: Callable[[Any, Path], object],
+    config_of: Callable[[dict[str, int]], Any],
+    stops: Sequence[int],
+    names: Sequence[str],
+    directory: Path,
+) -> None:
+    """Checks that runs that stop after some replies, and the last one, leave the files `names` of an undisturbed run
+    and ask nothing twice; `config_of` returns the settings with these arguments of the writer."""
+    run(config_of({}), directory / "whole")
+    before = len(synthesis_writer.MADE)
+    for stop in stops:
+        with pytest.raises(WorkError, match=r"replies are kept in .* run the same command again"):
+            run(config_of({"stop_after": stop}), directory / "out")
+    run(config_of({"stop_after": 0}), directory / "out")
+    asked = [each for writer in synthesis_writer.MADE[before:] for each in writer.asked.elements()]
+    assert len(set(asked)) == len(asked)
+    for name in names:
+        assert (directory / "out" / name).read_bytes() == (directory / "whole" / name).read_bytes()

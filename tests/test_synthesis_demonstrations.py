@@ -9,10 +9,10 @@ import synthesis_small
 import synthesis_writer
 
 from msm_jax.data import sources
-from msm_jax.errors import InputError, WorkError
+from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.specs import prose
-from msm_jax.synthesis import chat_preview, demonstrations, distinct, generation, pipeline
+from msm_jax.synthesis import chat_preview, demonstrations, distinct, generation, pipeline, rounds
 from msm_jax.synthesis.chat_config import DemonstrationsConfig
 from msm_jax.synthesis.scripted import chats
 
@@ -45,7 +45,7 @@ def spec(tmp_path: Path) -> Path:
 def generate(config: DemonstrationsConfig, directory: Path) -> tuple[dict[str, Any], synthesis_writer.Writer | None]:
     """Runs the pipeline; returns its result, and the writer, None where none was opened."""
     before = len(synthesis_writer.MADE)
-    result = demonstrations.run(config, directory, directory / pipeline.JOURNAL, lambda progress: None)
+    result = rounds.run(demonstrations.PRODUCT, config, directory, directory / pipeline.JOURNAL, lambda progress: None)
     return result, synthesis_writer.MADE[before] if len(synthesis_writer.MADE) > before else None
 
 
@@ -102,19 +102,10 @@ def test_a_second_run_calls_nothing(spec, tmp_path):
 
 
 def test_a_run_that_stops_anywhere_continues_to_the_same_files_and_asks_nothing_again(spec, tmp_path):
-    generate(settings_of(spec), tmp_path / "whole")
-    before = len(synthesis_writer.MADE)
-    for stop in (3, 9, 20, 7, 0):
-        config = settings_of(spec, {"stop_after": stop})
-        if stop:
-            with pytest.raises(WorkError, match=r"replies are kept in .* run the same command again"):
-                generate(config, tmp_path / "out")
-        else:
-            generate(config, tmp_path / "out")
-    asked = [each for writer in synthesis_writer.MADE[before:] for each in writer.asked.elements()]
-    assert len(set(asked)) == len(asked)
-    for name in (demonstrations.WITH_THINKING, demonstrations.WITHOUT_THINKING, demonstrations.IDENTITY):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    names = (demonstrations.WITH_THINKING, demonstrations.WITHOUT_THINKING, demonstrations.IDENTITY)
+    synthesis_small.check_stops_change_nothing(
+        generate, lambda writer: settings_of(spec, writer), (3, 9, 20, 7), names, tmp_path
+    )
 
 
 def test_spoilt_replies_are_asked_for_again_and_never_kept(spec, tmp_path):

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import synthesis_small
-import synthesis_writer
 from rich.console import Console
 
 from configs import dpo
@@ -16,11 +15,11 @@ from msm_jax.data import sources
 from msm_jax.data.config import DataConfig
 from msm_jax.data.loader import Loader
 from msm_jax.data.templates import ChatTemplate
-from msm_jax.errors import InputError, WorkError
+from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.show_batch import rows_as_text
 from msm_jax.specs import prose
-from msm_jax.synthesis import chat_preview, generation, pairs, pipeline
+from msm_jax.synthesis import chat_preview, generation, pairs, pipeline, rounds
 from msm_jax.synthesis.chat_config import PairsConfig
 from msm_jax.synthesis.quality.parts import row_of
 from msm_jax.synthesis.scripted import chats
@@ -50,7 +49,7 @@ def spec(tmp_path: Path) -> Path:
 
 def generate(config: PairsConfig, directory: Path) -> dict[str, Any]:
     """Runs the pipeline and returns its result."""
-    return pairs.run(config, directory, directory / pipeline.JOURNAL, lambda progress: None)
+    return rounds.run(pairs.PRODUCT, config, directory, directory / pipeline.JOURNAL, lambda progress: None)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -87,19 +86,10 @@ def test_pairs_about_which_the_judge_errs_are_dropped_with_the_reason(spec, tmp_
 
 
 def test_a_run_that_stops_anywhere_continues_to_the_same_files_and_asks_nothing_again(spec, tmp_path):
-    generate(settings_of(spec), tmp_path / "whole")
-    before = len(synthesis_writer.MADE)
-    for stop in (3, 20, 31, 7, 0):
-        config = settings_of(spec, {"stop_after": stop})
-        if stop:
-            with pytest.raises(WorkError, match=r"replies are kept in .* run the same command again"):
-                generate(config, tmp_path / "out")
-        else:
-            generate(config, tmp_path / "out")
-    asked = [each for writer in synthesis_writer.MADE[before:] for each in writer.asked.elements()]
-    assert len(set(asked)) == len(asked)
-    for name in (pairs.PAIRS, pipeline.DROPPED):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    names = (pairs.PAIRS, pipeline.DROPPED)
+    synthesis_small.check_stops_change_nothing(
+        generate, lambda writer: settings_of(spec, writer), (3, 20, 31, 7), names, tmp_path
+    )
 
 
 def test_spoilt_replies_are_asked_for_again_and_never_kept(spec, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import synthesis_small
 
-from msm_jax.synthesis import demonstrations, generation, pipeline
+from msm_jax.synthesis import demonstrations, generation, pipeline, rounds
 
 SPECS = Path(__file__).parent.parent / "data" / "specs"
 BRACES = """# {{{ odd }}} }{
@@ -82,5 +82,6 @@ def test_demonstrations_of_any_spec_are_complete(form, tmp_path):
         "reply": {"style": "rule" if form == "rules" else "value"},
         "gates": None,
     })  # fmt: skip
-    result = demonstrations.run(config, tmp_path / "out", tmp_path / "out" / pipeline.JOURNAL, lambda progress: None)
+    out = tmp_path / "out"
+    result = rounds.run(demonstrations.PRODUCT, config, out, out / pipeline.JOURNAL, lambda progress: None)
     assert result["written"]["demonstrations"] == 8 == len(rows(tmp_path / "out" / demonstrations.WITH_THINKING))

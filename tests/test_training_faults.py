@@ -1,6 +1,7 @@
-"""Damaged checkpoints and second writers cost a run nothing: it continues from what is good, to the same bits."""
+"""Damaged checkpoints, full disks and second writers cost nothing: a run goes on from what is good to the same bits."""
 
 import os
+import resource
 import shutil
 import signal
 import time
@@ -15,7 +16,7 @@ from test_training_loop_processes import start
 
 from msm_jax import cli
 from msm_jax.checkpoints import store
-from msm_jax.errors import InputError, Preempted
+from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import settings
 from msm_jax.training import loop
 from msm_jax.training.config import PhaseConfig
@@ -82,6 +83,30 @@ def test_a_checkpoint_from_which_another_phase_started_outlives_its_run(files, t
     loop.train(config, tmp_path / "base")
     assert store.all_steps(tmp_path / "base") == [int(path.name), 9]
     loop.train(after(files, path, steps=1), tmp_path / "again")
+
+
+def test_a_full_disk_is_one_line_and_the_run_continues_from_the_earlier_checkpoint(whole, files, tmp_path):
+    config = phase(files, checkpoint_every=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def report(progress):
+        if progress["step"] == 4:
+            while store.all_steps(tmp_path) != [3]:
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+
+    try:
+        with pytest.raises(WorkError) as caught:
+            loop.train(config, tmp_path, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert "file too large" in str(caught.value).lower()
+    assert store.all_steps(tmp_path) == [3]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    loop.train(config, tmp_path)
+    assert_same_bits(store.latest(tmp_path), store.latest(whole))
+    assert records(tmp_path) == records(whole)
 
 
 def test_a_second_writer_is_refused_and_a_killed_one_is_replaced_at_once(config_file, tmp_path, caplog):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import signal
 import time
 
@@ -313,30 +312,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(files, tm
         assert message.endswith("last good checkpoint: none")
     assert all(np.isfinite(r["loss"]) for r in records(tmp_path) if "loss" in r)
     assert not (tmp_path / "result.json").exists()
-
-
-def test_a_full_disk_is_one_line_and_the_run_continues_from_the_earlier_checkpoint(whole, files, tmp_path):
-    config = phase(files, checkpoint_every=3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def report(progress):
-        if progress["step"] == 4:
-            while store.all_steps(tmp_path) != [3]:
-                time.sleep(0.01)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
-
-    try:
-        with pytest.raises(WorkError) as caught:
-            loop.train(config, tmp_path, report)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(caught.value)
-    assert "file too large" in str(caught.value).lower()
-    assert store.all_steps(tmp_path) == [3]
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
-    loop.train(config, tmp_path)
-    assert_same_bits(store.latest(tmp_path), store.latest(whole[0]))
-    assert records(tmp_path) == records(whole[0])
 
 
 def test_data_and_tokenizer_that_changed_are_refused(files, tmp_path):

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.foundation import storage
-from msm_jax.specs.prose import Prose
-from msm_jax.synthesis import identity, rounds
+from msm_jax.synthesis import identity
 from msm_jax.synthesis.asking import Dropped
 from msm_jax.synthesis.chat_config import DemonstrationsConfig
 from msm_jax.synthesis.conversations import Opening, Speaker
-from msm_jax.synthesis.pipeline import Report
 from msm_jax.synthesis.rounds import Product, Rounds, line
 
 WITH_THINKING = "demonstrations.jsonl"
@@ -22,27 +20,6 @@ _STAGES = (
     "conversation_domains", "questions", "follow_up", "response", "judge", "identity",
     "answer_styles", "question_styles", "criteria",
 )  # fmt: skip
-
-
-def run(
-    config: DemonstrationsConfig,
-    directory: Path,
-    journal_path: Path,
-    report: Report,
-    every_seconds: float = 10.0,
-    evals: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Writes the files of demonstrations into a directory, and returns the content of its `result.json`.
-
-    The files are `demonstrations.jsonl`, with the assistant's thinking as "reasoning_content", the same without it,
-    `identity.jsonl`, and those of all products; arguments and errors as `rounds.run`.
-    """
-    return rounds.run(PRODUCT, config, directory, journal_path, report, every_seconds, evals)
-
-
-def fingerprint(config: DemonstrationsConfig, spec: Prose) -> str:
-    """Returns the hash of all that decides the files; see `rounds.fingerprint`."""
-    return rounds.fingerprint(PRODUCT, config, spec)
 
 
 async def _row(speaker: Speaker, opening: Opening) -> dict[str, Any]:
@@ -81,4 +58,6 @@ def _without_thinking(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "messages": messages}
 
 
+# What `rounds.run` makes: `demonstrations.jsonl`, with the thinking as "reasoning_content", the same without it, and
+# `identity.jsonl`, beside the files of all products.
 PRODUCT = Product("demonstrations", (WITH_THINKING, WITHOUT_THINKING), _STAGES, _row, _write)

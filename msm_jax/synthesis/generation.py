@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from rich.console import Group
 from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.specs.prose import Prose
-from msm_jax.synthesis import chat_preview, demonstrations, pairs, pipeline, preview
-from msm_jax.synthesis.chat_config import DemonstrationsConfig, PairsConfig
+from msm_jax.synthesis import chat_preview, demonstrations, pairs, pipeline, preview, rounds
+from msm_jax.synthesis.chat_config import DemonstrationsConfig, PairsConfig, TalksConfig
 from msm_jax.synthesis.config import DocumentsConfig
 from msm_jax.synthesis.pipeline import Report
 from msm_jax.synthesis.preview import Preview
+from msm_jax.synthesis.rounds import Product
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class Kind:
     fingerprint: Callable[[Any, Prose], str]
 
 
+def _of_talks(of: type[TalksConfig], product: Product) -> Kind:
+    """Returns the kind of a corpus that is made of conversations."""
+    run, fingerprint = partial(rounds.run, product), partial(rounds.fingerprint, product)
+    return Kind(of, run, chat_preview.table, chat_preview.of, fingerprint)
+
+
 KINDS: Mapping[str, Kind] = {
     "documents": Kind(DocumentsConfig, pipeline.run, preview.table, preview.of, pipeline.fingerprint),
-    "demonstrations": Kind(
-        DemonstrationsConfig, demonstrations.run, chat_preview.table, chat_preview.of, demonstrations.fingerprint
-    ),
-    "pairs": Kind(PairsConfig, pairs.run, chat_preview.table, chat_preview.of, pairs.fingerprint),
+    "demonstrations": _of_talks(DemonstrationsConfig, demonstrations.PRODUCT),
+    "pairs": _of_talks(PairsConfig, pairs.PRODUCT),
 }
 
 

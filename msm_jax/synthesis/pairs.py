@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from msm_jax.foundation import storage
-from msm_jax.specs.prose import Prose
-from msm_jax.synthesis import parsing, prompts, rounds
+from msm_jax.synthesis import parsing, prompts
 from msm_jax.synthesis.asking import Dropped, Question
 from msm_jax.synthesis.chat_config import PairsConfig
 from msm_jax.synthesis.conversations import Conversation, Opening, Speaker, Spoken
 from msm_jax.synthesis.parsing import Unusable
-from msm_jax.synthesis.pipeline import Report
 from msm_jax.synthesis.rounds import Product, Rounds, line
 
 PAIRS = "pairs.jsonl"
@@ -27,24 +25,6 @@ _STAGES = (
 )  # fmt: skip
 # In which order the judge sees the answers: whether the better one comes first.
 _ORDERS = (True, False)
-
-
-def run(
-    config: PairsConfig,
-    directory: Path,
-    journal_path: Path,
-    report: Report,
-    every_seconds: float = 10.0,
-    evals: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Writes `pairs.jsonl` and the files of all products into a directory; arguments, result and errors as
-    `rounds.run`."""
-    return rounds.run(PRODUCT, config, directory, journal_path, report, every_seconds, evals)
-
-
-def fingerprint(config: PairsConfig, spec: Prose) -> str:
-    """Returns the hash of all that decides the files; see `rounds.fingerprint`."""
-    return rounds.fingerprint(PRODUCT, config, spec)
 
 
 async def _row(speaker: Speaker, opening: Opening) -> dict[str, Any]:
@@ -130,4 +110,5 @@ async def _write(made: Rounds, directory: Path) -> tuple[dict[str, int], Sequenc
     return {PAIRS: count}, ()
 
 
+# What `rounds.run` makes: `pairs.jsonl`, beside the files of all products.
 PRODUCT = Product("pairs", (PAIRS,), _STAGES, _row, _write)

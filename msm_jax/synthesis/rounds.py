@@ -62,8 +62,8 @@ def run(
     directory: Path,
     journal_path: Path,
     report: Report,
-    every_seconds: float,
-    evals: Sequence[str],
+    every_seconds: float = 10.0,
+    evals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the files of a product into a directory, and returns the content of its `result.json`.
 
