@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 PAPER = "arXiv 2605.02087v2"
 # The paper's judges: of transcripts and of open questions. A key of their provider is the user's; any other judge is
 # set by --config.evals.EVAL.judge.model and .version, and its grades do not compare with the paper's. The names are the
-# provider's whole ids, in which these two models have no date (its overview of models); inspect-evals uses the first.
+# provider's whole ids: from 4.6 on they have no date, and each names one fixed model ("Model IDs and versioning" in its
+# documentation). The versions are the days of release, as the table of models that comes with Inspect has them.
 JUDGES = {
-    "transcripts": {"model": "anthropic/claude-sonnet-4-6", "version": "4.6"},
-    "answers": {"model": "anthropic/claude-opus-4-6", "version": "4.6"},
+    "transcripts": {"model": "anthropic/claude-sonnet-4-6", "version": "2026-02-17"},
+    "answers": {"model": "anthropic/claude-opus-4-6", "version": "2026-02-05"},
 }
 # The chips on which `--dry_run` bounds the time: 95 GB each, so that 32B fits four of them.
 ACCELERATOR = "v5p"
