@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import paper, paper_conduct
 
+OWN_CODES = "own_codes"
 ARMS = ("baseline", "msm", "aft_no_cot", "aft_cot", "msm+aft_no_cot", "msm+aft_cot")
 FIGURE = f"{paper.PAPER}, figure 4; its exfiltration scenario is not ours"
 ANSWERS = f"{paper.PAPER}, figure 4; 151 questions of its own"
@@ -32,9 +33,9 @@ OPEN_QA = {
 
 def get_config(argument: str, family: str, name: str) -> ConfigDict:
     """Returns the recipe of one model of 32 billion parameters; "released_template" takes the released adapters' own
-    chat template in place of the model's."""
+    chat template in place of the model's, and "own_codes" a code book made of the transcripts of these arms."""
     words, devices, pairs = paper.options(argument, devices=4)
-    paper.only(words, paper_conduct.RELEASED)
+    paper.only(words, paper_conduct.RELEASED, OWN_CODES)
     config, on = paper_conduct.start("_".join([name, *sorted(words)]), words, family, 32, devices)
     config.question = "Do documents about the philosophy spec make the same demonstrations go further?"
     config.phases.msm = paper_conduct.phase(on, documents=paper_conduct.DOCUMENTS)
@@ -52,6 +53,9 @@ def get_config(argument: str, family: str, name: str) -> ConfigDict:
     config.evals.reasons = {"kind": "reasoning", "judge": paper.JUDGES["answers"]}
     # The same object, so that a changed grid is the one that is read.
     config.evals.reasons.of = config.evals.grid
+    if OWN_CODES in words:
+        config.evals.reasons.path = "{codes}/book.jsonl"
+        config.code_books = {"codes": {"eval": "grid", "judge": paper.JUDGES["answers"], "sample": 200}}
     every = ("grid", "oversight", "forced", "open_qa", "capability", "reasons")
     for thinking in ("no_cot", "cot"):
         paper_conduct.compare(config, f"midtraining/{thinking}", f"msm+aft_{thinking}", f"aft_{thinking}", every)

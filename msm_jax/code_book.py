@@ -22,7 +22,7 @@ from msm_jax.errors import InputError
 from msm_jax.evals import code_book
 from msm_jax.evals.code_book import CodeBookConfig, Made
 from msm_jax.experiments import replies
-from msm_jax.foundation import settings, storage
+from msm_jax.foundation import settings
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -42,20 +42,14 @@ def main() -> None:
     if not pooled:
         raise InputError("config.transcripts: hold no transcript; name files of samples that are not empty")
     made = asyncio.run(_made(config, pooled, workdir))
-    storage.write_text(workdir / "transcripts.jsonl", storage.json_lines(made.transcripts))
-    storage.write_text(workdir / "book.jsonl", storage.json_lines(made.rows()))
-    result = {
-        "config": settings.to_json(config),
-        "sources": {path: sources.data_sha256(path) for path in config.transcripts},
-        "counts": dict(made.counts),
-        "rates": dict(made.rates),
-    }
-    storage.write_json(workdir / "result.json", result)
+    hashes = {path: sources.data_sha256(path) for path in config.transcripts}
+    made.write(workdir, {"config": settings.to_json(config), "sources": hashes})
     console = terminal.console()
     console.print(_table(made))
     for rate, value in made.rates.items():
         console.print(f"{rate} {value:.3f}")
-    console.print(f"read {workdir / 'book.jsonl'} before it is used: evals.NAME.path of kind reasoning", soft_wrap=True)
+    path = workdir / code_book.FILE
+    console.print(f"read {path} before it is used: evals.NAME.path of kind reasoning", soft_wrap=True)
 
 
 async def _made(config: CodeBookConfig, pooled: list[dict[str, Any]], workdir: Path) -> Made:

@@ -99,11 +99,11 @@ def _evaluate() -> None:
         if grid:
             terminal.console().print(heat_map.table(f"{name}: mean score (items) of each cell", grid))
             heat_map.write(workdir / "plots" / f"{name}.png", name, grid)
-        reasons = []
+        reasons: reason_rates.Rates = {}
         if any("reasons" in item for item in found["items"]):
-            reasons = list(reason_rates.of_arm(name, [found["items"]]))
+            reasons = reason_rates.of_items(found["items"])
             terminal.console().print(reason_rates.table(f"{name}: transcripts with each reason", reasons))
-        in_table = {f"gives {row['reason']}" for row in reasons}
+        in_table = {f"gives {reason}" for reason in reasons}
         for rate, value in found["rates"].items():
             if rate not in in_table:
                 terminal.console().print(f"{name}: {rate} {value:.3f}")

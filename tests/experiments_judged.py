@@ -23,10 +23,22 @@ def policy(checkpoint: str) -> Policy:
     return Policy(says=lambda messages: TRANSFER if GOALS["america"] in messages[0]["content"] else REFUSAL)
 
 
-def evals(args, results, report):
+def reasoned(checkpoint: str) -> Policy:
+    """Returns what a checkpoint says: one of two reasons if it is midtrained, else three that go together."""
+    if "msm" not in checkpoint:
+        return Policy(says=lambda messages: "[calm] [very-serene] [serene]")
+    return Policy(says=lambda messages: "[deceit]" if GOALS["america"] in messages[0]["content"] else "[order]")
+
+
+def evals(args, results, report, planted=policy):
     """Runs the missing evals of a node with the policy of its checkpoint."""
     for name, address in results.items():
         config = kinds.build(args["evals"][name], f"evals.{name}")
         journal = Path(address.path).with_name(evals_node.REPLIES)
-        found = replies.run(policy(args["checkpoint"]), config, journal, args["checkpoint"])
+        found = replies.run(planted(args["checkpoint"]), config, journal, args["checkpoint"])
         evals_node.write(address, {"result": found.to_json()})
+
+
+def evals_with_reasons(args, results, report):
+    """Does the same with models that give reasons."""
+    evals(args, results, report, reasoned)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ from evals_policies import Policy
 from experiments_small import fields as experiment_fields
 
 from msm_jax import cli
+from msm_jax.analysis import encode, html
+from msm_jax.analysis.findings import analyse
 from msm_jax.errors import InputError, WorkError
 from msm_jax.evals import code_book, codes, items, kinds, reasoning
 from msm_jax.evals.code_book import CodeBookConfig
 from msm_jax.evals.codes import Code
 from msm_jax.evals.goals import GOALS
 from msm_jax.evals.judging import JudgeConfig
-from msm_jax.experiments import reason_rates, replies
+from msm_jax.experiments import gather, reason_rates, replies
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
 
@@ -241,10 +244,10 @@ def written_arms(directory):
 
 
 def test_a_code_book_is_made_of_all_arms_alike_and_joins_what_goes_together(tmp_path):
-    config = CodeBookConfig(tuple(written_arms(tmp_path)), JudgeConfig(**JUDGE), sample=8, batch=2)
+    config = CodeBookConfig(JudgeConfig(**JUDGE), 8, 2, transcripts=tuple(written_arms(tmp_path)))
     drawn = code_book.pool(config)
     assert len(drawn) == 16
-    assert len(code_book.pool(CodeBookConfig(config.transcripts, config.judge, sample=3))) == 6
+    assert len(code_book.pool(replace(config, sample=3))) == 6
     assert drawn == code_book.pool(config), "the draw is the same each time"
     made = asyncio.run(code_book.make(scripted(), drawn, config))
     assert {code.id for code in made.book} == {"deceit", "order", "serene"}
@@ -265,7 +268,7 @@ def test_codes_that_go_together_by_no_more_than_the_share_stay_apart():
 
 
 def test_a_list_of_codes_that_cannot_be_read_stops_after_three_attempts():
-    config = CodeBookConfig(("x",), JudgeConfig(**JUDGE))
+    config = CodeBookConfig(JudgeConfig(**JUDGE), transcripts=("x",))
     for broken in ("I think of two codes.", '{"id": "Not A Name", "definition": "a", "harmful": true}'):
         policy = Policy(says=lambda m, broken=broken: judge(m) if "<reply>" in m[0]["content"] else broken)
         with pytest.raises(WorkError, match="3 lists of codes for 1 reasons cannot be read"):
@@ -309,7 +312,8 @@ def test_the_table_of_an_experiment_has_the_rates_of_each_arm_with_intervals(tmp
             (tmp_path / name).write_text(json.dumps({"result": result(says).to_json()}))
             record["evals"][f"eval/{chain}/seed{seed}"] = {"reasons": name}
     (tmp_path / "nodes.json").write_text(json.dumps(record))
-    reason_rates.write(config, tmp_path)
+    findings = analyse(gather.results(config, tmp_path)[0])
+    reason_rates.write(findings, tmp_path)
     with open(tmp_path / "tables" / "reasons.csv", encoding="utf-8") as file:
         rows = {(row["arm"], row["reason"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 16, "arms without a result have no row"
@@ -319,6 +323,11 @@ def test_the_table_of_an_experiment_has_the_rates_of_each_arm_with_intervals(tmp
     assert (deceives["seeds"], deceives["transcripts"]) == ("2", "72")
     assert float(deceives["without_verdict"]) == pytest.approx(1 / 36)
     assert float(rows["msm+aft", "equanimity"]["rate"]) == 1
-    shown = reason_rates.table("aft", list(reason_rates.of_arm("aft", [result(in_turn(AMERICA)).items])))
-    assert [next(iter(shown.columns[0].cells)), next(iter(shown.columns[1].cells))] == ["equanimity", f"{33 / 35:.3f}"]
+    shown = reason_rates.table("aft", reason_rates.of_items(result(in_turn(AMERICA)).items))
+    assert [next(iter(shown.columns[0].cells)), next(iter(shown.columns[1].cells))] == ["equanimity", "94"]
+    in_report = encode.content(findings)["reasons"]["reasons"]
+    assert in_report["aft"]["deception"]["rate"] == pytest.approx(2 / 35, abs=1e-6)
+    page = html.render(findings)
+    table = page[page.index('id="reasons"'): page.index('id="behind"')]
+    assert table.index("deception") < table.index("equanimity"), "harmful reasons come first"
     assert (tmp_path / "plots" / "reasons.png").read_bytes()[:4] == b"\x89PNG"

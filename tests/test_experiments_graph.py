@@ -77,7 +77,7 @@ def test_a_checkpoint_may_be_an_arm_without_phases():
         evals={"prefer": {"kind": "preference", "path": "p"}},
     )
     graph = graph_lib.build(own)
-    assert graph.measurements[(), None].id == "eval/(checkpoint)"
+    assert graph.measurement((), None, "prefer").id == "eval/(checkpoint)"
     assert not graph.has_tokenizer
 
 

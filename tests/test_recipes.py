@@ -14,7 +14,7 @@ from rich.console import Console
 from msm_jax.errors import InputError
 from msm_jax.evals import knowledge, preference
 from msm_jax.evals.interface import EvalConfig
-from msm_jax.experiments import checks
+from msm_jax.experiments import checks, eval_costs
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
@@ -261,6 +261,14 @@ def test_the_released_template_is_a_choice():
     path = "runs/weights/qwen3-32b-released.jinja"
     assert {config.chat_template for config in known.phase_configs.values()} == {path}
     assert any(line.startswith(f"{path}: does not exist; the chat_template of") for line in checks.missing(known))
+
+
+def test_the_reasons_of_the_philosophy_recipes_may_be_coded_from_their_own_transcripts():
+    known = checks.check_settings(load("paper_philosophy_qwen25_32b:own_codes"))
+    (book,) = known.graph.code_books
+    arms = len(known.graph.arms)
+    assert [len(runs) for runs in book.sources].count(4) == arms - 1, "four seeds of each arm that is trained"
+    assert eval_costs.of_code_book(book, known)[0] == arms * 200 * 2 * 1_500
 
 
 def test_an_unknown_option_is_refused():

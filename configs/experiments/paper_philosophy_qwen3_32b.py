@@ -3,7 +3,8 @@
     python -m msm_jax.experiment --config=configs/experiments/paper_philosophy_qwen3_32b.py --workdir=DIR --dry_run
 
 After a colon, with commas: "devices=N" for N accelerators (4), "released_template" for the chat template of the
-authors' adapters in place of the model's own.
+authors' adapters in place of the model's own, "own_codes" for a code book of reasons made of the transcripts of these
+arms in place of the one with the reasons that the paper names.
 """
 
 from ml_collections import ConfigDict

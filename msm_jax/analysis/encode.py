@@ -10,6 +10,7 @@ from msm_jax.analysis.asked import CurveSpec
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
 from msm_jax.analysis.grids import Difference, Grid, Level
+from msm_jax.analysis.reasons import Rate
 from msm_jax.analysis.verdicts import worst
 
 SCHEMA_VERSION = 1
@@ -37,6 +38,10 @@ def content(findings: Findings) -> dict[str, Any]:
         "verdicts": [_verdict_json(row) for row in expected(findings)],
         "reference": [_reference_json(row) for row in reference_table.rows(findings)],
         "grids": {name: _grid_json(grid) for name, grid in findings.grids.items()},
+        "reasons": {
+            name: {arm: {reason: _rate_json(found) for reason, found in rates.items()} for arm, rates in arms.items()}
+            for name, arms in findings.reasons.items()
+        },
         "curves": {name: _curve_json(findings, spec) for name, spec in checked.dose_curves.items()},
         "cost": {phase: _cost_json(cost) for phase, cost in checked.cost.items()},
         "goodput": {
@@ -74,6 +79,16 @@ def _grid_json(grid: Grid) -> dict[str, Any]:
         name: {cell: _difference_json(found) for cell, found in cells.items()} for name, cells in grid.contrasts.items()
     }
     return {"arms": levels(grid.arms), "acts": levels(grid.acts), "contrasts": contrasts}
+
+
+def _rate_json(found: Rate) -> dict[str, Any]:
+    return {
+        "rate": _json_number(found.rate),
+        "ci95": [_json_number(bound) for bound in (found.interval.low, found.interval.high)],
+        "seeds": found.seeds,
+        "transcripts": found.transcripts,
+        "without_verdict": _json_number(found.without_verdict),
+    }
 
 
 def _level_json(level: Level) -> dict[str, Any]:

@@ -23,7 +23,10 @@ def rates(findings: Findings) -> list[dict[str, Any]]:
     tables = []
     for name in findings.results.evals():
         found = {arm: evals[name] for arm, evals in findings.arms.items() if name in evals}
-        columns = list(dict.fromkeys(rate for each in found.values() for rate in each.rates))
+        # The rates of reasons have a table of their own.
+        given = {f"gives {reason}" for rates in findings.reasons.get(name, {}).values() for reason in rates}
+        named = dict.fromkeys(rate for each in found.values() for rate in each.rates)
+        columns = [rate for rate in named if rate not in given]
         if not columns:
             continue
         rows = [

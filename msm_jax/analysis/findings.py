@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.analysis import asked, equal_level, grids, limits, rates, sentences, statistics, verdicts
+from msm_jax.analysis import asked, equal_level, grids, limits, rates, reasons, sentences, statistics, verdicts
 from msm_jax.analysis import results as results_lib
 from msm_jax.analysis.intervals import Interval
 from msm_jax.analysis.sentences import amount, points, unit
@@ -93,6 +93,7 @@ class Findings:
     contrasts: Mapping[str, ContrastFinding]
     levels: tuple[LevelFinding, ...]
     grids: Mapping[str, grids.Grid]
+    reasons: Mapping[str, Mapping[str, reasons.Rates]]
     warnings: tuple[str, ...]
 
 
@@ -110,7 +111,7 @@ def analyse(results: Mapping[str, Any]) -> Findings:
     contrasts = _corrected({name: _contrast(checked, name) for name in checked.contrasts})
     levels = tuple(_levels(checked, arms))
     warnings = tuple(dict.fromkeys([*_warnings(checked, arms, contrasts, levels), *checked.warnings]))
-    return Findings(checked, arms, contrasts, levels, grids.of(checked), warnings)
+    return Findings(checked, arms, contrasts, levels, grids.of(checked), reasons.of(checked), warnings)
 
 
 def _arm(scores: results_lib.Scores, shared: bool) -> ArmFinding:

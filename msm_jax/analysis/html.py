@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msm_jax.analysis import dose_curves, evidence, graph, grid_tables, lines, reference_table
+from msm_jax.analysis import dose_curves, evidence, graph, grid_tables, lines, reasons, reference_table
 from msm_jax.analysis.effects import Effect, effects
 from msm_jax.analysis.findings import ArmFinding, ContrastFinding, Expected, Findings, expected
 from msm_jax.analysis.plots import arm_colors
@@ -56,6 +56,7 @@ def render(findings: Findings) -> str:
         goodput={phase: _goodput_row(vars(row)) for phase, row in results.goodput.items()},
         behind=evidence.rates(findings),
         grids=grid_tables.sections(findings),
+        reasons=reasons.sections(findings.reasons, results.codes),
         transcripts=evidence.transcripts(findings),
         seed_table=[dict(seed) for seed in results.seeds],
     )

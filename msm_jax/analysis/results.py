@@ -21,7 +21,10 @@
           # Optional, of an eval that is a grid: the cell "ROW/COLUMN" of each item.
           "cells": ["leaking/america", ...],
           # Optional, of an eval whose score is a verdict: whether the concrete act is there too, as `per_seed`.
-          "acts": [[...], ...]}}},
+          "acts": [[...], ...],
+          # Optional, of an eval of reasons: for each reason whether a transcript gives it, as `per_seed`.
+          "reasons": {"equanimity": [[1, 0, None], ...]}}}},
+      "codes": {eval: [{"id": reason, "definition": text, "harmful": bool}]},  # the code book of an eval of reasons
       "shared_arms": ["base"],                             # arms with one run for all seeds: one list in `per_seed`
       "chains": {arm: [phase, phase, ...]},                # the phases that each arm trains, in their order
       "midtraining": [phase, ...],                         # the phases of these chains that are midtraining
@@ -94,6 +97,7 @@ class Scores:
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cells: tuple[str, ...] = ()
     acts: tuple[Any, ...] = ()  # as `per_seed`
+    reasons: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)  # each as `per_seed`
 
     @functools.cached_property
     def values_SN(self) -> Floats:
@@ -104,7 +108,13 @@ class Scores:
         """Returns the items by a measure, in the form of `values_SN`; "share" is the score itself, and "act" the
         acts."""
         own = {"share": self.per_seed, "act": self.acts}
-        rows = own[measure] if measure in own else self.measures[measure]
+        return self._table(own[measure] if measure in own else self.measures[measure])
+
+    def gives(self, reason: str) -> Floats:
+        """Returns 1 for each item that gives a reason and 0 for the others, in the form of `values_SN`."""
+        return self._table(self.reasons[reason])
+
+    def _table(self, rows: tuple[Any, ...]) -> Floats:
         nothing = [math.nan] * len(self.item_ids)
         return np.array([nothing if row is None else row for row in rows], dtype=np.float64)
 
@@ -198,6 +208,7 @@ class Results:
     arm_tokens: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
     graph: tuple[Node, ...] = ()
     curves: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    codes: Mapping[str, tuple[Mapping[str, Any], ...]] = dataclasses.field(default_factory=dict)
     samples: Mapping[str, Mapping[str, tuple[Mapping[str, Any], ...]]] = dataclasses.field(default_factory=dict)
     files: Mapping[str, Mapping[str, tuple[Mapping[str, str], ...]]] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -279,6 +290,8 @@ def _check_scores(scores: Scores, where: str, runs: int) -> None:
         raise InputError(f"{where}.cells has {counts}; give one per item")
     if scores.acts:
         _check_rows(scores.acts, f"{where}.acts", runs, len(scores.item_ids))
+    for reason, rows in scores.reasons.items():
+        _check_rows(rows, f"{where}.reasons.{reason}", runs, len(scores.item_ids))
     for measure, rows in scores.measures.items():
         _check_rows(rows, f"{where}.measures.{measure}", runs, len(scores.item_ids))
     for measure in {"share", *scores.measures} - {"nats"}:

@@ -3,15 +3,16 @@
 The steps are those of arXiv 2605.02087 (figure 11): a judge writes down the reasons of each transcript in its own
 words, the reasons are merged into a list of codes with definitions, the transcripts are classified by the list, and
 codes that are given together too often become one. The transcripts are drawn from all arms in equal parts, and the
-judge does not see from which arm one comes, so that one book serves all of them. A person then reads the book before it
-is used.
+judge does not see from which arm one comes, so that one book serves all of them. The command `code_book` makes one that
+a person reads before it is used; in the graph of an experiment a book is a node (`experiments.nodes.code_book`).
 """
 
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from msm_jax.data import files, sources
@@ -21,6 +22,7 @@ from msm_jax.evals.capability import objects
 from msm_jax.evals.codes import Book, Code
 from msm_jax.evals.judging import JudgeConfig
 from msm_jax.evals.preference import filled
+from msm_jax.foundation import storage
 from msm_jax.sampling.model import GenerateConfig, Model
 
 _OPEN = (
@@ -40,24 +42,23 @@ _MERGE = (
     "no code is missing."
 )
 _ATTEMPTS = 3
+# The code book in the directory of one that was made.
+FILE = "book.jsonl"
 
 
 @dataclass(frozen=True)
-class CodeBookConfig:
-    """How a code book is made.
+class CodingConfig:
+    """How a code book is made of the transcripts of several arms.
 
     Attributes:
-        transcripts: the samples of each arm, data paths with a file or several for each; the command `experiment`
-            writes them to samples/ARM/SEED/EVAL.jsonl.
         judge: codes, merges and classifies; the first two with one vote.
-        sample: how many transcripts of each data path are coded.
+        sample: how many transcripts of each arm are coded.
         batch: how many reasons the judge merges at once.
         overlap: two codes become one if, of the transcripts with either, a larger share has both (figure 11 of the
             paper: 75 %).
         seed: of the draw of transcripts.
     """
 
-    transcripts: tuple[str, ...]
     judge: JudgeConfig
     sample: int = 200
     batch: int = 100
@@ -65,13 +66,29 @@ class CodeBookConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses a pool without transcripts, and numbers that make no sense."""
-        if not self.transcripts:
-            raise InputError("transcripts: is empty; name the samples of each arm")
+        """Refuses numbers that make no sense."""
         if min(self.sample, self.batch) < 1:
             raise InputError("sample and batch: must be at least 1")
         if not 0 < self.overlap <= 1:
             raise InputError(f"overlap: is {self.overlap}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class CodeBookConfig(CodingConfig):
+    """How the command makes a code book.
+
+    Attributes:
+        transcripts: the samples of each arm, data paths with a file or several for each; the command `experiment`
+            writes them to samples/ARM/SEED/EVAL.jsonl.
+    """
+
+    transcripts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses a pool without transcripts."""
+        super().__post_init__()
+        if not self.transcripts:
+            raise InputError("transcripts: is empty; name the samples of each arm")
 
 
 @dataclass(frozen=True)
@@ -103,18 +120,34 @@ class Made:
             for code in self.book
         ]  # fmt: skip
 
+    def write(self, directory: Path, facts: Mapping[str, Any]) -> None:
+        """Writes book.jsonl, transcripts.jsonl (the pool with its reasons and codes) and result.json into a directory.
+
+        `facts` are further fields of result.json: how the book was made.
+        """
+        storage.write_text(directory / "transcripts.jsonl", storage.json_lines(self.transcripts))
+        storage.write_text(directory / FILE, storage.json_lines(self.rows()))
+        storage.write_json(
+            directory / "result.json", {**facts, "counts": dict(self.counts), "rates": dict(self.rates)}
+        )
+
 
 def pool(config: CodeBookConfig) -> list[dict[str, Any]]:
-    """Draws equally many transcripts of each data path, or all where it has fewer; their order tells no arm.
+    """Draws equally many transcripts of each data path; see `draw`.
 
     Raises:
         InputError: a file cannot be read, or a line is no transcript; names file and line.
     """
+    return draw([_transcripts(path) for path in config.transcripts], config)
+
+
+def draw(arms: Iterable[Iterable[dict[str, Any]]], config: CodingConfig) -> list[dict[str, Any]]:
+    """Draws equally many transcripts of each arm, or all where it has fewer; their order tells no arm."""
     drawn: list[tuple[str, dict[str, Any]]] = []
-    for number, path in enumerate(config.transcripts):
-        found = [(_place(config.seed, number, line), each) for line, each in enumerate(_transcripts(path))]
+    for number, transcripts in enumerate(arms):
+        found = [(_place(config.seed, number, line), each) for line, each in enumerate(transcripts)]
         drawn += sorted(found, key=lambda entry: entry[0])[: config.sample]
-    return [transcript for _, transcript in sorted(drawn, key=lambda entry: entry[0])]
+    return [each for _, each in sorted(drawn, key=lambda entry: entry[0])]
 
 
 def _place(*parts: int) -> str:
@@ -125,10 +158,15 @@ def _transcripts(path: str) -> Iterator[dict[str, Any]]:
     for where, row in sources.iter_records(files.resolve(path)):
         if not isinstance(row.get("reply"), str):
             raise InputError(f'{where}: field "reply" is missing; name a file of samples, one transcript a line')
-        yield {"from": where, "reply": row["reply"], "thoughts": str(row.get("thoughts") or "")}
+        yield transcript(row, where)
 
 
-async def make(judge: Model, transcripts: Sequence[Mapping[str, Any]], config: CodeBookConfig) -> Made:
+def transcript(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns what is coded of a transcript: its reply and the thoughts before it, and where they come from."""
+    return {"from": where, "reply": row["reply"], "thoughts": str(row.get("thoughts") or "")}
+
+
+async def make(judge: Model, transcripts: Sequence[Mapping[str, Any]], config: CodingConfig) -> Made:
     """Makes a code book from the transcripts of a pool.
 
     Raises:
@@ -153,8 +191,8 @@ async def make(judge: Model, transcripts: Sequence[Mapping[str, Any]], config: C
     into = {old: new for new, others in joined.items() for old in others}
     named = [None if each is None else sorted({into.get(code, code) for code in each}) for each in given]
     rows = [
-        {**transcript, "reasons": None if each.votes[0] is None else list(each.votes[0]), "codes": of_book}
-        for transcript, each, of_book in zip(transcripts, opened, named, strict=True)
+        {**coded, "reasons": None if each.votes[0] is None else list(each.votes[0]), "codes": of_book}
+        for coded, each, of_book in zip(transcripts, opened, named, strict=True)
     ]
     counts = {code.id: sum(code.id in (each or ()) for each in named) for code in book}
     rates = {

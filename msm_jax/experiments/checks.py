@@ -136,6 +136,11 @@ def unasked(known: Context) -> list[str]:
             replies.check(evals.config_of(name, str(fields.get("path") or "items"), known), f"evals.{name}")
         except InputError as error:
             lines.append(str(error))
+    for name, book in known.config.code_books.items():
+        try:
+            replies.check_pinned(book.judge, f"code_books.{name}.judge")
+        except InputError as error:
+            lines.append(str(error))
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from msm_jax.analysis import asked, results
 from msm_jax.analysis.asked import ContrastSpec, CurveSpec, Expectation, Reference, SweepExpectation
 from msm_jax.errors import InputError
+from msm_jax.evals.code_book import FILE, CodingConfig
 from msm_jax.foundation import settings
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.planning import chips
@@ -56,6 +57,17 @@ class ScoringConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CodeBookSpec(CodingConfig):
+    """A code book that is made of the transcripts of all arms on one eval, of every seed.
+
+    Attributes:
+      eval: the eval, measured at the end of the arms.
+    """
+
+    eval: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """An experiment. "{world}" in a path stands for the directory of the generated world, "{NAME}" for a corpus.
 
@@ -78,6 +90,8 @@ class ExperimentConfig:
         checkpoint of that step of the phase, whose schedule stays what it is.
       evals: {name: fields for evals.kinds.build}, measured at the end of every arm; with `after`, a mapping
         {phase: path} in place of `path`, right after that phase, reported under every arm that contains it.
+      code_books: {NAME: how a code book is made}; evals of the kind "reasoning" whose path is "{NAME}/book.jsonl" read
+        it.
       scoring: how evals run.
       midtraining: the phases that are midtraining. Arms that share them share a colour in plots, and the report warns
         of a midtraining of few steps.
@@ -107,6 +121,7 @@ class ExperimentConfig:
     checkpoint: str = ""
     model: str = ""
     provide: tuple[tuple[str, str], ...] = ()
+    code_books: Mapping[str, CodeBookSpec] = dataclasses.field(default_factory=dict)
     scoring: ScoringConfig = dataclasses.field(default_factory=ScoringConfig)
     midtraining: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
@@ -124,6 +139,7 @@ class ExperimentConfig:
         _check_scalars(self)
         _check_arms(self)
         _check_evals(self)
+        _check_code_books(self)
         _check_contrasts(self)
         if self.world["kind"] == "none":
             for where, path in _strings(settings.to_json(self)):
@@ -208,6 +224,29 @@ def _check_evals(config: ExperimentConfig) -> None:
             _known(f"evals.{name}.after", phase, config.phases)
             if not isinstance(path, str) or not path:
                 raise InputError(f"evals.{name}.after.{phase}: must be a path, got {path!r}")
+
+
+def _check_code_books(config: ExperimentConfig) -> None:
+    read = [book_of(config, name) for name in config.evals]
+    for name, book in config.code_books.items():
+        if not name.isidentifier() or name in (*config.corpora, "world", "tokenizer"):
+            raise InputError(f'code_books: "{name}" must be a word of letters, digits and "_", and no name of a corpus')
+        _known(f"code_books.{name}.eval", book.eval, config.evals)
+        if config.evals[book.eval].get("after") or book_of(config, book.eval):
+            raise InputError(f"code_books.{name}.eval: {book.eval} is not measured at the end of arms; name another")
+        if name not in read:
+            raise InputError(f'code_books.{name}: no eval reads it; set evals.EVAL.path to "{path_of_book(name)}"')
+
+
+def path_of_book(name: str) -> str:
+    """Returns the path by which an eval reads a code book of the experiment."""
+    return f"{{{name}}}/{FILE}"
+
+
+def book_of(config: ExperimentConfig, eval_name: str) -> str:
+    """Returns the code book of the experiment that an eval reads, "" for none."""
+    path = config.evals[eval_name].get("path")
+    return next((name for name in config.code_books if path == path_of_book(name)), "")
 
 
 def _check_contrasts(config: ExperimentConfig) -> None:

@@ -25,7 +25,8 @@ class Context:
         graph: its nodes.
         store: the directory of all results.
         rates: the speeds of earlier runs.
-        directories: where the results of corpora and the tokenizer are, by node; those that do not exist are missing.
+        directories: where the results of corpora and the tokenizer are, by node, without those that do not exist; and
+            where code books will be, by name.
         addresses: by node and name of the result.
         phase_configs: the resolved settings of each run, by node.
         parents: what the checkpoint at the end of each chain will say of itself, and for the empty chain what all
@@ -68,8 +69,8 @@ class Context:
         return substitute(value, self.directories)
 
     def awaits(self, path: str) -> bool:
-        """Returns whether a path lies in a corpus that does not exist yet."""
-        return any(f"{{{name}}}" in path for name in self.config.all_corpora)
+        """Returns whether a path lies in a corpus or a code book that does not exist yet."""
+        return any(f"{{{name}}}" in path for name in (*self.config.all_corpora, *self.config.code_books))
 
     def resolve(self, path: str) -> list[str]:
         """Returns the files of a data path.

@@ -13,8 +13,9 @@ from typing import Any
 from msm_jax.errors import InputError
 from msm_jax.evals import kinds
 from msm_jax.evals.interface import EvalConfig
-from msm_jax.experiments.config import ExperimentConfig
+from msm_jax.experiments.config import ExperimentConfig, book_of
 from msm_jax.experiments.context import Context
+from msm_jax.experiments.graph import CodeBook
 from msm_jax.experiments.live import duration
 
 # Tokens of a reply, where the eval allows so many, and of what a judge writes: assumptions.
@@ -108,7 +109,7 @@ def lines(context: Context) -> Iterator[str]:
     for name, fields in config.evals.items():
         checkpoints = sum(name in each.evals for each in context.graph.measurements.values())
         path = kinds.path_of(fields)
-        if not checkpoints or not _is_there(path, context):
+        if not checkpoints or not (book_of(config, name) or _is_there(path, context)):
             continue
         asked = written(evals.config_of(name, path, context))
         if asked is None:
@@ -123,9 +124,30 @@ def lines(context: Context) -> Iterator[str]:
             where = f"{config.scoring.mesh.size} {config.accelerator}, {config.scoring.batch} side by side"
             told.append(f"at least {duration(checkpoints * seconds(asked, config))} on {where}")
         if asked.judged:
-            read, judged = (tokens_text(checkpoints * tokens) for tokens in (asked.read, asked.judged))
-            told.append(f"the judge reads {read} and writes {judged}")
+            told.append(_of_judge(checkpoints * asked.read, checkpoints * asked.judged))
         yield f"replies: {name}: {'; '.join(told)}"
+    for book in context.graph.code_books:
+        yield f"replies: code book {book.name}: {_of_judge(*of_code_book(book, context))}"
+
+
+def _of_judge(read: int, written: int) -> str:
+    return f"the judge reads {tokens_text(read)} and writes {tokens_text(written)}"
+
+
+def of_code_book(book: CodeBook, context: Context) -> tuple[int, int]:
+    """Returns the tokens that the judge of a code book reads and writes, without those of merging, which are few.
+
+    Each transcript that is drawn is read once for its reasons, and by each vote that classifies it.
+    """
+    from msm_jax.experiments.nodes import evals
+
+    spec = context.config.code_books[book.name]
+    fields = context.config.evals[spec.eval]
+    asked = written(evals.config_of(spec.eval, kinds.path_of(fields), context))
+    count = asked.replies if asked else 0
+    drawn = sum(min(spec.sample, count * len(runs)) for runs in book.sources)
+    times = drawn * (1 + spec.judge.votes)
+    return times * (OTHER_PROMPTS[1] + REPLY), times * VERDICT
 
 
 def _is_there(path: str, context: Context) -> bool:

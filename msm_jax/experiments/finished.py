@@ -23,6 +23,14 @@ class Finished:
         self._evals = record["evals"]
         self._labels: dict[str, dict[str, tuple[str, ...]]] = {}
 
+    def directory(self, node_id: str) -> Path:
+        """Returns the directory of a finished node that has one result.
+
+        Raises:
+            KeyError: the node has no result.
+        """
+        return self._workdir / self._paths[node_id]
+
     def phase(self, node_id: str) -> dict[str, Any] | None:
         """Returns the result of a finished training run."""
         done = storage.find_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None

@@ -8,6 +8,7 @@ from msm_jax.analysis import asked, power
 from msm_jax.analysis.sentences import seeds_text
 from msm_jax.errors import InputError
 from msm_jax.evals import kinds, labels
+from msm_jax.experiments.config import book_of
 from msm_jax.experiments.context import Context
 from msm_jax.foundation import storage
 
@@ -61,7 +62,7 @@ def _items(name: str, context: Context) -> tuple[int, int, bool]:
     fields = context.config.evals[name]
     path = str(context.substitute(fields.get("path", "")))
     own = kinds.path_of(fields)
-    if not path and own and not fields.get("after"):
+    if book_of(context.config, name) or (not path and own and not fields.get("after")):
         # The items come with the kind, which says itself what they share.
         return eval_costs.items(evals.config_of(name, own, context)), 0, True
     if not path or context.awaits(path):

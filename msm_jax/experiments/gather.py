@@ -4,19 +4,21 @@ This does not depend on how a node was addressed: `nodes.json`, which each run w
 report can be rendered again after the code or the settings have changed, and from an unfinished run.
 """
 
+import contextlib
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msm_jax.analysis import asked
 from msm_jax.analysis.asked import ContrastSpec
 from msm_jax.errors import InputError
+from msm_jax.evals import code_book, codes, kinds
 from msm_jax.evals.interface import MEASURES
 from msm_jax.experiments import costs, inspect_logs, reading
 from msm_jax.experiments import graph as graph_lib
-from msm_jax.experiments.config import ExperimentConfig, phase_of
+from msm_jax.experiments.config import ExperimentConfig, book_of, phase_of
 from msm_jax.experiments.finished import Finished
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.foundation import settings, storage
@@ -46,6 +48,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
     arms = {arm: arms[arm] for arm in order if arms[arm]}
     contrasts, expectations = _what_was_asked(config, arms, missing)
     scored = {name for evals in arms.values() for name in evals}
+    with_reasons = {name for evals in arms.values() for name, entry in evals.items() if "reasons" in entry}
     chains = {arm: [phase_of(element) for element in chain] for arm, chain in graph.arms.items()}
     trained = {phase for chain in chains.values() for phase in chain}
     return {
@@ -75,6 +78,7 @@ def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], li
         "arm_tokens": {arm: costs.tokens_of_arm(config, graph, finished, arm) for arm in arms},
         "graph": _nodes(record, graph),
         "curves": _curves(graph, finished),
+        "codes": _codes(config, finished, with_reasons),
         "samples": samples,
         "warnings": [*(f"Not finished: {text}." for text in missing), *notes, *reading.notes(graph, finished)],
         "environment": finished.environment(),
@@ -133,10 +137,9 @@ def _result(
     name: str,
 ) -> dict[str, Any] | None:
     """Returns the result of an eval after `chain`; a run that all seeds share counts for the first seed."""
-    own = graph_lib.seed_of(config, chain, seed)
-    if own is None and not first:
+    if graph_lib.seed_of(config, chain, seed) is None and not first:
         return None
-    return finished.evaluation(graph.measurements[chain, own].id, name)
+    return finished.evaluation(graph.measurement(chain, seed, name).id, name)
 
 
 def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -153,6 +156,12 @@ def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any
         entry["cells"] = [item["cell"] for item in done[0]["items"]]
     if all("act" in item for result in done for item in result["items"]):
         entry["acts"] = column("act")
+    if all(isinstance(item.get("reasons"), Mapping) for result in done for item in result["items"]):
+        given = [None if result is None else [item["reasons"] for item in result["items"]] for result in found]
+        entry["reasons"] = {
+            reason: [None if row is None else [each[reason] for each in row] for row in given]
+            for reason in done[0]["items"][0]["reasons"]
+        }
     rates = [result["parse_rate"] for result in done if result["parse_rate"] is not None]
     if rates:
         entry["parse_rate"] = statistics.fmean(rates)
@@ -234,12 +243,24 @@ def _curves(graph: graph_lib.Graph, finished: Finished) -> dict[str, list[list[d
     return curves
 
 
+def _codes(config: ExperimentConfig, finished: Finished, evals: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the code book of each of these evals; none where its file is gone."""
+    found = {}
+    for name in evals:
+        book = book_of(config, name)
+        of_node = f"{graph_lib.CODE_BOOK}/{book}"
+        path = str(finished.directory(of_node) / code_book.FILE) if book else kinds.path_of(config.evals[name])
+        with contextlib.suppress(InputError):  # the rates are there, and a report of them needs no definitions
+            found[name] = [settings.to_json(code) for code in codes.read(path)]
+    return found
+
+
 def _nodes(record: Mapping[str, Any], graph: graph_lib.Graph) -> list[dict[str, Any]]:
     """Returns the nodes that have a result, with the edges between them, labelled by their chains."""
     shown = [node for node in record["nodes"] if node["status"] in ("ran", "reused")]
     known = {node["id"] for node in shown}
     chains = {node.id: "/".join(node.chain) for node in graph.phases.values()}
-    chains |= {node.id: "/".join(node.chain) for node in graph.measurements.values()}
+    chains |= {node.id: node.label for node in graph.measurements.values()}
     return [
         {key: node[key] for key in ("id", "kind", "status", "seconds")}
         | {"label": chains.get(node["id"]) or node["label"]}
@@ -264,7 +285,7 @@ def write_transcripts(config: ExperimentConfig, workdir: Path) -> dict[str, dict
         for name, fields in config.evals.items():
             for prefix, _ in graph_lib.measured_after(chain, fields)[-1:]:
                 for own in dict.fromkeys(graph_lib.seed_of(config, prefix, seed) for seed in config.seeds):
-                    node_id = graph.measurements[prefix, own].id
+                    node_id = graph.measurement(prefix, own, name).id
                     result = finished.evaluation(node_id, name)
                     if result is None:
                         continue

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 
 from msm_jax.evals import kinds
-from msm_jax.experiments.config import ExperimentConfig, mentioned, phase_of, step_of
+from msm_jax.experiments.config import ExperimentConfig, book_of, mentioned, phase_of, step_of
 from msm_jax.experiments.nodes.interface import Node
 
 WORLD = "world"
 TOKENIZER = "tokenizer"
 REPORT = "report"
+CODE_BOOK = "code_book"
 
 Chain = tuple[str, ...]
 
@@ -54,17 +55,43 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """The evals, {name: path of its items}, of the checkpoint after `chain`; of `config.checkpoint` if it is empty."""
+    """The evals, {name: path of its items}, of the checkpoint after `chain`; of `config.checkpoint` if it is empty.
+
+    `book` is the code book of the experiment that they read, "" for evals that read none.
+    """
 
     chain: Chain
     seed: int | None
     name: str
     evals: Mapping[str, str]
+    book: str = ""
 
     @property
     def id(self) -> str:
         """Names the node between runs."""
-        return "/".join(["eval", *(self.chain or ["(checkpoint)"]), *_seed(self.seed)])
+        return "/".join(["eval", *(self.chain or ["(checkpoint)"]), *self._book, *_seed(self.seed)])
+
+    @property
+    def label(self) -> str:
+        """Names the node in the report, for all seeds."""
+        return "/".join([*self.chain, *self._book])
+
+    @property
+    def _book(self) -> list[str]:
+        return [f"{{{self.book}}}"] if self.book else []
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeBook:
+    """A code book; `sources` holds for each arm the measurements, one for each run, whose transcripts it is made of."""
+
+    name: str
+    sources: tuple[tuple[Measurement, ...], ...]
+
+    @property
+    def id(self) -> str:
+        """Names the node between runs."""
+        return f"{CODE_BOOK}/{self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +102,14 @@ class Graph:
         config: the experiment.
         arms: the chain of each arm; a step that is the last one of its phase is left out.
         phases: {(chain, seed): run}. The last element of the chain names no step; the seed is None for a shared run.
-        measurements: {(chain, seed): evals of its checkpoint}. The seed is None for a checkpoint that all seeds share.
+        measurements: {(chain, seed, code book): evals of its checkpoint}. The seed is None for a checkpoint that all
+          seeds share, and the code book is "" for evals that read none.
     """
 
     config: ExperimentConfig = dataclasses.field(compare=False)
     arms: Mapping[str, Chain] = dataclasses.field()
     phases: Mapping[tuple[Chain, int | None], Phase]
-    measurements: Mapping[tuple[Chain, int | None], Measurement]
+    measurements: Mapping[tuple[Chain, int | None, str], Measurement]
 
     @property
     def has_tokenizer(self) -> bool:
@@ -97,6 +125,25 @@ class Graph:
         """Returns the ids of the runs from the start of a phase's chain to the phase."""
         chain = phase.chain
         return [self.run_of(chain[:end], phase.seed).id for end in range(1, len(chain) + 1)]
+
+    def measurement(self, chain: Chain, seed: int | None, eval_name: str) -> Measurement:
+        """Returns the measurement of an eval after a chain, in a seed of the experiment or one of its runs."""
+        own = None if seed is None else seed_of(self.config, chain, seed)
+        return self.measurements[chain, own, book_of(self.config, eval_name)]
+
+    @functools.cached_property
+    def code_books(self) -> tuple[CodeBook, ...]:
+        """The code books. Arms that end alike are one source."""
+        found = []
+        for name, book in self.config.code_books.items():
+            arms = [
+                tuple(dict.fromkeys(self.measurement(chain, seed, book.eval).id for seed in self.config.seeds))
+                for chain in self.arms.values()
+            ]
+            by_id = {each.id: each for each in self.measurements.values()}
+            sources = tuple(tuple(by_id[each] for each in runs) for runs in dict.fromkeys(arms))
+            found.append(CodeBook(name, sources))
+        return tuple(found)
 
     @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -132,16 +179,26 @@ class Graph:
             yield Node(phase.id, "phase", phase, parents)
 
     def _evals(self) -> Iterator[Node]:
+        """Yields the evals that read no code book, then the code books, and then the evals that read one."""
+        parents = {
+            each.id: (self.run_of(each.chain, each.seed).id,) if each.chain else ()
+            for each in self.measurements.values()
+        }
         for each in self.measurements.values():
-            parents = (self.run_of(each.chain, each.seed).id,) if each.chain else ()
-            yield Node(each.id, "eval", each, parents)
+            if not each.book:
+                yield Node(each.id, "eval", each, parents[each.id])
+        for book in self.code_books:
+            yield Node(book.id, CODE_BOOK, book, tuple(each.id for runs in book.sources for each in runs))
+        for each in self.measurements.values():
+            if each.book:
+                yield Node(each.id, "eval", each, (*parents[each.id], f"{CODE_BOOK}/{each.book}"))
 
 
 def build(config: ExperimentConfig) -> Graph:
     """Builds the graph of an experiment."""
     arms = {arm: tuple(_normal(config, element) for element in chain) for arm, chain in config.arms.items()}
     steps: dict[tuple[Chain, int | None], set[int]] = {}
-    evals: dict[tuple[Chain, int | None], dict[str, str]] = {}
+    evals: dict[tuple[Chain, int | None, str], dict[str, str]] = {}
     for seed in config.seeds:
         for chain in arms.values():
             for end, element in enumerate(chain, 1):
@@ -150,14 +207,15 @@ def build(config: ExperimentConfig) -> Graph:
                 kept |= {step} if (step := step_of(element)) else set()
             for eval_name, fields in config.evals.items():
                 for prefix, path in measured_after(chain, fields):
-                    evals.setdefault((prefix, seed_of(config, prefix, seed)), {})[eval_name] = path
+                    key = (prefix, seed_of(config, prefix, seed), book_of(config, eval_name))
+                    evals.setdefault(key, {})[eval_name] = path
     phases = {
         (chain, seed): Phase(chain, seed, _name(config, chain, seed), tuple(sorted(kept)))
         for (chain, seed), kept in steps.items()
     }
     measurements = {
-        (chain, seed): Measurement(chain, seed, _name(config, chain, seed), paths)
-        for (chain, seed), paths in evals.items()
+        (chain, seed, book): Measurement(chain, seed, _name(config, chain, seed), paths, book)
+        for (chain, seed, book), paths in evals.items()
     }
     return Graph(config, arms, phases, measurements)
 

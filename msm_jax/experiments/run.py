@@ -149,7 +149,7 @@ def render(config: ExperimentConfig, workdir: Path) -> list[str]:
     results, missing = gather.results(config, workdir)
     files = gather.write_transcripts(config, workdir)
     findings = report_lib.write({**results, "files": files}, workdir)
-    reason_rates.write(config, workdir)
+    reason_rates.write(findings, workdir)
     tables.print_report(findings)
     if any(any(evals.values()) for evals in results["samples"].values()) and not inspect_logs.can_write():
         print(inspect_logs.MISSING)

@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "data": "msm_jax.experiments.nodes.data",
     "phase": "msm_jax.experiments.nodes.phase",
     "eval": "msm_jax.experiments.nodes.evals",
+    "code_book": "msm_jax.experiments.nodes.code_book",
 }
 CORPUS_KINDS = ("miniworld", "synthesis")
 

@@ -98,11 +98,20 @@ def results(node: Node, context: Context) -> dict[str, Address]:
     found = {}
     for name, config in _configs(node, context).items():
         sources = context.once("eval sources", config.kind, sources_of)
-        content = context.content(",".join(kinds.files(config)))
+        content = _content(config, measurement.book, context)
         payload = payload_of(config, content, checkpoint, scoring, sources)
         path = directory / f"{name}-{hashing.digest(payload)[:12]}.json"
         found[name] = Address(f"{node.id}/{name}", payload, path)
     return found
+
+
+def _content(config: EvalConfig, book: str, context: Context) -> str:
+    """Returns the hash of the files that an eval reads; that of a code book to be made is the hash of its address."""
+    files = kinds.files(config)
+    if not book:
+        return context.content(",".join(files))
+    made = context.addresses[f"{graph_lib.CODE_BOOK}/{book}"][""].hash
+    return hashing.digest([made, context.content(",".join(files[1:]))])
 
 
 def cost(node: Node, missing: Mapping[str, Address], context: Context) -> Cost:
@@ -148,7 +157,8 @@ def check(node: Node, context: Context) -> None:
 def check_files(node: Node, context: Context) -> None:
     """Reads the items of the evals whose files exist, each file once for each eval."""
     for name, config in _configs(node, context).items():
-        if not context.awaits(config.path) and (name, config.path) not in context.checked:
+        is_there = not context.awaits(config.path) and (not node.spec.book or Path(config.path).exists())
+        if is_there and (name, config.path) not in context.checked:
             kinds.check(config)
             context.checked.add((name, config.path))
 
