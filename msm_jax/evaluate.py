@@ -2,8 +2,9 @@
 
     python -m msm_jax.evaluate --config=configs/evals/preferences.py --checkpoint=RUN --workdir=DIR
 
-Writes DIR/results/EVAL.json (mean and 95 % interval over items of the score and of further measures, every item's
-values) and DIR/samples/EVAL.jsonl (what was asked and answered). DIR/replies.sqlite keeps every reply as it comes, so
+Writes DIR/report.html, which shows all of this, and DIR/report.json, its numbers; DIR/results/EVAL.json (mean and 95 %
+interval over items of the score and of further measures, every item's values); and DIR/samples/EVAL.jsonl (what was
+asked and answered). DIR/replies.sqlite keeps every reply as it comes, so
 that a run which was killed goes on where it stopped. DIR/plots/EVAL.png shows an eval that is a grid, and `inspect view
 --log-dir DIR/inspect` opens every transcript (logs are written where Inspect is installed). Running it
 again reuses a result unless something that it depends on has changed: the eval's settings, its item file, the
@@ -25,17 +26,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from msm_jax import cli
-from msm_jax.analysis import heat_map, rates, terminal
+from msm_jax.analysis import heat_map, report, terminal
+from msm_jax.analysis.dependence import Labels
+from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.statistics import interval95
 from msm_jax.checkpoints import compose, store
 from msm_jax.data import sources
-from msm_jax.evals import kinds
+from msm_jax.evals import kinds, labels
 from msm_jax.evals.config import EvaluateConfig
 from msm_jax.evals.interface import MEASURES, EvalConfig, EvalResult
-from msm_jax.experiments import inspect_logs, reason_rates, replies
+from msm_jax.experiments import inspect_logs, of_checkpoint, reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.foundation import hashing, lock, settings, storage
+from msm_jax.models import transformer
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Engine
 
@@ -90,7 +94,7 @@ def _evaluate() -> None:
         if found is None:
             _log.info("eval %s: %s", name, each.path)
             result = replies.run(model, each, workdir / "replies.sqlite", identity)
-            found = write(addresses[name], workdir / "samples" / f"{name}.jsonl", result)
+            found = write(addresses[name], each, workdir / "samples" / f"{name}.jsonl", result)
         rows.append((name, found, stored[name] is not None))
     terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
     for name, found, reused in rows:
@@ -107,9 +111,34 @@ def _evaluate() -> None:
         for rate, value in found["rates"].items():
             if rate not in in_table:
                 terminal.console().print(f"{name}: {rate} {value:.3f}")
-        parsed = {} if found["parse_rate"] is None else {"parsed": found["parse_rate"]}
-        for warning in rates.warnings(name, {"": {**parsed, **found["rates"]}}):
-            terminal.console().print(f"[yellow]warning:[/] {escape(warning)}")
+    findings = write_report(workdir, checkpoint, evals, {name: found for name, found, _ in rows})
+    for warning in findings.warnings:
+        terminal.console().print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    terminal.console().print(f"report: {workdir / 'report.html'}", soft_wrap=True)
+
+
+def write_report(
+    workdir: Path, checkpoint: Path, evals: Mapping[str, EvalConfig], found: Mapping[str, Mapping[str, Any]]
+) -> Findings:
+    """Writes report.html, report.json and its plots from the results of all evals, and links to samples and logs."""
+    shape = compose.model_config(store.read_info(checkpoint), checkpoint)
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    name = " with ".join(filter(None, [run.name, Path(_ADAPTER.value).name]))
+    whole = {each: {**result, "transcripts": transcripts(workdir, each)} for each, result in found.items()}
+    results = of_checkpoint.results(name, evals, whole, transformer.count_params(shape))
+    files = {}
+    for each in found:
+        log = Path("inspect", f"{each}.eval")
+        links = {"log": log.as_posix()} if (workdir / log).exists() else {}
+        files[each] = [{"seed": "shared", "samples": f"samples/{each}.jsonl", **links}]
+    return report.write({**results, "files": {name: files}}, workdir)
+
+
+def transcripts(workdir: Path, name: str) -> list[dict[str, Any]]:
+    """Returns what `samples/EVAL.jsonl` holds of an eval in which something was generated; nothing for another eval."""
+    lines = (workdir / "samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return found if found and "reply" in found[0] else []
 
 
 def checkpoint_digest(checkpoint: Path) -> str:
@@ -122,7 +151,7 @@ def checkpoint_digest(checkpoint: Path) -> str:
     return hashing.digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
 
 
-def write(address: Address, samples: Path, result: EvalResult) -> dict[str, Any]:
+def write(address: Address, config: EvalConfig, samples: Path, result: EvalResult) -> dict[str, Any]:
     """Writes the file of samples, then that of the result, each whole or not at all; returns what the latter holds.
 
     Raises:
@@ -131,7 +160,9 @@ def write(address: Address, samples: Path, result: EvalResult) -> dict[str, Any]
     fields = result.to_json()
     storage.write_text(samples, evals_node.samples(fields))
     del fields["transcripts"]
-    return evals_node.write(address, {"ci95": interval(result, "score"), "measures": measures(result), **fields})
+    shared = tuple(labels.of_scored(result.items, config.path) or ())
+    found = {"ci95": interval(result, "score", shared), "measures": measures(result, shared)}
+    return evals_node.write(address, {**found, **fields})
 
 
 def write_log(
@@ -141,37 +172,35 @@ def write_log(
 
     Without Inspect it says in a line that there is no log.
     """
-    lines = (workdir / "samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    transcripts = [json.loads(line) for line in lines]
+    written = transcripts(workdir, name)
     path = workdir / "inspect" / f"{name}.eval"
-    if not transcripts or "reply" not in transcripts[0] or (path.exists() and not rewrite):
+    if not written or (path.exists() and not rewrite):
         return
     if not inspect_logs.can_write():
         terminal.console().print(f"{name}: {inspect_logs.MISSING_FOR_EVALUATE}", soft_wrap=True)
         return
     made = (workdir / "results" / f"{name}.json").stat().st_mtime
-    result = {**stored, "transcripts": transcripts}
+    result = {**stored, "transcripts": written}
     inspect_logs.write(path, name, model, stored["hash"], settings.to_json(config), result, made)
 
 
-def measures(result: EvalResult) -> dict[str, dict[str, Any]]:
+def measures(result: EvalResult, shared: Labels) -> dict[str, dict[str, Any]]:
     """Returns mean and 95 % interval of the measures beside the score that the items have, by `interface.MEASURES`."""
     found = {}
     for measure, field in MEASURES.items():
         values = [item[field] for item in result.items if field in item]
         if values:
-            found[measure] = {"mean": statistics.fmean(values), "ci95": interval(result, field)}
+            found[measure] = {"mean": statistics.fmean(values), "ci95": interval(result, field, shared)}
     return found
 
 
-def interval(result: EvalResult, field: str) -> list[float] | None:
-    """Returns the 95 % interval of the mean of a field over items, or over the clusters that their kind names; None for
-    items without a value."""
+def interval(result: EvalResult, field: str, shared: Labels) -> list[float] | None:
+    """Returns the 95 % interval of the mean of a field over items, given what each shares with others; None for items
+    without a value."""
     values = np.array([[np.nan if item[field] is None else item[field] for item in result.items]], dtype=np.float64)
     if not np.isfinite(values).any():
         return None
-    labels = tuple((f"cluster: {item['cluster']}",) if "cluster" in item else () for item in result.items)
-    found = interval95(values, labels, measure="nats" if field == MEASURES["nats"] else "share")
+    found = interval95(values, shared, measure="nats" if field == MEASURES["nats"] else "share")
     return [found.low, found.high]
 
 

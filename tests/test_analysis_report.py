@@ -40,7 +40,7 @@ def test_report_json_has_the_documented_schema(results, written):
     content = json.loads((written / "report.json").read_text())
     assert set(content) == {
         "schema_version", "experiment", "seeds", "arms", "contrasts", "gates", "expectations", "verdicts", "curves",
-        "reference", "grids", "cost", "goodput", "arm_cost", "warnings",
+        "reference", "grids", "reasons", "cost", "goodput", "arm_cost", "warnings",
     }  # fmt: skip
     assert content["gates"]["gate"] == {"base": content["arms"]["base"]["gate"]["mean"]}
     assert set(content["gates"]["knowledge"]) == {"msm_affordability", "msm_tradition"}

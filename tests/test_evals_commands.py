@@ -78,6 +78,10 @@ def test_evaluate_writes_results_and_reuses_them(run, pairs, tmp_path):
     assert f"{graded['probability']['mean']:.3f}" in line
     assert json.loads((workdir / "results/prefer_greedy.json").read_text())["measures"] == {}
     assert "reused" not in first.stdout
+    report = json.loads((workdir / "report.json").read_text())
+    assert report["arms"][run[0].name]["prefer"]["mean"] == stored["mean"]
+    page = (workdir / "report.html").read_text()
+    assert "Report of one checkpoint" in page and 'href="samples/prefer_greedy.jsonl"' in page
     asked = [json.loads(line) for line in (workdir / "samples/prefer_greedy.jsonl").read_text().splitlines()]
     assert len(asked) == 8
     assert asked[1]["prompt"] == [{"role": "user", "content": "kite or lamp?"}]

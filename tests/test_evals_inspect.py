@@ -38,7 +38,7 @@ def test_every_task_has_the_name_of_a_kind():
 
 
 def test_a_forced_choice_in_inspect_scores_as_evaluate_does(tiny, tmp_path):
-    log = logged("forced_choice_misalignment", tiny, tmp_path, goals=["none"], reply="letter")
+    log = logged("forced_choice_misalignment", tiny, tmp_path, goals="none", reply="letter")
     config = kinds.build({"kind": "forced_choice_misalignment", "goals": ["none"], "reply": "letter"}, "evals")
     ours = kinds.run({"model": CheckpointModel(Engine.from_checkpoint(tiny), "tiny")}, config)
     theirs = {sample.id: sample.scores["msm_jax"] for sample in log.samples}

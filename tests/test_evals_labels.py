@@ -46,3 +46,13 @@ def test_answers_of_knowledge_items_are_not_options_of_theirs(tmp_path):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         labels.read(str(tmp_path / "none.jsonl"))
+
+
+def test_scored_items_have_the_labels_of_their_kind_or_of_their_file(tmp_path):
+    path = written(tmp_path, PAIR | {"id": "a", "meta": {"domain": "bread"}}, PAIR | {"id": "b"})
+    options = ("option: rye", "option: oat")
+    assert labels.of_scored([{"id": "b"}, {"id": "a"}], path) == [options, ("domain: bread", *options)]
+    assert labels.of_scored([{"id": "a", "cluster": "x"}, {"id": "b"}], path) == [("cluster: x",), ()]
+    assert labels.of_scored([{"id": "a", "cell": "x/y"}], path) == [()]
+    assert labels.of_scored([{"id": "c"}], path) is None
+    assert labels.of_scored([{"id": "a"}], str(tmp_path / "gone.jsonl")) is None

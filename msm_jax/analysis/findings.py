@@ -246,6 +246,7 @@ def _warnings(
     for name in checked.evals():
         rated = {arm: arms[arm][name].every_rate for arm in arms if name in arms[arm]}
         yield from rates.warnings(name, rated)
+    yield from grids.flat(checked)
     yield from _token_warnings(checked)
     for name, contrast in contrasts.items():
         if contrast.terms and contrast.measure == "share":

@@ -6,7 +6,7 @@ chance; so the p-values of a contrast's cells are corrected, by Holm's method, f
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -79,6 +79,24 @@ def _grid(results: Results, name: str) -> Grid | None:
         },
         {contrast: spec.measure for contrast, spec in specs.items()},
     )
+
+
+def flat(results: Results) -> Iterator[str]:
+    """Yields a sentence on each grid in which the columns change nothing for some arms, although the rows differ."""
+    for name in results.evals():
+        found = [arm for arm, evals in results.arms.items() if name in evals and _is_flat(evals[name])]
+        if found:
+            arms = f" in {', '.join(found)}" if len(results.arms) > 1 else ""
+            yield f"{name}: every row has the same score in all columns{arms}, so the columns change nothing there."
+
+
+def _is_flat(scores: Scores) -> bool:
+    means: dict[str, list[float]] = {}
+    for cell in dict.fromkeys(scores.cells):
+        values = scores.values_SN[:, _places(scores, cell)]
+        means.setdefault(cell.partition("/")[0], []).append(statistics.summarise(values).mean)
+    same = all(len(row) > 1 and max(row) == min(row) for row in means.values())
+    return same and len({row[0] for row in means.values()}) > 1
 
 
 def _places(scores: Scores, cell: str) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,8 +113,12 @@ def _task(name: str, fields: Mapping[str, Any]) -> Task:
     Raises:
         PrerequisiteError: the settings or the items cannot be used.
     """
+    hints = typing.get_type_hints(kinds.find(name, "kind").settings)
+    lists = [field for field, hint in hints.items() if typing.get_origin(hint) is tuple]
+    # On its command line, Inspect makes a list of "a,b" and a text of "a".
+    given = {field: [value] if field in lists and isinstance(value, str) else value for field, value in fields.items()}
     try:
-        config = kinds.build({"kind": name, **fields}, "-T")
+        config = kinds.build({"kind": name, **given}, "-T")
         items = kinds.find(name, "kind").read(config)
     except InputError as error:
         raise PrerequisiteError(f"msm_jax/{name}: {error}") from None

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msm_jax.errors import InputError
 from msm_jax.evals import labels
+from msm_jax.evals.labels import Labels
 from msm_jax.experiments.config import substitute
 from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import storage
@@ -21,7 +21,7 @@ class Finished:
         self._workdir = workdir
         self._paths = {node["id"]: node["path"] for node in record["nodes"] if node["path"]}
         self._evals = record["evals"]
-        self._labels: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._labels: dict[str, Labels] = {}
 
     def directory(self, node_id: str) -> Path:
         """Returns the directory of a finished node that has one result.
@@ -62,23 +62,14 @@ class Finished:
         return self._workdir / self._evals[node_id][name]
 
     def labels(self, path: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]] | None:
-        """Returns the labels of items that were scored: their own `cluster`, or else what their file says of them.
-
-        `path` is that of the config; None where it does not tell.
-        """
-        if any("cluster" in item for item in items):
-            return [(f"cluster: {item['cluster']}",) if "cluster" in item else () for item in items]
-        if all("cell" in item for item in items):
-            # Samples of the cells of a grid, of which no file tells.
-            return [()] * len(items)
+        """Returns the labels of items that were scored; see `labels.of_scored`. `path` is that of the config."""
         path = substitute(path, {name: str(self._workdir / at) for name, at in self._paths.items()})
+        return labels.of_scored(items, path, self._read_labels)
+
+    def _read_labels(self, path: str) -> Labels:
         if path not in self._labels:
-            try:
-                self._labels[path] = labels.read(path)
-            except InputError:  # the scores are there, and a report of them needs no more; the caller warns
-                self._labels[path] = {}
-        known = self._labels[path]
-        return [known[item["id"]] for item in items] if {item["id"] for item in items} <= set(known) else None
+            self._labels[path] = labels.read(path)
+        return self._labels[path]
 
     def curve(self, node_id: str) -> list[dict[str, float]]:
         """Returns step, loss and learning rate of a training run up to its last step so far."""

@@ -112,7 +112,7 @@ def _arms(
                 missing.append(f"{name} of {arm} in seed {', '.join(lacking)}")
             done = [result for result in found if result is not None]
             if done:
-                arms[arm][name] = _scores(done if graph_lib.is_shared(config, chain) else found, done)
+                arms[arm][name] = scores(done if graph_lib.is_shared(config, chain) else found, done)
                 shared_by = finished.labels(prefixes[-1][1], done[0]["items"])
                 arms[arm][name]["labels"] = shared_by or []
                 if shared_by is None and prefixes[-1][1]:
@@ -142,7 +142,13 @@ def _result(
     return finished.evaluation(graph.measurement(chain, seed, name).id, name)
 
 
-def _scores(found: Sequence[dict[str, Any] | None], done: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def scores(found: Sequence[Mapping[str, Any] | None], done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what a report needs of one eval of one arm, without labels; see `analysis.results`.
+
+    Args:
+      found: the result of each seed, as `EvalResult.to_json` gives it, or None.
+      done: those that exist, at least one.
+    """
     def column(field: str) -> list[list[float | None] | None]:
         return [None if result is None else [item[field] for item in result["items"]] for result in found]
 
