@@ -259,6 +259,7 @@ def test_the_detectable_difference_is_found_in_four_of_five_repetitions():
         found.append(statistics.estimate(statistics.Part(values, (), Range()), test=False).ci95[0] > 0)
     assert np.mean(found) == pytest.approx(0.8, abs=0.08)
     assert power.detectable(power.planned(4, 100, 10, (0.05, 0.3, 0.6), icc=0.3)) > effect
+    assert power.detectable(spread, tests=27) > 1.1 * effect
     assert math.isnan(power.detectable(Spread(1, 0.0, 0.0, 0.0, 0.0, 1)))
 
 

@@ -158,6 +158,8 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(recipe, capsys):
         assert re.search(told, text, re.MULTILINE)
     if "grid" in config.evals:
         assert re.search(rf"power: grid, {seeds} seeds? × 8,?100 items: a difference of two arms shows ", text)
+        assert re.search(r"power: one of the 27 cells of grid, \d seeds? × 300 items: shows ", text)
+    assert all("items in 12 clusters: " in line for line in text.splitlines() if line.startswith("power: forced, "))
     assert re.search(r"; at least [\d,.]+ h, [\d,.]+ chip-hours\n", text)
     public = {line.split(": ")[1] for line in missing if "hf download" in line}
     assert public

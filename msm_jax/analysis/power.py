@@ -9,15 +9,17 @@ POWER = 0.8
 _MOST_SEEDS = 1_000
 
 
-def detectable(spread: Spread) -> float:
+def detectable(spread: Spread, tests: int = 1) -> float:
     """Returns the true difference whose 95 % interval leaves out 0 in 80 % of repetitions; NaN where nothing is known.
 
-    It is the half-width of the interval and that of the 60 % interval together, as in Cohen (1988, "Statistical power
-    analysis for the behavioral sciences", chapter 2) with t in place of normal quantiles.
+    Where the difference is one of several `tests`, whose p-values are corrected for their number, the interval is that
+    of the corrected level (Bonferroni's, which Holm's method applies to the smallest p-value). The difference is the
+    half-width of the interval and that of the 60 % interval together, as in Cohen (1988, "Statistical power analysis
+    for the behavioral sciences", chapter 2) with t in place of normal quantiles.
     """
     if not spread.known:
         return math.nan
-    return math.sqrt(spread.square(1 - intervals.CONFIDENCE)) + math.sqrt(spread.square(2 * (1 - POWER)))
+    return math.sqrt(spread.square((1 - intervals.CONFIDENCE) / tests)) + math.sqrt(spread.square(2 * (1 - POWER)))
 
 
 def seeds_to_resolve(spread: Spread, half_width: float) -> int | None:

@@ -58,8 +58,28 @@ def items(config: EvalConfig) -> int:
     if hasattr(config, "source"):
         # Each transcript of another eval is an item.
         return items(config.source()[1])
-    cells = len(getattr(config, "actions", ())) * len(getattr(config, "goals", ()))
-    return cells * int(getattr(config, "samples", 1)) if cells else kinds.check(config)
+    number = cells(config)
+    return number * int(getattr(config, "samples", 1)) if number else kinds.check(config)
+
+
+def cells(config: EvalConfig) -> int:
+    """Returns the number of cells of an eval that samples the cells of a grid; 0 for another eval."""
+    return len(getattr(config, "actions", ())) * len(getattr(config, "goals", ()))
+
+
+def clusters(config: EvalConfig) -> int:
+    """Returns the number of clusters that the kind of an eval gives its items; 0 where it gives none.
+
+    Raises:
+        InputError: the file of its items cannot be used.
+    """
+    if hasattr(config, "source"):
+        of = config.source()[1]
+        return cells(of) or clusters(of) or kinds.check(of)
+    if cells(config):
+        return 0
+    read = kinds.find(config.kind, "kind").read(config)
+    return len({getattr(item, "cluster", getattr(item, "dimension", None)) for item in read} - {None})
 
 
 def written(config: EvalConfig) -> Written | None:

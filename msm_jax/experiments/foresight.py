@@ -33,13 +33,32 @@ def lines(context: Context, workdir: Path) -> Iterator[str]:
         n_seeds = len(context.config.seeds)
         spread = power.planned(n_seeds, number, clusters, DEVIATIONS, ICC if clusters > 1 else 0.0)
         items = f"{number} items{f' in {clusters} clusters' if clusters > 1 else ''}{'' if known else ' (assumed)'}"
-        size = power.detectable(spread)
-        shows = f"shows from {100 * size:.0f} points on (80 %)" if size < 1 else "shows too rarely, however large"
+        shows = _shows(power.detectable(spread))
         yield f"power: {name}, {seeds_text(n_seeds)} × {items}: a difference of two arms {shows}"
+        cells = _cells(name, context)
+        if cells > 1:
+            alone = power.planned(n_seeds, number // cells, 0, DEVIATIONS, 0.0)
+            yield (
+                f"power: one of the {cells} cells of {name}, {seeds_text(n_seeds)} × {number // cells} items: "
+                f"{_shows(power.detectable(alone, cells))}, corrected for the number of cells"
+            )
     if on:
         seeds, items, both = (f"{100 * deviation:.0f}" for deviation in DEVIATIONS)
         varies = f"{seeds} points over seeds, {items} over items and {both} otherwise"
         yield f"power assumes that a difference varies by {varies}"
+
+
+def _shows(size: float) -> str:
+    return f"shows from {100 * size:.0f} points on (80 %)" if size < 1 else "shows too rarely, however large"
+
+
+def _cells(name: str, context: Context) -> int:
+    """Returns the number of cells of an eval that samples the cells of a grid, 0 for another eval."""
+    from msm_jax.experiments import eval_costs
+    from msm_jax.experiments.nodes import evals
+
+    own = kinds.path_of(context.config.evals[name])
+    return eval_costs.cells(evals.config_of(name, own, context)) if own else 0
 
 
 def _measured(workdir: Path, contrasts: Mapping[str, Any]) -> dict[str, str]:
@@ -64,7 +83,8 @@ def _items(name: str, context: Context) -> tuple[int, int, bool]:
     own = kinds.path_of(fields)
     if book_of(context.config, name) or (not path and own and not fields.get("after")):
         # The items come with the kind, which says itself what they share.
-        return eval_costs.items(evals.config_of(name, own, context)), 0, True
+        config = evals.config_of(name, own, context)
+        return eval_costs.items(config), eval_costs.clusters(config), True
     if not path or context.awaits(path):
         return ITEMS, 0, False
     try:
