@@ -4,11 +4,11 @@
 
 Writes DIR/report.html, which shows all of this, and DIR/report.json, its numbers; DIR/results/EVAL.json (mean and 95 %
 interval over items of the score and of further measures, every item's values); and DIR/samples/EVAL.jsonl (what was
-asked and answered). DIR/replies.sqlite keeps every reply as it comes, so
-that a run which was killed goes on where it stopped. DIR/plots/EVAL.png shows an eval that is a grid, and `inspect view
---log-dir DIR/inspect` opens every transcript (logs are written where Inspect is installed). Running it
-again reuses a result unless something that it depends on has changed: the eval's settings, its item file, the
-checkpoint, how the model is run, or the code that scores.
+asked and answered). DIR/replies.sqlite keeps every reply as it comes, so that a run which was killed goes on where it
+stopped. DIR/plots/EVAL.png shows an eval that is a grid, and `inspect view --log-dir DIR/inspect` opens every
+transcript (logs are written where Inspect is installed). Running it again reuses a result unless something that it
+depends on has changed: the eval's settings, its item file, the checkpoint, how the model is run, or the code that
+scores.
 """
 
 from __future__ import annotations

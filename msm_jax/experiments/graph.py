@@ -134,13 +134,12 @@ class Graph:
     @functools.cached_property
     def code_books(self) -> tuple[CodeBook, ...]:
         """The code books. Arms that end alike are one source."""
-        found = []
+        found, by_id = [], {each.id: each for each in self.measurements.values()}
         for name, book in self.config.code_books.items():
             arms = [
                 tuple(dict.fromkeys(self.measurement(chain, seed, book.eval).id for seed in self.config.seeds))
                 for chain in self.arms.values()
             ]
-            by_id = {each.id: each for each in self.measurements.values()}
             sources = tuple(tuple(by_id[each] for each in runs) for runs in dict.fromkeys(arms))
             found.append(CodeBook(name, sources))
         return tuple(found)
