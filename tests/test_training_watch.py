@@ -52,7 +52,8 @@ def test_a_run_says_what_is_unusual_and_a_killed_one_ends_with_the_same_records(
 
     traces = [line for line in notices if line.startswith("trace ")]
     assert traces[0] == f"trace from step 3 on in {watched}/tensorboard; show it with xprof or TensorBoard"
-    assert len(traces) == len(list(watched.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 2
+    traced = list(watched.glob("tensorboard/trace_step*/plugins/profile/*/*.xplane.pb"))
+    assert len(traces) == len({path.relative_to(watched).parts[1] for path in traced}) == 2
     (stalled,) = [line for line in notices if "at step 25" in line]
     stacks = watched / "stalls" / "step25.host0.txt"
     said = r"no progress for \d+ s at step 25 \(a step usually takes [\d.]+ s\); the stacks of all threads are in "

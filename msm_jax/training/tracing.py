@@ -17,7 +17,8 @@ class Tracer:
     """Traces whole steps into a directory.
 
     A trace begins before a step is dispatched, and ends after its last step; by then the step after it may have begun.
-    It is a context that ends a trace that still goes on.
+    It is a context that ends a trace that still goes on. Each trace has a directory of its own, named for its first
+    step: JAX names the files of a trace by the second, so that two within one second would share a file.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Tracer:
         Raises:
             WorkError: its directory cannot be written.
         """
-        with storage.writing(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-        jax.profiler.start_trace(self._directory)
+        directory = self._directory / f"trace_step{self._first}"
+        with storage.writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        jax.profiler.start_trace(directory)
 
     def is_over(self, step: int) -> bool:
         """Returns whether `step`, which has ended, is the last of the trace that goes on."""
