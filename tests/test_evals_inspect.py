@@ -48,6 +48,16 @@ def test_a_forced_choice_in_inspect_scores_as_evaluate_does(tiny, tmp_path):
         assert theirs[item["id"]].value == item["score"]
 
 
+def test_a_template_without_tools_is_asked_without_them_as_evaluate_asks(tmp_path):
+    tiny = small.checkpoint(tmp_path / "tiny", "smollm2")
+    log = logged("capability", tiny, tmp_path, parts="tool_call", max_tokens=8)
+    config = kinds.build({"kind": "capability", "parts": ["tool_call"], "max_tokens": 8}, "evals")
+    ours = kinds.run({"model": CheckpointModel(Engine.from_checkpoint(tiny), "tiny")}, config)
+    replies = {sample.id: sample.messages[-1].content for sample in log.samples}
+    assert replies == {each["id"]: each["reply"] for each in ours.transcripts}
+    assert replies
+
+
 def test_a_judge_is_the_model_role_of_this_name(tiny, tmp_path):
     judge = small.policy(tmp_path / "judge", "VERDICT: ", "4")
     log = inspect_ai.eval(

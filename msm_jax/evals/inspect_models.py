@@ -33,6 +33,7 @@ class TaskModel:
         self._scoring = getattr(model.api, "scoring_model", lambda: None)()
         generates: frozenset[Capability] = frozenset({"generate"})
         self.capabilities: frozenset[Capability] = self._scoring.capabilities if self._scoring else generates
+        self._takes_tools = getattr(model.api, "takes_tools", lambda: True)()
 
     async def generate(
         self,
@@ -40,10 +41,13 @@ class TaskModel:
         config: GenerateConfig = GenerateConfig(),  # noqa: B008  # frozen, so it can be shared
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> ModelOutput:
-        """Implements `Model.generate`; calls of tools come as in `ModelOutput` of checkpoints: as text."""
+        """Implements `Model.generate`; calls of tools come as in `ModelOutput` of checkpoints: as text.
+
+        A checkpoint of ours whose template does not write tools is asked without them, as `evaluate` asks it.
+        """
         output = await self._model.generate(
             [_MESSAGES[message["role"]](content=message["content"]) for message in messages],
-            tools=[_tool(tool) for tool in tools],
+            tools=[_tool(tool) for tool in tools] if self._takes_tools else [],
             config=of_inspect.GenerateConfig(**inspect_chat.settings_of(config)),
         )
         choices = [Choice(_message(choice.message), _reason(choice.stop_reason)) for choice in output.choices]

@@ -30,6 +30,11 @@ class Dialect:
     template: ChatTemplate | None
     form: ReplyFormat
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether `chat_prompt` takes tools."""
+        return self.form.writes_tools and self.form.calls is not None
+
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
         """Returns the ids of a chat up to the assistant's reply.
 

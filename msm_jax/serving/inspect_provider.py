@@ -105,6 +105,10 @@ class CheckpointAPI(ModelAPI):
         """
         return self._scoring
 
+    def takes_tools(self) -> bool:
+        """Returns whether the chat template writes tools and calls; `generate` refuses tools where it does not."""
+        return self._dialect.takes_tools
+
     def max_tokens(self) -> int | None:
         """Returns the limit of a reply without one of its own."""
         return _MAX_TOKENS
