@@ -136,20 +136,27 @@ def gradients(path):
         return {name.replace(".default.", "."): arrays[name] for name in arrays.files}
 
 
-def holds(ours, torch):
-    """Whether loss, gradient and weights are as near to float64 as those of torch; see `as_exact_as_torch`."""
+def holds(ours, torch, rounding=2e-6):
+    """Whether loss, gradient and weights are as near to float64 as those of torch; see `as_exact_as_torch`.
+
+    `rounding` is the distance of a loss that is taken for rounding, whatever that of torch is.
+    """
     found = as_exact_as_torch(
         {name: value for name, value in ours.items() if name != "gradient"},
         {name: value for name, value in torch.items() if name != "gradient"},
     )
-    return {**found, "gradient": ours["gradient"] <= max(2 * torch["gradient"], 1e-5)}
+    return {
+        **found,
+        "loss": ours["loss"] <= max(2 * torch["loss"], rounding),
+        "gradient": ours["gradient"] <= max(2 * torch["gradient"], 1e-5),
+    }
 
 
 ALL = {**HELD, "gradient": True}
 
 
-def settings_of(rate, loss_type="sigmoid", label_smoothing=0.0):
-    adamw = {"learning_rate": rate, "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "clip_norm": 1.0}
+def settings_of(rate, loss_type="sigmoid", label_smoothing=0.0, eps=1e-8):
+    adamw = {"learning_rate": rate, "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": eps, "clip_norm": 1.0}
     return {"optimizer": adamw, "beta": 0.3, "label_smoothing": label_smoothing, "loss_type": loss_type}
 
 
@@ -183,8 +190,11 @@ def test_three_steps_on_smollm2_are_those_of_trl(ref_python, tmp_path):
     steps = [encoded[i : i + 2] for i in range(0, 2 * STEPS, 2)]
     adapter = LoraConfig(8, 16.0)
     weights = jax.tree.map(lambda x: 0.2 * x, drawn(adapter, config, 5))
+    # The answers of a pair differ in a word, so that most of their gradients cancel, and some are nothing but rounding,
+    # on both sides. With a small eps AdamW would move these weights by the whole learning rate, in a sign of chance.
     apart = measured(
-        tmp_path, config, params, adapter, weights, steps, (2, 160), ref_python, settings_of(1e-4)
+        tmp_path, config, params, adapter, weights, steps, (2, 160), ref_python, settings_of(1e-4, eps=1e-6)
     )
-    assert holds(**apart["adapter"]) == ALL
-    assert holds(**apart["full"]) == ALL
+    # The loss is beta times a difference of four sums of log-probabilities, whose own bound is 1e-4 for each token.
+    assert holds(**apart["adapter"], rounding=1e-5) == ALL
+    assert holds(**apart["full"], rounding=1e-5) == ALL
