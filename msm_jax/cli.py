@@ -2,15 +2,18 @@
 
 An entry point declares its flags with `config_flag`, `workdir_flag` and absl's own `flags.DEFINE_…`, and ends with
 `cli.run(main)`. Only this module turns errors into an exit status: 0 for done, 1 for a failure during work, 2 for
-refused input, 75 for preemption after a checkpoint was saved, 130 for an interrupt.
+refused input, 75 for preemption, after a checkpoint was saved where there is one to save, 130 for an interrupt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import runpy
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +25,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import settings
+from msm_jax.foundation import settings, termination
+from msm_jax.foundation.termination import Terminated
 from msm_jax.parallel import backend
 
 # Flags declared through this module belong to the entry point that calls it, which lists them in its --help.
@@ -71,9 +75,10 @@ def status(main: Callable[[], None], argv: list[str]) -> int:
         if _HELP & set(argv[1:]):
             print(f"{sys.modules['__main__'].__doc__ or ''}\n{flags.FLAGS.main_module_help()}")
             return 0
-        parse_flags(argv)
-        set_up()
-        main()
+        with _terminable():
+            parse_flags(argv)
+            set_up()
+            main()
         sys.stdout.flush()
         return 0
     except InputError as error:
@@ -82,6 +87,8 @@ def status(main: Callable[[], None], argv: list[str]) -> int:
         return _say("failed", error, 1)
     except Preempted as error:
         return _say("preempted", error, 75)
+    except Terminated:
+        return _say("preempted", "stopped by SIGTERM; run the same command again to continue", 75)
     except KeyboardInterrupt:
         return _say("interrupted", "run the same command again to continue", 130)
     except BrokenPipeError:
@@ -119,6 +126,14 @@ def parse_flags(argv: list[str], values: flags.FlagValues | None = None) -> None
         raise InputError(_one_line(error)) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; every argument is a flag (--name=value)")
+
+
+def _terminable() -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which SIGTERM raises Terminated, unless something else handles it or it is ignored."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_free and threading.current_thread() is threading.main_thread():
+        return termination.raising()
+    return contextlib.nullcontext()
 
 
 def _unraisable(problem: sys.UnraisableHookArgs) -> None:

@@ -1,5 +1,6 @@
 """Cheap stand-ins for what worker processes run, for the tests of the phase graph."""
 
+import gc
 import json
 import os
 import signal
@@ -66,6 +67,19 @@ def dies_once(args, report):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     note(args["log"], f"end:{args['name']}")
+
+
+def stopped_in_a_callback(args, report):
+    """Gets SIGTERM in a callback of the garbage collector, where Python drops exceptions, and works on for a minute."""
+
+    def callback(phase, info):
+        if phase == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    gc.callbacks.append(callback)
+    gc.collect()
+    gc.callbacks.remove(callback)
+    time.sleep(60)
 
 
 SETUP = []

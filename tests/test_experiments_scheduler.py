@@ -193,6 +193,13 @@ def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
     assert {"end:a", "end:b", "end:c"} <= set(words)
 
 
+def test_a_worker_stops_at_a_signal_in_a_callback_too(pool_of, tmp_path):
+    began = time.monotonic()
+    with pool_of(1) as pool, pytest.raises(Preempted, match="its worker was stopped"):
+        pool.run([task("a", tmp_path, "stopped_in_a_callback")], Heard())
+    assert time.monotonic() - began < 30
+
+
 def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

@@ -238,23 +238,6 @@ def test_a_second_signal_does_not_wait_and_nothing_is_lost(whole, files, tmp_pat
     assert_same_bits(store.latest(tmp_path), store.latest(whole[0]))
 
 
-def test_another_mesh_continues_and_is_recorded(whole, files, tmp_path):
-    def report(progress):
-        if progress["step"] == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(Preempted):
-        loop.train(phase(files, mesh=MeshConfig(2, 2, 2)), tmp_path, report)
-    loop.train(phase(files, mesh=MeshConfig(1, 1, 2), micro_batches=2), tmp_path)
-    got, want = leaves(store.latest(tmp_path)), leaves(store.latest(whole[0]))
-    for name in want:
-        np.testing.assert_allclose(got[name], want[name], rtol=2e-3, atol=2e-4, err_msg=name)
-    for one, two in zip(records(tmp_path), records(whole[0]), strict=True):
-        assert one.get("loss", 0) == pytest.approx(two.get("loss", 0), rel=1e-4)
-    (continued,) = manifest.read(tmp_path).continued
-    assert continued["mesh"] == {"data": 1, "fsdp": 1, "tensor": 2}
-
-
 def test_phases_hand_on_parameters_tokenizer_and_template(whole, files, tmp_path):
     chats = {
         "sources": {"chats": SourceConfig(str(files / "chats.jsonl"), "chats")},

@@ -1,5 +1,6 @@
 """The train command in real processes: exit statuses and their one line, and two hosts that equal one."""
 
+import gc
 import json
 import os
 import signal
@@ -228,6 +229,24 @@ def test_errors_become_statuses(monkeypatch, capsys, error, status, words):
 
     assert cli.status(main, ["tool"]) == status
     assert capsys.readouterr().err == words
+
+
+def test_sigterm_outside_of_training_is_one_line_and_status_75(monkeypatch, capsys):
+    """At any moment: Python drops the exception in a callback of the garbage collector, but not the signal."""
+    monkeypatch.setattr(cli, "parse_flags", lambda argv: None)
+    monkeypatch.setattr(cli, "set_up", lambda: None)
+
+    def main():
+        gc.callbacks.append(lambda phase, info: phase == "stop" and os.kill(os.getpid(), signal.SIGTERM))
+        gc.collect()
+        gc.callbacks.pop()
+        time.sleep(60)
+
+    for work in (main, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        assert cli.status(work, ["tool"]) == 75
+        said = "preempted: stopped by SIGTERM; run the same command again to continue\n"
+        assert capsys.readouterr().err == said
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_missing_config_and_help(tmp_path):

@@ -4,8 +4,8 @@ Its messages are lines of JSON: a task {"id", "call": "module:function", "args"}
 number of {"event": "progress", "id", "progress"} and one of {"event": "done", "id", "seconds"}, {"event": "failed",
 "id", "kind", "message"} or {"event": "stopped", "id"}. A called function takes (args, report) and leaves its
 result on the disk. What it prints goes to stderr, which is the worker's log. SIGTERM, or the end
-of stdin (the parent has died), stops the running task at its next checkpoint. SIGINT is ignored, because the parent
-handles it.
+of stdin (the parent has died), stops the running task: a train loop saves a checkpoint first. SIGINT is ignored,
+because the parent handles it.
 """
 
 import contextlib
@@ -17,25 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, TextIO
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import child_process
+from msm_jax.foundation import child_process, termination
+from msm_jax.foundation.termination import Terminated
 
 Report = Callable[[dict[str, Any]], None]
 
 # A task that has not reached a checkpoint this long after the parent died is abandoned.
 _ORPHAN_SECONDS = 120.0
 _SENDING = threading.Lock()
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM arrived outside a train loop, which has its own handler.
-
-    It is a kind of KeyboardInterrupt because asyncio, in which evals run, logs and drops other exceptions that a signal
-    handler raises within a callback.
-    """
 
 
 def main() -> int:
@@ -47,15 +39,12 @@ def main() -> int:
     channel = child_process.reserve_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    try:
-        signal.signal(signal.SIGTERM, _stop)
+    with contextlib.suppress(Terminated), termination.raising():
         threading.Thread(target=_read, args=(tasks,), daemon=True).start()
         if len(sys.argv) > 1:
             resolve(sys.argv[1])(*(int(argument) for argument in sys.argv[2:]))
         while _run(tasks.get(), channel):
             pass
-    except Stopped:
-        pass
     return 75
 
 
@@ -77,7 +66,7 @@ def run(task: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[st
     except (InputError, WorkError) as error:
         kind = "InputError" if isinstance(error, InputError) else "WorkError"
         return {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)}
-    except (Preempted, Stopped):
+    except (Preempted, Terminated):
         return {"event": "stopped", "id": task["id"]}
     return {"event": "done", "id": task["id"], "seconds": time.monotonic() - start}
 
@@ -102,10 +91,6 @@ def _read(tasks: "queue.SimpleQueue[dict[str, Any]]") -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
     os._exit(1)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped
 
 
 if __name__ == "__main__":
