@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import settings, termination
+from msm_jax.foundation import mirror, settings, termination
 from msm_jax.foundation.termination import Terminated
 from msm_jax.parallel import backend
 
@@ -145,12 +145,12 @@ def _unraisable(problem: sys.UnraisableHookArgs) -> None:
 def set_up() -> None:
     """Sets up the log with timestamps, silences libraries, and keeps compiled programs between processes."""
     logging.basicConfig(
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
         level=logging.WARNING,
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("msm_jax").setLevel(logging.INFO)
     # Orbax logs a traceback for each thread that finds the disk full. It abandons coroutines and, if one array of a
     # checkpoint is damaged, the reads of the others. The one line of our error suffices.
@@ -168,6 +168,13 @@ def prepare_backend(devices: int, threads: int) -> None:
     backend.prepare(devices, threads)
 
 
+class _Formatter(logging.Formatter):
+    """Writes a line with its time; what a user gave as a URL is named so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mirror.named(super().format(record))
+
+
 def _say(kind: str, error: object, code: int) -> int:
     print(f"{kind}: {_one_line(error)}", file=sys.stderr, flush=True)
     return code
@@ -176,7 +183,7 @@ def _say(kind: str, error: object, code: int) -> int:
 def _one_line(error: object) -> str:
     # str() of a KeyError is the repr of its argument.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())
+    return mirror.named(" ".join(str(text).split()))
 
 
 def _check_config(argv: list[str]) -> None:

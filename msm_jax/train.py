@@ -1,9 +1,11 @@
-"""Trains one phase: python -m msm_jax.train --config=configs/pretrain.py --workdir=runs/pretrain"""
+"""Trains one phase: python -m msm_jax.train --config=configs/pretrain.py --workdir=runs/pretrain
 
-from pathlib import Path
+The workdir may be in a bucket: --workdir=gs://BUCKET/runs/pretrain.
+"""
 
 from msm_jax import cli
-from msm_jax.foundation import settings
+from msm_jax.checkpoints import remote
+from msm_jax.foundation import mirror, settings
 from msm_jax.parallel import distributed
 from msm_jax.training import loop
 from msm_jax.training.config import PhaseConfig
@@ -15,11 +17,13 @@ WORKDIR = cli.workdir_flag()
 def main() -> None:
     """Builds the phase from the flags, trains it and prints its result."""
     config = settings.build(PhaseConfig, cli.require(CONFIG))
-    workdir = Path(cli.require(WORKDIR))
+    workdir = cli.require(WORKDIR)
     cli.prepare_backend(config.mesh.size, config.threads)
     distributed.start()
-    result = loop.train(config, workdir)
-    print(f"{config.name}: {result.tokens:,} tokens in {result.wall_seconds:.0f} s, {result.checkpoint}")
+    with remote.working(workdir) as directory:
+        result = loop.train(config, directory)
+    where = mirror.named(result.checkpoint)
+    print(f"{config.name}: {result.tokens:,} tokens in {result.wall_seconds:.0f} s, {where}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing, lock, storage
+from msm_jax.foundation import hashing, lock, mirror, storage
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -108,18 +108,18 @@ def test_of_two_that_make_a_shared_directory_the_first_wins(tmp_path: Path) -> N
 
 def test_the_file_named_last_is_uploaded_last(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = fsspec.filesystem("memory")
-    uploaded, upload = [], type(memory).pipe_file
+    uploaded, upload = [], type(memory).put_file
     monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.0)
 
-    def pipe_file(self: Any, path: str, content: bytes, **more: Any) -> None:
+    def put_file(self: Any, local: str, path: str, **more: Any) -> None:
         uploaded.append(path)
-        upload(self, path, content, **more)
+        upload(self, local, path, **more)
 
-    monkeypatch.setattr(type(memory), "pipe_file", pipe_file)
+    monkeypatch.setattr(type(memory), "put_file", put_file)
     with storage.new_directory("memory://elsewhere", last="done.json") as directory:
         for name in ("done.json", "zebra"):
             (directory / name).write_text(name)
-    assert [path.rpartition("/")[2] for path in uploaded] == ["elsewhere.lock", "zebra", "done.json"]
+    assert [path.rpartition("/")[2] for path in uploaded] == ["zebra", "done.json"]
     memory.rm("memory://elsewhere", recursive=True)
 
 
@@ -158,3 +158,48 @@ def test_a_block_that_resumes_finds_the_files_of_the_one_that_failed(tmp_path: P
     with storage.new_directory(tmp_path / "bought", resumes=True) as directory:
         assert files_below(str(directory)) == ["0", "1"]
     assert files_below(str(tmp_path)) == ["bought/0", "bought/1"]
+
+
+def test_a_failure_that_may_pass_is_tried_again_and_one_that_lasts_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(storage, "_PAUSE_SECONDS", 0.0)
+    for error, calls in (
+        (ConnectionResetError("reset"), 5),
+        (TimeoutError(), 5),
+        (PermissionError("denied"), 1),
+        (FileNotFoundError("none"), 1),
+        (OSError(errno.ENOSPC, "full"), 1),
+    ):
+        made = []
+
+        def fail(made: list[int] = made, error: OSError = error) -> None:
+            made.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            storage.patiently("gs://bucket/a", fail)
+        assert len(made) == calls
+    assert caplog.text.count("gs://bucket/a: reset; trying again") == 4
+    answers = iter([ConnectionResetError("reset"), None])
+
+    def recovers() -> str:
+        if (answer := next(answers)) is not None:
+            raise answer
+        return "there"
+
+    assert storage.patiently("gs://bucket/a", recovers) == "there"
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run/x", "file:///shared/run", "s3://b/run", "memory://run"])
+def test_a_copy_is_told_from_its_url_and_back(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(mirror.ROOT, str(tmp_path))
+    for tree in ("work", "read"):
+        copy = mirror.place(url, tree)  # type: ignore[arg-type]
+        assert mirror.url_of(copy) == url and mirror.named(f"wrote {copy}/a.") == f"wrote {url}/a."
+    assert mirror.place(url, "work") != mirror.place(url, "read") and mirror.url_of(tmp_path / "run") is None
+    for wrong in ("gs://", f"{url}/../other"):
+        with pytest.raises(InputError, match="name a directory below the root"):
+            mirror.place(wrong, "work")

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from msm_jax.checkpoints import store
 from msm_jax.checkpoints.digest import digest
 from msm_jax.errors import InputError
+from msm_jax.foundation import mirror, storage
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import EXECUTION, ModelConfig
 from msm_jax.models.lora import Adapter, LoraConfig
@@ -71,11 +72,11 @@ def to_info(stack: Stack, checkpoint: Path) -> dict[str, Any]:
 
     They hold the base's path both from the root and from the checkpoint, so that a directory with both can be moved.
     """
-    path = stack.base.path.absolute()
+    path = mirror.named(stack.base.path.absolute())
     return {
         "base": {
-            "path": str(path),
-            "relative": os.path.relpath(path, checkpoint.absolute()),
+            "path": path,
+            "relative": os.path.relpath(path, mirror.named(checkpoint.absolute())),
             "digests": dict(stack.base.digests),
             "dtype": stack.base.dtype,
         },
@@ -97,7 +98,8 @@ def read(info: Mapping[str, Any], checkpoint: Path) -> Stack | None:
             for one in info["adapters"]
         )
         base = info["base"]
-        path, moved = Path(base["path"]), checkpoint.absolute() / base["relative"]
+        moved = checkpoint.absolute() / base["relative"]
+        path = mirror.place(base["path"], "read") if storage.is_url(base["path"]) else Path(base["path"])
         if not path.exists() and moved.exists():
             path = moved.resolve()
         return Stack(Base(path, base["digests"], base["dtype"]), stacked)
@@ -111,12 +113,13 @@ def locate_base(stack: Stack, checkpoint: Path, given: Path | str = "") -> Stack
     Raises:
         InputError: there is no checkpoint at this path, or it holds an adapter itself.
     """
-    if not given and not stack.base.path.exists():
+    url = mirror.url_of(stack.base.path)
+    if not given and url is None and not stack.base.path.exists():
         raise InputError(
             f"{checkpoint}: its base {stack.base.path} does not exist; if it has moved, pass --checkpoint=BASE "
             f"--adapter={checkpoint}, or in a phase set init.base = BASE"
         )
-    path = store.resolve(given or stack.base.path)
+    path = store.resolve(given or url or stack.base.path)
     check_is_base(path)
     return dataclasses.replace(stack, base=dataclasses.replace(stack.base, path=path))
 

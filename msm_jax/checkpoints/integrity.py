@@ -66,6 +66,12 @@ def fault(directory: Path, entries: Collection[str] | None = None, part: int = 0
     return f"{wrong[0]} is not as it was written" if wrong else ""
 
 
+def listed(directory: Path) -> list[str]:
+    """Returns the files that the manifest of a checkpoint names; none without a manifest."""
+    path = directory / NAME
+    return [name for _, name in _LINE.findall(path.read_text(errors="replace"))] if path.is_file() else []
+
+
 def _names(directory: Path) -> list[str]:
     """Returns the files of a checkpoint, without its manifest and hidden ones, which network file systems may add."""
     files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())

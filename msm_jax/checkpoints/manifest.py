@@ -14,7 +14,7 @@ from typing import Any
 
 import msm_jax
 from msm_jax.errors import InputError
-from msm_jax.foundation import hashing, storage
+from msm_jax.foundation import hashing, mirror, storage
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tokenizers", "numpy")
 
@@ -111,7 +111,8 @@ def parent_of(checkpoint: Path) -> Parent:
     """Returns the parent of a run that starts from the checkpoint RUN/checkpoints/STEP."""
     run = checkpoint.parent.parent
     recorded = run / "manifest.json"
-    return Parent(str(run), str(checkpoint), hashing.file_sha256(recorded) if recorded.exists() else "")
+    sha256 = hashing.file_sha256(recorded) if recorded.exists() else ""
+    return Parent(mirror.named(run), mirror.named(checkpoint), sha256)
 
 
 def versions() -> dict[str, str]:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from msm_jax.checkpoints import remote
 from msm_jax.errors import WorkError
-from msm_jax.foundation import hashing, storage
+from msm_jax.foundation import hashing, mirror, storage
 
 _REFERENCES = "references"
+_NOTE = re.compile(r"(\d+)-.*\.json")
 _DAMAGED = re.compile(r"\d+\.damaged(\.\d+)?")
 
 
@@ -30,15 +32,18 @@ def refer(checkpoint: Path, run_dir: Path) -> None:
     root = checkpoint.absolute().parent
     if root.name != "checkpoints" or not checkpoint.name.isdecimal():
         return
-    user = str(run_dir.absolute())
+    user = mirror.named(run_dir.absolute())
     note = root.parent / _REFERENCES / f"{checkpoint.name}-{hashing.digest(user)[:12]}.json"
     with contextlib.suppress(WorkError):
-        storage.write_json(note, {"step": int(checkpoint.name), "run": user})
+        storage.write_json(mirror.url_of(note) or note, {"step": int(checkpoint.name), "run": user})
 
 
 def referred(run_dir: Path) -> set[int]:
     """Returns the steps of the checkpoints that other runs need."""
-    return {int(note.name.partition("-")[0]) for note in (run_dir / _REFERENCES).glob("[0-9]*-*.json")}
+    directory = run_dir / _REFERENCES
+    url = mirror.url_of(directory)
+    names = mirror.files_at(url) if url is not None else (path.name for path in directory.glob("*.json"))
+    return {int(match[1]) for name in names if (match := _NOTE.fullmatch(name))}
 
 
 def aside(path: Path) -> Path:
@@ -48,7 +53,12 @@ def aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint; it is never visible as incomplete."""
+    """Deletes a checkpoint; it is never visible as incomplete.
+
+    Raises:
+        WorkError: it is at a URL, and the storage does not answer, or refuses.
+    """
+    remote.remove(path)
     doomed = path.with_name(f"{path.name}.deleted")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

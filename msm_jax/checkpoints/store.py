@@ -5,7 +5,8 @@ tree (params, opt_state, step) is an Orbax checkpointable, so that a phase can l
 assets (tokenizer files, chat template) are one uint8 array, and `info` and the index of the assets are metadata.
 
 Orbax writes STEP.saving. It is renamed to STEP once it has its manifest (`integrity`), and what is read is checked by
-it. STEP.damaged is a checkpoint that was set aside.
+it. STEP.damaged is a checkpoint that was set aside. What lies at a URL is written and read through a local copy
+(`remote`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax.checkpoints import integrity, retention
+from msm_jax.checkpoints import integrity, remote, retention
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import hashing, storage
 from msm_jax.parallel import distributed
@@ -182,6 +183,8 @@ def set_aside_damaged(run_dir: Path, before: int | None = None) -> list[str]:
         aside = retention.aside(path)
         if jax.process_index() == 0:
             with storage.writing(aside):
+                remote.commit(path, aside)
+                remote.remove(path)
                 path.rename(aside)
         distributed.any_host(False)  # no host goes on before it is renamed
         said.append(f"{path} is damaged ({wrong or 'found by another host'}); set aside as {aside.name}")
@@ -191,9 +194,17 @@ def set_aside_damaged(run_dir: Path, before: int | None = None) -> list[str]:
 def resolve(path: Path | str) -> Path:
     """Returns the checkpoint directory that `path` names: `path` itself, or the newest checkpoint of a run directory.
 
+    For a URL, it is a copy on this machine.
+
     Raises:
         InputError: `path` is neither a checkpoint nor a run directory with one.
+        WorkError: the storage of a URL does not answer.
     """
+    if storage.is_url(path):
+        copy = remote.find(str(path))
+        if copy is None:
+            raise InputError(f"{path}: no such checkpoint or run directory")
+        return copy
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint or run directory")
@@ -311,6 +322,7 @@ def _commit(path: Path, response: ocp.AsyncResponse[None]) -> None:
     written = _saving_name(path)
     if jax.process_index() == 0:
         integrity.seal(written)
+        remote.commit(written, path)
         written.rename(path)
         storage.sync_directory(path.parent)
         return
@@ -321,7 +333,13 @@ def _commit(path: Path, response: ocp.AsyncResponse[None]) -> None:
 
 
 def _fault(path: Path, entries: Collection[str] | None = None, part: int = 0, parts: int = 1) -> str:
-    """Returns what is wrong with a checkpoint, "" for nothing; see `integrity.fault`."""
+    """Returns what is wrong with a checkpoint, "" for nothing; see `integrity.fault`. Mends a local copy of a URL."""
+    remote.complete(path)
+    wrong = _fault_here(path, entries, part, parts)
+    return _fault_here(path, entries, part, parts) if wrong and remote.renew(path) else wrong
+
+
+def _fault_here(path: Path, entries: Collection[str] | None, part: int, parts: int) -> str:
     if (path / integrity.NAME).exists():
         return integrity.fault(path, entries, part, parts)
     try:

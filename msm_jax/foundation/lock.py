@@ -191,7 +191,8 @@ def _claim(url: str, path: str, me: _Holder, silence: float) -> None:
       WorkError: the storage does not answer, or does not give back what was written.
     """
     for _ in range(_ATTEMPTS):
-        if storage.create(path, storage.json_bytes(me)):
+        # A call that failed after it had written, and was tried again, has created it too.
+        if storage.create(path, storage.json_bytes(me)) or _is(_at(path), me):
             time.sleep(_SETTLE_SECONDS)
             if _is(_at(path), me):
                 return

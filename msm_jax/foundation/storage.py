@@ -4,27 +4,40 @@ A path is a `Path`, a string, or a URL such as `gs://bucket/run/file` (with the 
 Keep a URL a string: `Path` would take one of its slashes away.
 
 On a disk, a file is written under a temporary name, synced and renamed. An object store has no rename that is atomic,
-but a file there appears when its upload ends, so it is written in place.
+but a file there appears when its upload ends, so it is written in place. What fails at a URL for a reason that may
+pass is tried again, five times within about three seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 import fsspec
 
 from msm_jax.errors import InputError, WorkError
 
 Location = str | os.PathLike[str]
+_Result = TypeVar("_Result")
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.2
+# What trying again does not mend.
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_LASTING_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+log = logging.getLogger(__name__)
 
 
 def is_url(path: Location) -> bool:
@@ -38,8 +51,9 @@ def file_system(url: str) -> Any:
     Raises:
         InputError: the protocol is unknown, or the package that it needs is not installed.
     """
+    more = {"auto_mkdir": True} if url.startswith(("file://", "local://")) else {}
     try:
-        return fsspec.core.url_to_fs(url)[0]
+        return fsspec.core.url_to_fs(url, **more)[0]
     except ImportError as error:
         raise InputError(f"{url}: cannot be read yet: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -48,7 +62,11 @@ def file_system(url: str) -> Any:
 
 def exists(path: Location) -> bool:
     """Returns whether a file or directory exists."""
-    return file_system(str(path)).exists(path) if is_url(path) else Path(path).exists()
+    if not is_url(path):
+        return Path(path).exists()
+    files = file_system(str(path))
+    with reading(path):
+        return bool(patiently(path, lambda: files.exists(path)))
 
 
 @contextlib.contextmanager
@@ -88,6 +106,10 @@ def read_bytes(path: Location) -> bytes:
     Raises:
         InputError, WorkError: as `reading`.
     """
+    if is_url(path):
+        files = file_system(str(path))
+        with reading(path):
+            return bytes(patiently(path, lambda: files.cat_file(path)))
     with reading(path), open_file(path) as file:
         return file.read()
 
@@ -123,7 +145,8 @@ def write_bytes(path: Location, content: bytes) -> None:
     """
     with writing(path):
         if is_url(path):
-            file_system(str(path)).pipe_file(path, content)
+            files = file_system(str(path))
+            patiently(path, lambda: files.pipe_file(path, content))
             return
         with _replacing(Path(path), "wb") as file:
             file.write(content)
@@ -132,13 +155,15 @@ def write_bytes(path: Location, content: bytes) -> None:
 def create(url: str, content: bytes) -> bool:
     """Writes a file at a URL if there is none; returns whether it did.
 
-    `foundation.lock` says which file systems decide this themselves, and which look first and write then.
+    `foundation.lock` says which file systems decide this themselves, and which look first and write then. Where a call
+    fails after it has written, trying again finds the file and returns False.
 
     Raises:
         WorkError: the storage does not answer, or refuses.
     """
     files = file_system(url)
-    with writing(url):
+
+    def attempt() -> bool:
         try:
             files.pipe_file(url, content, mode="create")
         except _failures():
@@ -146,7 +171,10 @@ def create(url: str, content: bytes) -> bool:
             if files.exists(url):  # every client has an error of its own for this
                 return False
             raise
-    return True
+        return True
+
+    with writing(url):
+        return patiently(url, attempt)
 
 
 def remove(url: str) -> None:
@@ -155,8 +183,63 @@ def remove(url: str) -> None:
     Raises:
         WorkError: the storage does not answer, or refuses.
     """
+    files = file_system(url)
     with writing(url), contextlib.suppress(FileNotFoundError):
-        file_system(url).rm_file(url)
+        patiently(url, lambda: files.rm_file(url))
+
+
+def download(url: str, path: Path) -> None:
+    """Copies the file at a URL to a local one, whole or not at all.
+
+    Raises:
+        InputError, WorkError: as `reading` and `writing`.
+    """
+    files, temporary = file_system(url), _temporary(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with reading(url):
+            patiently(url, lambda: files.get_file(url, str(temporary)))
+        with writing(path):
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def upload(path: Path, url: str) -> None:
+    """Copies a local file to a URL; in an object store it appears whole when its upload ends.
+
+    Raises:
+        FileNotFoundError: there is no local file.
+        WorkError: the storage does not answer, or refuses.
+    """
+    path.stat()
+    files = file_system(url)
+    with writing(url):
+        patiently(url, lambda: files.put_file(str(path), url))
+
+
+def patiently(what: Location, call: Callable[[], _Result]) -> _Result:
+    """Returns what a call to a storage returns; tries again, with a word, where it fails for a reason that may pass."""
+    for attempt in range(_TRIES):
+        try:
+            return call()
+        except _failures() as error:
+            if attempt == _TRIES - 1 or _lasts(error):
+                raise
+            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            log.warning("%s: %s; trying again (%d of %d)", what, problem, attempt + 1, _TRIES - 1)
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _lasts(error: BaseException) -> bool:
+    """Returns whether an error is not one that may pass: too many requests, a server's fault, a broken connection."""
+    if isinstance(error, _LASTING) or getattr(error, "errno", None) in _LASTING_NUMBERS:
+        return True
+    status = getattr(error, "code", getattr(error, "status", None))  # gcsfs's HttpError, aiohttp's ClientResponseError
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
 
 
 @contextlib.contextmanager
@@ -299,10 +382,9 @@ def _place(directory: Path, path: Path, shared: bool) -> None:
 
 
 def _upload(directory: Path, url: str, last: str) -> None:
-    storage = file_system(url)
     files = sorted(file for file in directory.rglob("*") if file.is_file())
     for file in sorted(files, key=lambda file: file == directory / last):
-        storage.pipe_file(f"{url}/{file.relative_to(directory).as_posix()}", file.read_bytes())
+        upload(file, f"{url}/{file.relative_to(directory).as_posix()}")
 
 
 def _temporary(path: Path) -> Path:
