@@ -9,22 +9,25 @@ The other formats are Hugging Face directories, GGUF files (read only) and PEFT 
     python -m msm_jax.convert --from_checkpoint=RUN --to_peft=DIR
     python -m msm_jax.convert --from_checkpoint=RUN --merge --to_checkpoint=RUN
 
-The target must not exist, or be an empty directory. It is written whole or not at all.
+The target must not exist, or be an empty directory. It is written whole or not at all. Checkpoints and targets may be
+at URLs, such as gs://BUCKET/RUN.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from msm_jax import cli
-from msm_jax.checkpoints import assets, exchange, exports, gguf, huggingface, imports
+from msm_jax.checkpoints import assets, exchange, exports, gguf, huggingface, imports, integrity, peft, remote
 from msm_jax.checkpoints.huggingface import Source
 from msm_jax.errors import InputError
+from msm_jax.foundation import mirror
 from msm_jax.models import transformer
+
+# The file of a new run without which its checkpoint does not count.
+_COMMITTED = f"checkpoints/0/{integrity.NAME}"
 
 _FROM_HF = flags.DEFINE_string("from_hf", "", "A Hugging Face directory: Llama, Qwen2 or Qwen3 in safetensors.")
 _FROM_GGUF = flags.DEFINE_string("from_gguf", "", "A GGUF file of the Llama family.")
@@ -52,19 +55,25 @@ def main() -> None:
     dtype = np.dtype(getattr(jnp, _DTYPE.value)) if _DTYPE.value else None
     match given:
         case {"from_hf": source, "to_checkpoint": run, **rest} if not rest:
-            _import(huggingface.Directory(source, dtype), Path(run), dtype)
+            _import(huggingface.Directory(source, dtype), run, dtype)
         case {"from_gguf": source, "to_checkpoint": run, **rest} if not rest:
-            _import(gguf.File(source, dtype), Path(run), dtype)
+            _import(gguf.File(source, dtype), run, dtype)
         case {"from_checkpoint": source, "to_hf": directory, **rest} if not rest:
-            exports.write(source, Path(directory), dtype)
+            with remote.made(directory, "config.json") as target:
+                exports.write(source, target, dtype)
             print(f"wrote {directory}")
         case {"from_peft": source, "base": base, "to_checkpoint": run, **rest} if not rest:
-            print(f"wrote {exchange.import_peft(source, base, Path(run))}")
+            with remote.made(run, _COMMITTED) as target:
+                written = exchange.import_peft(source, base, target)
+            print(f"wrote {mirror.named(written)}")
         case {"from_checkpoint": source, "to_peft": directory, **rest} if not rest:
-            exchange.export_peft(source, Path(directory))
+            with remote.made(directory, peft.CONFIG_FILE) as target:
+                exchange.export_peft(source, target)
             print(f"wrote {directory}")
         case {"from_checkpoint": source, "merge": _, "to_checkpoint": run, **rest} if not rest:
-            print(f"wrote {exchange.merge(source, Path(run), dtype)}")
+            with remote.made(run, _COMMITTED) as target:
+                written = exchange.merge(source, target, dtype)
+            print(f"wrote {mirror.named(written)}")
         case _:
             raise InputError(
                 "give --from_hf=DIR, --from_gguf=FILE, or --from_peft=DIR and --base=RUN, with --to_checkpoint=RUN; or "
@@ -73,10 +82,11 @@ def main() -> None:
             )
 
 
-def _import(source: Source, run_dir: Path, dtype: np.dtype | None) -> None:
-    checkpoint = imports.write(source, run_dir, dtype)
+def _import(source: Source, run: str, dtype: np.dtype | None) -> None:
+    with remote.made(run, _COMMITTED) as target:
+        checkpoint = imports.write(source, target, dtype)
     count = transformer.count_params(source.model)
-    print(f"wrote {checkpoint}: {count:,} parameters")
+    print(f"wrote {mirror.named(checkpoint)}: {count:,} parameters")
     if not any(name in source.assets for name in assets.TOKENIZERS):
         print(f"{source.where} holds no {' or '.join(assets.TOKENIZERS)}: the checkpoint has no tokenizer")
     elif assets.TEMPLATE not in source.assets:

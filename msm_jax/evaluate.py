@@ -38,7 +38,7 @@ from msm_jax.evals.interface import MEASURES, EvalConfig, EvalResult
 from msm_jax.experiments import inspect_logs, of_checkpoint, reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
-from msm_jax.foundation import hashing, lock, settings, storage
+from msm_jax.foundation import hashing, lock, mirror, settings, storage
 from msm_jax.models import transformer
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Engine
@@ -62,6 +62,7 @@ def _evaluate() -> None:
     evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
     workdir = Path(cli.require(_WORKDIR))
     checkpoint = store.resolve(cli.require(_CHECKPOINT))
+    shown = mirror.named(checkpoint)
     for name, each in evals.items():
         kinds.check(each)
         replies.check(each, f"config.evals.{name}")
@@ -84,7 +85,7 @@ def _evaluate() -> None:
             checkpoint, slots=config.batch, adapter=_ADAPTER.value, chat_variables=config.chat_variables,
             cache_mib=config.cache_mib,
         )
-        model = CheckpointModel(engine, str(checkpoint))
+        model = CheckpointModel(engine, shown)
         for each in evals.values():
             kinds.check_model(model, each)
         identity = hashing.digest([origin, settings.to_json(config.chat_variables), evals_node.sampler()])
@@ -96,9 +97,9 @@ def _evaluate() -> None:
             result = replies.run(model, each, workdir / "replies.sqlite", identity)
             found = write(addresses[name], each, workdir / "samples" / f"{name}.jsonl", result)
         rows.append((name, found, stored[name] is not None))
-    terminal.console().print(table(" with ".join(filter(None, [f"{checkpoint}", _ADAPTER.value])), rows))
+    terminal.console().print(table(" with ".join(filter(None, [shown, _ADAPTER.value])), rows))
     for name, found, reused in rows:
-        write_log(workdir, name, evals[name], found, str(checkpoint), rewrite=not reused)
+        write_log(workdir, name, evals[name], found, shown, rewrite=not reused)
         grid = heat_map.cells(found["items"])
         if grid:
             terminal.console().print(heat_map.table(f"{name}: mean score (items) of each cell", grid))

@@ -18,9 +18,10 @@ from test_training_loop import after, assert_same_bits, phase, records
 from test_training_loop import files as files  # a fixture
 from test_training_loop_processes import config_file as config_file  # a fixture
 from test_training_loop_processes import metrics, start
+from test_training_lora import adapted
 
 from msm_jax import cli
-from msm_jax.checkpoints import integrity, manifest, remote, store
+from msm_jax.checkpoints import compose, integrity, manifest, remote, store
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import mirror, settings, storage
 from msm_jax.training import loop
@@ -112,6 +113,21 @@ def test_a_phase_starts_from_an_object_store_and_its_start_outlives_the_run(file
     assert parent.run == URL and parent.checkpoint == f"{URL}/checkpoints/2" and parent.manifest_sha256
     trained(config, URL)
     assert remote.steps_at(URL) == [2, 9]
+
+
+def test_an_adapter_finds_its_base_in_the_object_store_and_is_merged_there(files, memory, convert):
+    base, run, whole = (f"memory://bucket/{name}" for name in ("base", "adapter", "whole"))
+    trained(phase(files, steps=2), base)
+    last = trained(adapted(files, base, steps=2), run)
+    assert store.read_info(last)["base"]["path"] == f"{base}/checkpoints/2"
+    shutil.rmtree(mirror.root())
+    given = (f"--from_checkpoint={run}", "--merge", f"--to_checkpoint={whole}")
+    status, out, err = convert(*given)
+    assert status == 0 and out == f"wrote {whole}/checkpoints/0\n", err
+    assert set(store.shapes(whole, "params")) == set(store.shapes(base, "params"))
+    status, out, err = convert(*given)
+    assert status == 2 and err.endswith(f"refused: {whole}: exists; choose another path\n")
+    assert compose.directory_of(run) == last and not list((mirror.root() / "work").rglob("*.json"))
 
 
 def test_a_storage_that_fails_every_20th_call_costs_nothing(whole, files, here, tmp_path, caplog):

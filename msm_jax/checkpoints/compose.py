@@ -16,6 +16,7 @@ from msm_jax.data import templates
 from msm_jax.data.templates import ChatTemplate
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 from msm_jax.models import lora, transformer
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter
@@ -89,6 +90,8 @@ def directory_of(adapter: Path | str) -> Path:
     Raises:
         InputError: it is neither.
     """
+    if storage.is_url(adapter):
+        return store.resolve(adapter)
     path = Path(adapter)
     return path if peft.is_directory(path) else store.resolve(path)
 

@@ -51,7 +51,7 @@ def working(workdir: Location) -> Iterator[Path]:
         return
     given = str(workdir).rstrip("/")
     local = mirror.place(given, "work")
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
         raise InputError(
             f"{given}: a run on several hosts writes its checkpoints to a file system that they share; give a "
             "directory of one"
@@ -66,6 +66,32 @@ def working(workdir: Location) -> Iterator[Path]:
             raise
         push_records(local)
     shutil.rmtree(local)
+
+
+@contextlib.contextmanager
+def made(target: Location, last: str) -> Iterator[Path]:
+    """Yields the directory on this machine at which a block makes a new one: the target, or a place to upload from.
+
+    At a URL, the file `last` is uploaded after all others, so that its presence says that the rest is there.
+
+    Raises:
+        InputError: there is something at the URL, or another process makes it.
+        WorkError: the storage does not answer, or refuses.
+    """
+    if not storage.is_url(target):
+        yield Path(target)
+        return
+    url = str(target).rstrip("/")
+    local = mirror.place(url, "work")
+    with lock.hold(url):
+        storage.refuse_occupied(url)
+        shutil.rmtree(local, ignore_errors=True)
+        try:
+            yield local
+            mirror.push(local, url, (name for name in _files(local) if name != last))
+            mirror.push(local, url, [last])
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
 
 
 def push_records(run_dir: Path) -> None:
