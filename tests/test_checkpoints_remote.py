@@ -159,6 +159,7 @@ def test_a_storage_that_stays_away_ends_the_run_which_then_continues(whole, file
 
 
 def test_hosts_that_share_no_disk_are_refused(here, monkeypatch):
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(InputError, match="several hosts writes its checkpoints to a file system that they share"):
         trained(None, URL)
