@@ -33,7 +33,7 @@ def workdir(given: str, hosts: int, keep: bool) -> tuple[str, str]:
         return f"{host}:/{export}", f"{commands.MOUNT}/{'/'.join(parts)}"
     if "://" in given:
         raise InputError(
-            f"--workdir={given}: commands keep their workdirs in file systems, not in buckets; give a share of NFS, "
+            f"--workdir={given}: on the machines workdirs are in file systems, not in buckets; give a share of NFS, "
             "such as Filestore, as nfs://HOST/EXPORT/DIRECTORY"
         )
     if hosts > 1:
