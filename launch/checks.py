@@ -14,8 +14,8 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import settings
 from msm_jax.planning import phases
 
-# The only command that runs on several hosts as one.
-_ON_HOSTS = "msm_jax.train"
+# The commands that run on several hosts as one.
+_ON_HOSTS = ("msm_jax.train", "msm_jax.experiment")
 
 
 def workdir(given: str, hosts: int, keep: bool) -> tuple[str, str]:
@@ -62,10 +62,10 @@ def command(words: Sequence[str], hosts: int) -> tuple[str, ...]:
         if re.fullmatch(r"--?config", word):
             raise InputError(f"{word} after --: write {word}=FILE")
     module = words[2] if len(words) > 2 and words[1] == "-m" else words[0]
-    if hosts > 1 and module != _ON_HOSTS:
+    if hosts > 1 and module not in _ON_HOSTS:
         raise InputError(
-            f"{module} runs on one host, and the slice has {hosts}; only {_ON_HOSTS} runs on several. Choose a slice "
-            "with one host, such as v5e:2x4"
+            f"{module} runs on one host, and the slice has {hosts}; only {' and '.join(_ON_HOSTS)} run on "
+            "several. Choose a slice with one host, such as v5e:2x4"
         )
     return tuple(words)
 

@@ -27,7 +27,7 @@ from ml_collections import config_flags
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import mirror, settings, termination
 from msm_jax.foundation.termination import Terminated
-from msm_jax.parallel import backend
+from msm_jax.parallel import backend, distributed
 
 # Flags declared through this module belong to the entry point that calls it, which lists them in its --help.
 flags.disclaim_key_flags()
@@ -63,7 +63,12 @@ def require(holder: flags.FlagHolder[Any]) -> Any:
 def run(main: Callable[[], None]) -> NoReturn:
     """Parses the command line, sets up JAX and logging, calls `main()` and exits with its status."""
     sys.unraisablehook = _unraisable
-    sys.exit(status(main, sys.argv))
+    ended = status(main, sys.argv)
+    if ended and distributed.is_started():
+        # JAX would wait five minutes at exit for hosts that do not come.
+        sys.stdout.flush()
+        os._exit(ended)
+    sys.exit(ended)
 
 
 def status(main: Callable[[], None], argv: list[str]) -> int:

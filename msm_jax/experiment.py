@@ -4,17 +4,23 @@ else.
 python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workdir=runs/cheese_mini
 python -m msm_jax.experiment --config=... --workdir=... --dry_run
 python -m msm_jax.experiment --config=... --workdir=... --executor=ray
+
+Started on every host of a slice, it runs on all of them together.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
+from msm_jax.errors import InputError
+from msm_jax.experiments import lockstep
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
+from msm_jax.parallel import distributed, supervisor
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -36,9 +42,21 @@ def main() -> None:
     store = Path(_STORE.value) if _STORE.value else None
     if _DRY_RUN.value:
         run_lib.dry_run(config, workdir, terminal.console(), store)
+    elif distributed.processes() > 1:
+        if _EXECUTOR.value != run_lib.LOCAL:
+            raise InputError(f"--executor={_EXECUTOR.value} on several hosts of a slice; start it on one machine")
+        lockstep.start(config, workdir, terminal.console(), store)
     else:
         run_lib.run(config, workdir, terminal.console(), store=store, executor=_EXECUTOR.value)
 
 
-if __name__ == "__main__":
+def supervised() -> None:
+    """Runs `main`, on several hosts in a child process, since JAX ends the process when another one dies."""
+    if distributed.processes() > 1 and not supervisor.is_child():
+        command = [sys.executable, "-m", "msm_jax.experiment", *sys.argv[1:]]
+        sys.exit(supervisor.run(command, distributed.processes()))
     cli.run(main)
+
+
+if __name__ == "__main__":
+    supervised()

@@ -222,7 +222,7 @@ def test_an_interrupt_deletes_the_slice_and_says_so(gcloud, tmp_path):
         (["--workdir=nfs://nas/share/../other"], "write nfs://HOST/EXPORT/DIRECTORY"),
         (["--name=My_Run"], "use lower-case letters"),
         (["--zoone=z"], "zone"),
-        (["--", "python", "-m", "msm_jax.experiment"], "msm_jax.experiment runs on one host, and the slice has 4"),
+        (["--", "python", "-m", "msm_jax.sweep"], "msm_jax.sweep runs on one host, and the slice has 4"),
         (["--", "python", "-m", "msm_jax.train", "--workdir=x"], "give the workdir before --"),
         (["--", "python", "-m", "msm_jax.train", "--config", "x"], "write --config=FILE"),
         (["--"], "the command is missing"),

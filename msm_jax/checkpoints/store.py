@@ -11,6 +11,7 @@ it. STEP.damaged is a checkpoint that was set aside. What lies at a URL is writt
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -272,6 +273,16 @@ def load(
         return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
     except _FAILURES as error:
         raise _damaged(path, reason(error)) from error
+
+
+def of_this_host() -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which one of several hosts loads checkpoints by itself; Orbax else waits for all of them."""
+    host = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+        )
+    )
 
 
 def check(path: Path, entries: Collection[str]) -> None:

@@ -35,7 +35,7 @@ def run(
     executors: Mapping[str, str] | None = None,
     setup: str = SETUP,
     store: Path | None = None,
-    executor: str = LOCAL,
+    executor: str | Executor = LOCAL,
 ) -> None:
     """Brings the experiment in `workdir` up to date and writes its report.
 
@@ -47,7 +47,7 @@ def run(
       setup: "module:function" that starts a worker, "" for none.
       store: the directory in which results are found and kept, which experiments may share; `workdir` by default.
       executor: "local" for worker processes of this machine, "ray" for the Ray cluster that it belongs to, or
-        "ray:ADDRESS".
+        "ray:ADDRESS"; or what runs tasks, such as `lockstep.Lockstep`.
 
     Raises:
       InputError: the settings, a file, the directory or the executor is refused, before any training.
@@ -56,7 +56,8 @@ def run(
     """
     workdir = workdir.absolute()
     store = workdir if store is None else store.absolute()
-    address_of(executor)
+    if isinstance(executor, str):
+        address_of(executor)
     known = checks.check_settings(config)
     checks.check_files(known)
     refuse_foreign(config, workdir)
@@ -254,7 +255,7 @@ class _Runner:
         console: Console,
         setup: str,
         descriptors: Sequence[int],
-        executor: str,
+        executor: str | Executor,
     ) -> None:
         self.ran: dict[str, float] = {}
         self._config = config
@@ -262,7 +263,7 @@ class _Runner:
         self._console = console
         self._setup = setup
         self._descriptors = descriptors
-        self._address = address_of(executor)
+        self._executor = executor
         self._stack = contextlib.ExitStack()
         self._started: tuple[Executor, Board, bool] | None = None
 
@@ -284,10 +285,13 @@ class _Runner:
 
     def _start(self) -> tuple[Executor, Board, bool]:
         """Returns what runs tasks, what shows them, and whether they get the devices and threads that they ask for."""
+        if not isinstance(self._executor, str):
+            return self._executor, self._stack.enter_context(Board(self._console, self._config.name, 1)), True
         path = os.pathsep.join(filter(None, [str(hashing.PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
         environment = {"PYTHONPATH": path}
-        if self._address is not None:
-            ray = self._stack.enter_context(RayExecutor(self._address, self._setup, environment))
+        address = address_of(self._executor)
+        if address is not None:
+            ray = self._stack.enter_context(RayExecutor(address, self._setup, environment))
             return ray, self._stack.enter_context(Board(self._console, self._config.name, ray.slots)), True
         on_cpu = not self._setup or _platform() == "cpu"
         count = slots(self._config) if on_cpu else 1

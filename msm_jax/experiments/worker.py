@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -54,15 +54,18 @@ def resolve(call: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def run(task: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Runs one task, sends its progress, and returns how it ended: one of the events above."""
+def run(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None], *more: Any) -> dict[str, Any]:
+    """Runs one task, sends its progress, and returns how it ended: one of the events above.
+
+    Its function gets `more` after (args, report).
+    """
 
     def report(progress: dict[str, Any]) -> None:
         send({"event": "progress", "id": task["id"], "progress": progress})
 
     start = time.monotonic()
     try:
-        resolve(task["call"])(task["args"], report)
+        resolve(task["call"])(task["args"], report, *more)
     except (InputError, WorkError) as error:
         kind = "InputError" if isinstance(error, InputError) else "WorkError"
         return {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)}

@@ -23,19 +23,19 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
-    """Lets SIGTERM raise Terminated in the main thread, which calls this, while the context lasts.
+def raising(number: int = signal.SIGTERM) -> Iterator[None]:
+    """Lets a signal raise Terminated in the main thread, which calls this, while the context lasts.
 
     Python drops an exception that is raised in a callback, such as JAX's of the garbage collector. Then the signal is
     sent once more, shortly afterwards.
     """
-    before, hook = signal.signal(signal.SIGTERM, _raise), sys.unraisablehook
+    before, hook = signal.signal(number, _raise), sys.unraisablehook
 
     def dropped(problem: sys.UnraisableHookArgs) -> None:
         if not isinstance(problem.exc_value, Terminated):
             hook(problem)
             return
-        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 
@@ -43,7 +43,7 @@ def raising() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
         sys.unraisablehook = hook
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,24 @@ from jax.experimental import multihost_utils
 from msm_jax.errors import InputError
 from msm_jax.foundation import lock
 
+# A process that gives no sign of life for so long counts as dead, and JAX ends those of the other hosts.
+HEARTBEAT_SECONDS = 30
+# How often all hosts have asked whether to stop, and whether they shall; JAX counts on with every question.
+_asked = itertools.count(1)
+_told_to_stop = threading.Event()
+
+
+def processes() -> int:
+    """Returns the number of processes that the environment names, 1 where it names none; starts nothing."""
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        return int(os.environ["JAX_NUM_PROCESSES"])
+    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+
+
+def is_started() -> bool:
+    """Returns whether this process has joined others."""
+    return jax.distributed.is_initialized()
+
 
 def start() -> None:
     """Joins the other hosts if the environment names a coordinator, or if this host belongs to a TPU pod.
@@ -21,16 +41,24 @@ def start() -> None:
     On any platform, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name the hosts. On Cloud TPU
     pods, JAX finds them itself. Does nothing on a single host.
     """
-    if jax.distributed.is_initialized():
+    if is_started():
         return
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
             process_id=int(os.environ["JAX_PROCESS_ID"]),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
-        jax.distributed.initialize()
+    elif processes() > 1:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+
+
+def told_to_stop() -> bool:
+    """Returns whether any of several hosts got SIGTERM, the same on all of them; every host calls it equally often."""
+    if multihost_utils.reached_preemption_sync_point(next(_asked)):
+        _told_to_stop.set()
+    return _told_to_stop.is_set()
 
 
 def any_host(flag: bool) -> bool:

@@ -213,9 +213,10 @@ def _run(config: PhaseConfig, workdir: Path, report: Report | None, again: Seque
             spent("data_wait")
             more = {} if reference is None else reference.of_step(loader, finished - 1, host, num_hosts)
             with jax.profiler.StepTraceAnnotation("train", step_num=finished):
-                state, step_metrics = train_step(state, placement.place(batch, mesh, more), frozen)
+                placed = placement.place(batch, mesh, more)
+                state, step_metrics = train_step(state, placed, frozen)
             check()
-            recorder.pend(finished, step_metrics, batch, waited)
+            recorder.pend(finished, step_metrics, batch, placed, waited)
             if tracer.is_over(finished - 1):
                 trace(tracer.end)
 

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
@@ -38,6 +38,7 @@ from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import LoraConfig
 
 log = logging.getLogger(__name__)
+ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
 
 # Dense bfloat16 FLOP/s per JAX device, from the vendors' data sheets; keys are prefixes of
 # `Device.device_kind`, the longest wins.
@@ -276,7 +277,15 @@ def flops_per_token(
     return again + 2 * frozen + 3 * (attention + lora.forward_flops_per_token(adapter, model))
 
 
-def visible_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:
-    """Returns the mean number of tokens, itself included, that a token attends to; padding is left out."""
+def visible_sums(positions_BT: ArrayT, segment_ids_BT: ArrayT) -> tuple[ArrayT, ArrayT]:
+    """Returns for each row the sum of the numbers of tokens that its tokens attend to, and how many tokens it has.
+
+    A token attends to itself; padding is left out. Both are exact integers [rows], on the host and on devices.
+    """
     real = segment_ids_BT != 0
-    return float((positions_BT[real] + 1).mean()) if real.any() else 0.0
+    return ((positions_BT + 1) * real).sum(1), real.sum(1)
+
+
+def mean_context(visible_B: np.ndarray, tokens_B: np.ndarray) -> float:
+    """Returns the mean number of tokens that a token attends to, from the sums of rows."""
+    return float(visible_B.sum(dtype=np.int64) / max(1, tokens_B.sum(dtype=np.int64)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.data.loader import Batch
 from msm_jax.training import alerts, metrics, origin, step
@@ -46,7 +46,8 @@ class Recorder:
         self._totals = {"tokens": 0, "loss_tokens": 0, "flops": 0.0, "wall_seconds": 0.0, "step_seconds": 0.0}
         self._totals |= before
         self._wall_before = self._totals["wall_seconds"]
-        self._pending: tuple[int, step.Metrics, float, float] | None = None
+        self._pending: tuple[int, step.Metrics, Any, float] | None = None
+        self._sums_of_all = jax.jit(metrics.visible_sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._open = contextlib.ExitStack()
         self._file: metrics.MetricsFile | None = None
         self._board: metrics.TensorBoard | None = None
@@ -80,10 +81,23 @@ class Recorder:
         """Leaves the time since the last step out of the next step's time."""
         self._clock = time.monotonic()
 
-    def pend(self, finished: int, step_metrics: step.Metrics, batch: Batch, waited: float) -> None:
-        """Stores the metrics of a step that has been dispatched, to be read later."""
-        context = metrics.visible_context(batch.positions, batch.segment_ids)
-        self._pending = (finished, step_metrics, context, waited)
+    def pend(
+        self, finished: int, step_metrics: step.Metrics, batch: Batch, placed: Mapping[str, jax.Array], waited: float
+    ) -> None:
+        """Stores the metrics of a step that has been dispatched, to be read later.
+
+        Args:
+            finished: the step.
+            step_metrics: on the devices.
+            batch: the rows that this host has read.
+            placed: the rows of all hosts, on the devices.
+            waited: the seconds until there was a batch.
+        """
+        if jax.process_count() == 1:
+            sums = metrics.visible_sums(batch.positions, batch.segment_ids)
+        else:
+            sums = self._sums_of_all(placed["positions"], placed["segment_ids"])
+        self._pending = (finished, step_metrics, sums, waited)
 
     def read_pending(self) -> tuple[int, str] | None:
         """Waits for the step that was stored last and records it.
@@ -93,8 +107,9 @@ class Recorder:
         """
         if self._pending is None:
             return None
-        finished, on_device, context, waited = self._pending
+        finished, on_device, sums, waited = self._pending
         self._pending = None
+        context = metrics.mean_context(*jax.device_get(sums))
         values = {name: value.item() for name, value in jax.device_get(on_device).items()}
         seconds = time.monotonic() - self._clock
         self.restart_clock()

@@ -8,7 +8,8 @@ import threading
 from types import FrameType, TracebackType
 
 import jax
-from jax.experimental import multihost_utils
+
+from msm_jax.parallel import distributed
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class StopRequest:
     def reached(self, step: int) -> bool:
         """Returns whether to save and stop after `step` finished steps; to be called once for each step."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return distributed.told_to_stop()
         return self._asked
 
     def __enter__(self) -> StopRequest:

@@ -1,5 +1,6 @@
 """Runs a node in a worker process, unless another experiment with the same store has made its results by then."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from msm_jax.experiments import nodes
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.experiments.worker import Report, resolve
 from msm_jax.foundation import lock
+from msm_jax.parallel.hosts import Hosts
 
 
 def start(devices: int, threads: int) -> None:
@@ -26,13 +28,19 @@ def to_json(addresses: Mapping[str, Address]) -> dict[str, Any]:
     }
 
 
-def run(args: Mapping[str, Any], report: Report) -> None:
+def spans_hosts(args: Mapping[str, Any]) -> bool:
+    """Returns whether all hosts of a slice run a node together, given the arguments of its `run`."""
+    return nodes.find(args["kind"]).spans_hosts
+
+
+def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> None:
     """Makes the results of `args["results"]` that are still missing.
 
     Args:
         args: "kind"; "call", "module:function" in place of the kind's own `run`, or ""; "arguments" of it;
             "results", see `to_json`; "lock", a file to lock while the node runs, "" for none.
         report: takes progress.
+        hosts: those that run it together, of which the first one holds the lock and says what is missing.
     """
     kind = nodes.find(args["kind"])
     call = resolve(args["call"]) if args["call"] else kind.run
@@ -43,8 +51,15 @@ def run(args: Mapping[str, Any], report: Report) -> None:
     if not args["lock"]:
         call(args["arguments"], results, report)
         return
-    with lock.exclusive(Path(args["lock"]), lambda: report({"note": "waits for another run to make it"})):
-        report({"note": ""})
-        missing = {name: address for name, address in results.items() if not kind.is_done(address)}
+    with contextlib.ExitStack() as stack:
+        missing = results
+        if hosts is None or hosts.index == 0:
+            others_work = {"note": "waits for another run to make it"}
+            stack.enter_context(lock.exclusive(Path(args["lock"]), lambda: report(others_work)))
+            report({"note": ""})
+            missing = {name: address for name, address in results.items() if not kind.is_done(address)}
+        if hosts is not None:
+            names = hosts.first(list(missing))
+            missing = {name: results[name] for name in names}
         if missing:
             call(args["arguments"], missing, report)

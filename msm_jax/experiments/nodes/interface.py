@@ -109,6 +109,8 @@ class NodeKind:
             are not known), and what is known.
         check: refuses settings that cannot work; reads no file.
         check_files: refuses the content of files that the node reads and that exist.
+        spans_hosts: whether all hosts of a slice run it together, and process 0 alone writes what is not of the loop;
+            otherwise one of them runs it.
     """
 
     results: Callable[[Node, "Context"], dict[str, Address]]
@@ -118,6 +120,7 @@ class NodeKind:
     cost: Callable[[Node, Mapping[str, Address], "Context"], Cost]
     check: Callable[[Node, "Context"], object] = lambda node, context: None
     check_files: Callable[[Node, "Context"], object] = lambda node, context: None
+    spans_hosts: bool = False
 
 
 def versions(*packages: str) -> dict[str, str]:

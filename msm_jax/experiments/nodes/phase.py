@@ -159,11 +159,14 @@ def _origin(config: PhaseConfig, context: Context) -> "Parent":
 
 def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report) -> None:
     """Trains the phase, from its own newest checkpoint if it has one."""
+    import jax
+
     from msm_jax.training import loop
 
-    address = results[""]
+    address, is_first = results[""], jax.process_index() == 0
     address.path.mkdir(parents=True, exist_ok=True)
-    storage.write_json(address.path / NODE, address.description())
+    if is_first:
+        storage.write_json(address.path / NODE, address.description())
     start = time.monotonic()
     before = storage.find_json(address.path / DONE) or {"seconds": 0.0}
     result = dataclasses.asdict(
@@ -171,7 +174,10 @@ def run(args: Mapping[str, Any], results: Mapping[str, Address], report: Report)
     )
     result["checkpoint"] = str(Path(result["checkpoint"]).relative_to(address.path))
     seconds = before["seconds"] + time.monotonic() - start
-    storage.write_json(address.path / DONE, {"hash": address.hash, "result": result, "seconds": seconds})
+    if is_first:
+        storage.write_json(address.path / DONE, {"hash": address.hash, "result": result, "seconds": seconds})
 
 
-KIND = NodeKind(results=results, arguments=arguments, run=run, is_done=is_done, cost=cost, check=check)
+KIND = NodeKind(
+    results=results, arguments=arguments, run=run, is_done=is_done, cost=cost, check=check, spans_hosts=True
+)

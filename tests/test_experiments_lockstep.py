@@ -1,0 +1,193 @@
+"""An experiment on several hosts of a slice: real processes on this machine, with a simulated device each."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICK_COMPILES
+from test_experiments_end_to_end import CONFIG, command, report_without_times
+from test_experiments_end_to_end import here as here  # a fixture
+
+from msm_jax.parallel import distributed, supervisor
+
+ROOT = Path(__file__).parent.parent
+SMALL = CONFIG.replace('"threads": 1,', '"threads": 1, "mesh": {"data": 2},').replace("(0, 1)", "(0,)")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(words, directory, count=2):
+    """The processes of `python WORDS` on so many hosts."""
+    shared = {
+        **os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK_COMPILES, "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(count),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *words], cwd=directory, env={**shared, "JAX_PROCESS_ID": str(host)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for host in range(count)
+    ]
+
+
+def finish(hosts):
+    """Their statuses and what they wrote on stderr."""
+    ends = [host.communicate(timeout=1500) for host in hosts]
+    return [host.returncode for host in hosts], [error for _, error in ends]
+
+
+def experiment(*arguments):
+    return ["-m", "msm_jax.experiment", *arguments]
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_with_as_many_devices_does(here):
+    (here / "config.py").write_text(SMALL)
+    status, errors = finish(start(experiment("--config=config.py", "--workdir=two"), here))
+    assert status == [0, 0], errors
+    code, _, error = command(here, "msm_jax.experiment", "--config=config.py", "--workdir=one")
+    assert (code, error) == (0, "")
+    assert report_without_times(here / "two" / "report.json") == report_without_times(here / "one" / "report.json")
+    # Every result has the address that it has on one process.
+    assert command(here, "msm_jax.experiment", "--config=config.py", "--workdir=two")[1].startswith("nothing to do")
+
+
+TALK = """
+import logging, sys, time
+import jax
+from msm_jax import cli
+from msm_jax.errors import InputError, WorkError
+from msm_jax.parallel import distributed
+from msm_jax.parallel.hosts import Hosts
+
+def main():
+    with Hosts() as hosts:
+        assert hosts.first("plan" if hosts.index == 0 else None) == "plan"
+        assert hosts.gather(hosts.index) == [0, 1]
+        if hosts.index == int(sys.argv[1]):
+            raise {"InputError": InputError, "WorkError": WorkError}[sys.argv[2]]("no\\nspace")
+        if sys.argv[3] == "waits":
+            hosts.gather(None)
+        time.sleep(60)  # as in a collective that never ends
+
+jax.config.update("jax_platforms", "cpu")
+distributed.start()
+sys.argv, given = sys.argv[:1], sys.argv
+cli.parse_flags = lambda argv: sys.argv.__setitem__(slice(None), given)
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "line"),
+    [
+        (["1", "InputError", "waits"], 2, "refused: process 1 of 2: no space"),
+        (["1", "WorkError", "sleeps"], 1, "failed: process 1 of 2: no space"),
+        (["0", "WorkError", "sleeps"], 1, "failed: no space"),
+    ],
+)
+def test_an_error_on_one_host_ends_all_with_its_status_and_process_0_says_why(tmp_path, words, expected, line):
+    (tmp_path / "talk.py").write_text(TALK)
+    began = time.monotonic()
+    status, errors = finish(start(["talk.py", *words], tmp_path))
+    assert status == [expected, expected], errors
+    assert errors[0].splitlines()[-1] == line
+    assert time.monotonic() - began < 50
+
+
+DIES = """
+import os, sys
+from msm_jax.parallel import supervisor
+assert supervisor.is_child()
+print("at work", file=sys.stderr)
+print({words!r}, file=sys.stderr, flush=True)
+os.abort()
+"""
+# As JAX 0.10.2 writes them; see `test_a_process_that_is_killed_...`, where it does.
+SILENT = "tasks are unhealthy (stopped sending heartbeats):\n{}\nThe tasks have crashed."
+GONE = "UNAVAILABLE: Failed to send RPC to coordination service."
+FATAL = "F1129 06:45:52.745423 26350 client.h:80] Terminating process because the JAX distributed service detected "
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (SILENT.format("3"), "preempted: process 3 of 16 died, or its host is out of reach"),
+        (SILENT.format("3,11"), "preempted: process 3 and 11 of 16 died, or its host is out of reach"),
+        (GONE, "preempted: process 0 of 16 (tpu-0:8482) died, or its host is out of reach"),
+    ],
+)
+def test_the_end_by_jax_becomes_a_line_that_names_the_dead_process_and_status_75(
+    tmp_path, monkeypatch, capsys, words, line
+):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "tpu-0:8482")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "dies.py").write_text(DIES.format(words=f"{FATAL}fatal errors. {words}"))
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        assert supervisor.run([sys.executable, str(tmp_path / "dies.py")], 16) == 75
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err == f"at work\n{line}; run the same command again to continue\n"
+
+
+def test_meshes_that_do_not_fit_the_hosts_are_refused_on_all_of_them(here):
+    (here / "config.py").write_text(CONFIG.replace('preset="mini-0.3m",', 'preset="mini-0.3m", mesh={"data": 2},'))
+    status, errors = finish(start(experiment("--config=config.py", "--workdir=run"), here))
+    assert status == [2, 2]
+    assert errors[0].startswith("refused: phases.aft.mesh has 1 devices, and the 2 hosts have 2; give it ")
+    assert not (here / "run").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("disturbance", ["none", "SIGTERM to one", "kill -9 of process 1", "kill -9 of process 0"])
+def test_cheese_mini_on_two_hosts_ends_as_on_one_whatever_happens(tmp_path, disturbance):
+    """Prints what is asserted, and the seconds until the other process had ended."""
+    write = textwrap.dedent(
+        """
+        import runpy
+        def get_config():
+            config = runpy.run_path({file!r})["get_config"]("tiny")
+            for phase in config.phases.values():
+                phase.mesh = {{"data": 2}}
+                phase.checkpoint_every = 20
+            return config
+        """
+    )
+    (tmp_path / "config.py").write_text(write.format(file=str(ROOT / "configs/experiments/cheese_mini.py")))
+    words = experiment("--config=config.py", "--workdir=two")
+    if disturbance != "none":
+        hosts = start(words, tmp_path)
+        while not list(tmp_path.glob("two/phases/*/checkpoints/20")):
+            assert [host.poll() for host in hosts] == [None, None], finish(hosts)
+            time.sleep(0.1)
+        began = time.monotonic()
+        hurt = hosts[0 if disturbance.endswith("0") else 1]
+        hurt.send_signal(signal.SIGTERM if "SIGTERM" in disturbance else signal.SIGKILL)
+        status, errors = finish(hosts)
+        print(f"{disturbance}: statuses {status} after {time.monotonic() - began:.1f} s: {errors[0].splitlines()[-1]}")
+        expected = [75 if host is not hurt or "SIGTERM" in disturbance else -signal.SIGKILL for host in hosts]
+        assert status == expected, errors
+        assert time.monotonic() - began < 2 * distributed.HEARTBEAT_SECONDS
+        if "SIGTERM" not in disturbance:
+            named = 1 - hosts.index(hurt)
+            assert re.match(rf"preempted: process {1 - named} of 2 .*died", errors[named].splitlines()[-1])
+    status, errors = finish(start(words, tmp_path))
+    assert status == [0, 0], errors
+    code, _, error = command(tmp_path, *words[1:-1], "--workdir=one")
+    assert (code, error) == (0, "")
+    two, one = (report_without_times(tmp_path / name / "report.json") for name in ("two", "one"))
+    assert two == one
