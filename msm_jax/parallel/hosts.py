@@ -44,7 +44,7 @@ class Hosts:
     def __init__(self) -> None:
         """Needs `distributed.start` before it."""
         self.index, self.count = jax.process_index(), jax.process_count()
-        self._client = jax_distributed.global_state.client
+        self._client: Any = jax_distributed.global_state.client
         self._round = 0
         self._failure: dict[str, Any] | None = None
         self._over = threading.Event()
