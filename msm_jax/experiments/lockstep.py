@@ -30,15 +30,15 @@ def start(config: ExperimentConfig, workdir: Path, console: Console, kept: Path 
     """Runs the part of this host; see `run.run` for what it raises, on every host.
 
     Raises:
-        InputError: a mesh does not fit the devices of the hosts.
+        InputError: as `check_meshes`.
     """
     from msm_jax.experiments import run
 
-    meshes = _meshes(config)
-    execute.start(max(mesh.size for mesh in (*meshes.values(), config.scoring.mesh)), config.scoring.threads)
+    meshes = (*_meshes(config).values(), config.scoring.mesh)
+    execute.start(max(mesh.size for mesh in meshes), config.scoring.threads)
     distributed.start()
     with Hosts() as hosts:
-        _check_meshes(config, meshes)
+        check_meshes(config)
         if hosts.index:
             follow(hosts)
         else:
@@ -53,9 +53,14 @@ def _meshes(config: ExperimentConfig) -> dict[str, MeshConfig]:
     }
 
 
-def _check_meshes(config: ExperimentConfig, meshes: Mapping[str, MeshConfig]) -> None:
+def check_meshes(config: ExperimentConfig) -> None:
+    """Refuses a phase that does not use all devices of the hosts, and evals that need more than those of one host.
+
+    Raises:
+        InputError: names the mesh.
+    """
     devices, local = jax.device_count(), jax.local_device_count()
-    for name, mesh in meshes.items():
+    for name, mesh in _meshes(config).items():
         if mesh.size != devices:
             raise InputError(
                 f"phases.{name}.mesh has {mesh.size} devices, and the {jax.process_count()} hosts have {devices}; "
