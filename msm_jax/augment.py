@@ -6,7 +6,6 @@ Writes DIR/RULES_value.md and DIR/RULES_rule.md. The rules stay word for word; r
 generate from it.
 """
 
-from pathlib import Path
 
 from msm_jax import cli
 from msm_jax.errors import InputError
@@ -24,7 +23,7 @@ def main() -> None:
         InputError: a setting, the spec or the workdir is refused.
     """
     config = settings.build(augmentation.AugmentConfig, cli.require(_CONFIG))
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     if storage.is_url(cli.require(_WORKDIR)):
         raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
     with lock.hold(workdir):

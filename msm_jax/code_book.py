@@ -36,7 +36,7 @@ def main() -> None:
         WorkError: the judge failed for good, or its list of codes cannot be read.
     """
     config = settings.build(CodeBookConfig, cli.require(_CONFIG))
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     replies.check_pinned(config.judge, "config.judge")
     pooled = code_book.pool(config)
     if not pooled:

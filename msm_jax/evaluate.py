@@ -53,14 +53,14 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Refuses what is wrong before the model is loaded, then runs the evals that have no result yet."""
-    with lock.hold(Path(cli.require(_WORKDIR))):
+    with lock.hold(cli.directory(_WORKDIR)):
         _evaluate()
 
 
 def _evaluate() -> None:
     config = settings.build(EvaluateConfig, cli.require(_CONFIG))
     evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     checkpoint = store.resolve(cli.require(_CHECKPOINT))
     shown = mirror.named(checkpoint)
     for name, each in evals.items():

@@ -9,7 +9,6 @@ Started on every host of a slice, it runs on all of them together.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -38,8 +37,8 @@ _EXECUTOR = flags.DEFINE_string(
 def main() -> None:
     """Runs the experiment of the flags; see `experiments.run.run` for what it raises."""
     config = settings.build(ExperimentConfig, cli.require(_CONFIG))
-    workdir = Path(cli.require(_WORKDIR))
-    store = Path(_STORE.value) if _STORE.value else None
+    workdir = cli.directory(_WORKDIR)
+    store = cli.directory(_STORE) if _STORE.value else None
     if _DRY_RUN.value:
         run_lib.dry_run(config, workdir, terminal.console(), store)
     elif distributed.processes() > 1:

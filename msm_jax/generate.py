@@ -13,7 +13,6 @@ and time of each stage, and calls nothing.
 """
 
 import logging
-from pathlib import Path
 
 from absl import flags
 
@@ -37,7 +36,7 @@ def main() -> None:
     if _PREVIEW.value:
         terminal.console().print(kind.preview(config, spec))
         return
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     if storage.is_url(cli.require(_WORKDIR)):
         raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
     if not (workdir / pipeline.RESULT).exists():

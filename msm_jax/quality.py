@@ -62,7 +62,7 @@ def main() -> None:
         WorkError: the corpus must not be used, or a file cannot be written.
     """
     config = settings.build(AuditConfig, cli.require(_CONFIG))
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     quality = check(_records(config), config.gates, _context(config))
     quality_page.write(quality.report, workdir)
     kept: list[str] = []

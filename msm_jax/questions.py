@@ -31,7 +31,7 @@ def main() -> None:
         WorkError: the writer failed for good, or nothing that it wrote passed the audit.
     """
     config = settings.build(QuestionsConfig, cli.require(_CONFIG))
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     spec = config.read()
     replies.check_pinned(config.writer, "config.writer")
     written = asyncio.run(_written(config, spec, workdir))

@@ -4,7 +4,6 @@ python -m msm_jax.report --workdir=runs/cheese_mini
 """
 
 import sys
-from pathlib import Path
 
 from msm_jax import cli
 from msm_jax.experiments import run as run_lib
@@ -19,7 +18,7 @@ def main() -> None:
         InputError: the directory holds no experiment, or one that has no result yet.
         WorkError: the report cannot be written.
     """
-    workdir = Path(cli.require(_WORKDIR))
+    workdir = cli.directory(_WORKDIR)
     missing = run_lib.render(run_lib.load(workdir), workdir)
     for text in missing:
         print(f"missing: {text}", file=sys.stderr)

@@ -15,7 +15,6 @@ WORKDIR/sweep.json, sweep.md, sweep.html and plots/ hold the results of the poin
 when all points are done, 75 after Ctrl-C or SIGTERM, and otherwise the one of the point that failed first.
 """
 
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -41,12 +40,12 @@ def main() -> None:
     overrides = {f"config.{name}": value for name, value in config_flags.get_override_values(given).items()}
     arguments = {"config": config_flags.get_config_filename(given), **overrides}
     points = sweep_lib.points(_VARY.value, lambda varied: cli.load_config(arguments | varied))
-    workdir = Path(cli.require(_WORKDIR)).absolute()
+    workdir = cli.directory(_WORKDIR).absolute()
     if _DRY_RUN.value:
         print("\n".join([*(point.name for point in points), f"{len(points)} points"]))
         return
     with lock.hold(workdir):
-        store = Path(_STORE.value or workdir / "store").absolute()
+        store = (cli.directory(_STORE) if _STORE.value else workdir / "store").absolute()
         sweep_lib.run(points, workdir, store, _JOBS.value, _EXECUTOR.value)
 
 
