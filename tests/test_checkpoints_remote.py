@@ -203,6 +203,6 @@ def test_a_killed_process_is_replaced_and_a_second_writer_refused(config_file, h
 
 
 def test_commands_that_do_not_work_at_urls_say_so():
-    with pytest.raises(InputError, match="^--workdir=gs://bucket/run: must be a directory on this machine; only train"):
+    with pytest.raises(InputError, match="--workdir=gs://bucket/run: must be a directory on this machine"):
         cli.directory(SimpleNamespace(name="workdir", value="gs://bucket/run"))
     assert cli.directory(SimpleNamespace(name="workdir", value="runs/demo")) == Path("runs/demo")
