@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Sequence
@@ -103,6 +104,12 @@ def config(job: Job, model: str) -> None:
     if subprocess.run(["git", "cat-file", "-e", f"HEAD:./{file}"], capture_output=True, check=False).returncode:
         raise InputError(f"{file} is not committed; the machines get the files of the last commit, so commit it")
     fields = settings.plain(found)
+    scoring = math.prod(fields.get("scoring", {}).get("mesh", {}).values())
+    if job.hosts > 1 and scoring * job.hosts > job.slice.chips:
+        raise InputError(
+            f"scoring.mesh has {scoring} devices, and a host of {job.slice.name} has {job.slice.chips // job.hosts}; "
+            "evals run on one host each, so give them a smaller mesh, such as --config.scoring.mesh.tensor=4"
+        )
     if "phases" in fields or "optimizer" in fields:
         for phase in phases_of(fields, model)[1]:
             phases.check(phase.config, phase.program, job.slice.chips, job.slice.name)

@@ -222,6 +222,13 @@ def test_an_interrupt_deletes_the_slice_and_says_so(gcloud, tmp_path):
         (["--workdir=nfs://nas/share/../other"], "write nfs://HOST/EXPORT/DIRECTORY"),
         (["--name=My_Run"], "use lower-case letters"),
         (["--zoone=z"], "zone"),
+        (
+            [
+                "--model=qwen3-32b", "--accelerator=v5p:2x2x4", "--", "python", "-m", "msm_jax.experiment",
+                "--config=configs/experiments/paper_philosophy_qwen3_32b.py:devices=16",
+            ],
+            "scoring.mesh has 8 devices, and a host of v5p:2x2x4 has 4",
+        ),
         (["--", "python", "-m", "msm_jax.sweep"], "msm_jax.sweep runs on one host, and the slice has 4"),
         (["--", "python", "-m", "msm_jax.train", "--workdir=x"], "give the workdir before --"),
         (["--", "python", "-m", "msm_jax.train", "--config", "x"], "write --config=FILE"),
