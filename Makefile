@@ -14,7 +14,7 @@ DEMO    = runs/generate_demo
 CODE    = $(wildcard msm_jax launch configs benchmarks tools setup.py)
 PYTEST ?= -n 2 --dist loadfile --durations=15
 
-.PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench coverage clean venv ref tunix tpu inspect plans
+.PHONY: help demo generate-demo full sweep smollm2 evals-demo test parity parity-long lint bench kills coverage clean venv ref tunix tpu inspect plans
 
 help:
 	@echo "make demo     the small experiment, from nothing to runs/cheese_mini/report.html"
@@ -31,6 +31,7 @@ help:
 	@echo "make lint     ruff and mypy"
 	@echo "make coverage  how often the 95 % intervals of reports contain the truth, by simulation; a few minutes"
 	@echo "make bench    all benchmarks in turn, into docs/performance.md; an hour"
+	@echo "make kills    kills the tiny experiment 100 times by SIGKILL and 100 by SIGTERM, and compares; an hour"
 	@echo "make clean    removes environments and caches, keeps runs/"
 
 venv:
@@ -97,9 +98,13 @@ lint: venv
 # One after the other: each has the machine to itself. The train step goes without Tunix where that does not install.
 bench: export MSM_JAX_REF_PYTHON = $(CURDIR)/.venv-ref/bin/python
 bench: venv ref
-	for name in loss dispatch data checkpoints startup decode engine; do $(PY) benchmarks/$$name.py --write || exit; done
+	for name in loss dispatch data checkpoints saving startup decode engine; do $(PY) benchmarks/$$name.py --write || exit; done
 	if $(MAKE) --no-print-directory tunix; then export MSM_JAX_TUNIX_PYTHON=$(CURDIR)/.venv-tunix/bin/python; fi; \
 		$(PY) benchmarks/train_step.py --write
+
+kills: venv
+	$(PY) -m tools.kills --workdir=runs/kills/kill
+	$(PY) -m tools.kills --workdir=runs/kills/term --signal=TERM
 
 coverage: venv
 	PYTHONPATH=. $(PY) benchmarks/coverage.py

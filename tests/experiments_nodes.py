@@ -127,6 +127,13 @@ def phase(args, results, report):
     storage.write_json(address.path / "done.json", done)
 
 
+def phase_while_data_grows(args, results, report):
+    """Stands in for training as `phase` does, while somebody appends to the documents."""
+    phase(args, results, report)
+    with Path("documents.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "One more."}) + "\n")
+
+
 def evals(args, results, report):
     """Stands in for scoring: an arm's score follows from its node's id alone."""
     for address in results.values():

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import checkpoints, data, dispatch, gpu, record, reference, startup, train_step
+from benchmarks import checkpoints, data, dispatch, gpu, record, reference, saving, startup, train_step
 from msm_jax.errors import WorkError
 from msm_jax.models import presets, transformer
 
@@ -97,6 +97,16 @@ def test_a_checkpoint_is_saved_and_restored(tmp_path):
     assert all(len(turns) == 2 and min(turns) > 0 for turns in seconds)
     waits, commits, *_ = seconds
     assert all(wait < commit for wait, commit in zip(waits, commits, strict=True))
+
+
+def test_turns_with_a_save_and_without_are_told_apart_and_rounds_leave_no_descriptor(tmp_path):
+    config = saving.phase(tmp_path, "tiny", 2)
+    beside, without, waited, late = saving.train(config, tmp_path / "run")
+    assert len(beside) == len(without) == 2 and late == 0
+    assert 0 < waited < min(beside) and min(without) > 0
+    size, memory, files = saving.save_and_restore(config, tmp_path / "run", 6)
+    assert size > 3 * 4 * 100_000 and min(memory) > size
+    assert files[1] >= files[-1] > 0
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from msm_jax.checkpoints import integrity, retention, store
 from msm_jax.errors import InputError, WorkError
 
 FLIPS = 50
-OFFSETS = 10
+OFFSETS = 20
 TREE = {"params": {"w": np.arange(2000, dtype=np.float32)}, "opt_state": {"m": np.ones(300)}, "step": np.int32(7)}
 
 

@@ -30,7 +30,7 @@ def test_cache_is_built_once_and_moves_with_the_data(
     config = SourceConfig(str(file), "chats")
     first = open_cache(config, data.tokenizer, TEMPLATE, tmp_path / "cache")
     moved = SourceConfig(str(file.rename(tmp_path / "b.jsonl")), "chats")
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda *_: pytest.fail("tokenised twice"))
+    monkeypatch.setattr(type(data.tokenizer), "encode_batch", lambda *_: pytest.fail("tokenised twice"))
     second = open_cache(moved, data.tokenizer, TEMPLATE, tmp_path / "cache")
     assert first.address == second.address
     assert (first.tokens == second.tokens).all()
@@ -57,6 +57,29 @@ def test_failed_build_leaves_nothing(data: Data, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkError, match="cannot be written: Not a directory"):
         open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("change", ["appended", "vanished"])
+def test_a_file_that_changes_while_it_is_read_is_refused_and_leaves_nothing(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Otherwise its tokens would be found under the hash of what it held before."""
+    kind = type(data.tokenizer)
+    file, encode = tmp_path / "a.jsonl", kind.encode_batch
+    file.write_text(json.dumps({"text": "one"}) + "\n")
+
+    def changes(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+        if change == "vanished":
+            file.unlink()
+        else:
+            file.write_text(file.read_text() + json.dumps({"text": "two"}) + "\n")
+        return encode(self, texts)
+
+    monkeypatch.setattr(kind, "encode_batch", changes)
+    words = "changed while it was read; run again when it is complete" if change == "appended" else "no such file"
+    with pytest.raises(InputError, match=f"{file}: {words}"):
+        open_cache(SourceConfig(str(file)), data.tokenizer, TEMPLATE, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def _build(root: Path, model: Mapping[str, bytes], barrier: "multiprocessing.synchronize.Barrier") -> None:

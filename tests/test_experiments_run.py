@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiments_small import EVERYTHING, dry, enter, fields, phase, run, write_files
+from experiments_small import EVERYTHING, FAKES, dry, enter, fields, phase, run, write_files
 from rich.console import Console
 
 from msm_jax.analysis import plots
@@ -258,6 +258,17 @@ def test_a_failed_phase_stops_the_run_and_the_next_one_continues(nothing_ran, mo
     ran = run()
     assert "phase:phase/pretrain" not in ran
     assert "phase:phase/pretrain/msm/seed1" in ran
+    assert run() == []
+
+
+def test_data_that_grows_while_an_experiment_runs_is_refused_and_read_by_the_next_run(nothing_ran, monkeypatch):
+    """A result would have the address of other data."""
+    monkeypatch.setitem(FAKES, "phase", "experiments_nodes:phase_while_data_grows")
+    with pytest.raises(InputError, match=r"^documents\.jsonl: changed after the run was planned; run the same"):
+        run()
+    monkeypatch.undo()
+    enter(nothing_ran, monkeypatch)
+    assert "phase:phase/pretrain" in run()
     assert run() == []
 
 

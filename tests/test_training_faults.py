@@ -4,10 +4,13 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_training_kept_steps import stopped
 from test_training_loop import after, assert_same_bits, phase, records
 from test_training_loop import files as files  # a fixture
@@ -16,6 +19,7 @@ from test_training_loop_processes import start
 
 from msm_jax import cli
 from msm_jax.checkpoints import store
+from msm_jax.data.config import SourceConfig
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import settings
 from msm_jax.training import loop
@@ -107,6 +111,88 @@ def test_a_full_disk_is_one_line_and_the_run_continues_from_the_earlier_checkpoi
     loop.train(config, tmp_path)
     assert_same_bits(store.latest(tmp_path), store.latest(whole))
     assert records(tmp_path) == records(whole)
+
+
+@pytest.mark.parametrize("change", ["changed", "appended", "vanished"])
+def test_data_that_changes_while_a_run_reads_it_costs_nothing_and_is_refused_until_it_is_put_back(
+    whole, files, tmp_path, change
+):
+    """The tokens that a run reads are in its cache."""
+    copy, text = tmp_path / "documents.jsonl", (files / "documents.jsonl").read_text()
+    copy.write_text(text)
+    config = phase(files, data={"sources": {"web": SourceConfig(str(copy), holdout=0.1)}})
+
+    def report(progress):
+        if progress["step"] == 3 and change == "vanished":
+            copy.unlink()
+        elif progress["step"] == 3:
+            last = text.splitlines(keepends=True)[-1]
+            copy.write_text(text + last if change == "appended" else text.replace("cheese", "cheeses", 1))
+        if progress["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        loop.train(config, tmp_path / "run", report)
+    words = "no such file" if change == "vanished" else "data changed since the checkpoint"
+    with pytest.raises(InputError, match=words):
+        loop.train(config, tmp_path / "run")
+    copy.write_text(text)
+    loop.train(config, tmp_path / "run")
+    assert_same_bits(store.latest(tmp_path / "run"), store.latest(whole))
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(whole, files, tmp_path, monkeypatch):
+    now, back = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() - back[0])
+    config = phase(files, checkpoint_minutes=1e-9, keep_checkpoints=2)
+
+    def report(progress):
+        back[0] += 3600.0
+        if progress["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        loop.train(config, tmp_path, report)
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (now() + 86_400,) * 2)
+    loop.train(config, tmp_path)
+    assert_same_bits(store.latest(tmp_path), store.latest(whole))
+    assert records(tmp_path) == records(whole)
+
+
+# Refuses a run on a read-only mount, and starts one elsewhere from a checkpoint and data on it.
+READ_ONLY = """
+import json, sys
+from pathlib import Path
+from test_training_loop import after, phase
+from msm_jax.errors import InputError
+from msm_jax.training import loop
+mount, elsewhere = map(Path, sys.argv[1:])
+data = {"cache_dir": str(elsewhere / "cache")}
+try:
+    loop.train(phase(mount, data=data), mount / "whole")
+except InputError as error:
+    print(error)
+loop.train(after(mount, mount / "whole", data=data, steps=1, eval_every=0), elsewhere / "next")
+"""
+
+
+def test_a_read_only_mount_is_refused_in_one_line_and_read(whole, files, tmp_path):
+    mount = tmp_path / "mount"
+    shutil.copytree(files, mount)
+    shutil.copytree(whole, mount / "whole")
+    (mount / "whole" / "result.json").unlink()
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1" "$4"'
+    apart = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no user mount anything in a namespace of their own")
+    done = subprocess.run(
+        [*apart, "sh", "-c", script, "sh", str(mount), sys.executable, READ_ONLY, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}, capture_output=True, text=True,
+    )
+    refused = f"{mount}/whole/lock: cannot be written (Read-only file system); give another directory\n"
+    assert (done.returncode, done.stdout) == (0, refused), done.stderr
+    assert store.all_steps(tmp_path / "next") == [1]
 
 
 def test_a_second_writer_is_refused_and_a_killed_one_is_replaced_at_once(config_file, tmp_path, caplog):

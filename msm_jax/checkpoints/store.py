@@ -268,10 +268,10 @@ def load(
     """
     path = resolve(path)
     check(path, abstract_tree)
-    _compare(path, abstract_tree, advice)
     try:
         return ocp.load_checkpointables(path.absolute(), dict(abstract_tree))
     except _FAILURES as error:
+        _compare(path, abstract_tree, advice)
         raise _damaged(path, reason(error)) from error
 
 

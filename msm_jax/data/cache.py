@@ -105,15 +105,18 @@ def open_cache(
 
     Raises:
       InputError: the data is wrong (see `sources`) and the source does not skip such lines, or nothing else is left,
-        or the source has chats and there is no template.
+        or it changes while it is read, or the source has chats and there is no template.
       WorkError: the cache cannot be written, or is damaged.
     """
     files = tuple(data_files.resolve(config.path))
-    address = _address(config, sources.data_sha256(files), tokenizer, template, chat)
+    data = sources.data_sha256(files)
+    address = _address(config, data, tokenizer, template, chat)
     directory = Path(cache_dir) / address[:32]
     if not directory.exists():
         with storage.new_directory(directory, shared=True) as temporary:
             _write(temporary, files, config, tokenizer, template, chat)
+            if sources.data_sha256(files) != data:
+                raise InputError(f"{config.path}: changed while it was read; run again when it is complete")
     tokens = _map(directory / "tokens.bin", np.int32)
     mask = None if config.kind == "documents" else _map(directory / "mask.bin", np.bool_)
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}

@@ -33,6 +33,7 @@ class Context:
             chains start from; see `training.start`.
         starts: how each run starts, by node.
         files: the files of each data path that was resolved.
+        reads: {data path: SHA-256} of what each node reads, by node; see `read_by`.
         checked: (eval, path) of the item files that were read.
     """
 
@@ -55,6 +56,8 @@ class Context:
         self.parents: dict[Chain, Parent] = {}
         self.starts: dict[str, Start] = {}
         self.files = {} if files is None else files
+        self.reads: dict[str, dict[str, str]] = {}
+        self._reading: dict[str, str] = {}
         self.checked: set[tuple[str, str]] = set()
         self._memo: dict[tuple[str, str], Any] = {}
 
@@ -88,9 +91,13 @@ class Context:
         Raises:
             InputError: one is missing.
         """
-        return self.once(
-            "content", path, lambda path: hashing.digest([hashing.file_sha256(file) for file in self.resolve(path)])
-        )
+        found = self.once("content", path, lambda path: hashing.files_sha256(self.resolve(path)))
+        self._reading[path] = found
+        return found
+
+    def read_by(self, node: str) -> None:
+        """Notes as read by this node the data paths whose content is asked for from now on."""
+        self._reading = self.reads[node] = {}
 
     def sources(self, module: str) -> dict[str, str]:
         """Returns the hashes of the source files that importing a module runs."""

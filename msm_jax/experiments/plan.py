@@ -90,6 +90,7 @@ class Planner:
             if waits_for and not (node.is_content and set(node.parents) <= context.directories.keys()):
                 continue
             kind = nodes.find(node.kind)
+            context.read_by(node.id)
             context.addresses[node.id] = found = kind.results(node, context)
             missing[node.id] = {name: address for name, address in found.items() if not kind.is_done(address)}
             if node.is_content and not missing[node.id]:
@@ -145,6 +146,7 @@ class Planner:
             "call": self._executors.get(node.kind, ""),
             "arguments": kind.arguments(node, missing, context),
             "results": execute.to_json(missing),
+            "reads": context.reads.get(node.id, {}),
             "lock": str(lock or ""),
         }
         after = (*node.parents, *checks.get(node.id, ()))

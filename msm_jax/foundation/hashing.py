@@ -12,6 +12,8 @@ from msm_jax.foundation import storage
 from msm_jax.foundation.storage import Location
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+# Files whose hash is remembered, 7 MB at most: a run that saves for weeks would remember those of each checkpoint.
+_REMEMBERED = 1 << 14
 
 
 def sha256(content: bytes) -> str:
@@ -30,7 +32,7 @@ def digest(value: Any) -> str:
 
 
 def file_sha256(path: Location) -> str:
-    """Returns the SHA-256 of a file's bytes, 64 hex digits; it reads each version of a file once in a process.
+    """Returns the SHA-256 of a file's bytes, 64 hex digits; it reads a version of a file once in a process.
 
     Raises:
       InputError, WorkError: as `storage.reading`.
@@ -45,13 +47,22 @@ def _version(path: Path) -> str:
     return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _file_sha256(path: str, version: str) -> str:
     with storage.reading(path), storage.open_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
         return digest.hexdigest()
+
+
+def files_sha256(paths: Iterable[Location]) -> str:
+    """Returns the SHA-256 of the contents of some files, in their order, whatever their names.
+
+    Raises:
+      InputError, WorkError: as `storage.reading`.
+    """
+    return digest([file_sha256(path) for path in paths])
 
 
 def tree_sha256(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msm_jax.data import files
+from msm_jax.errors import InputError
 from msm_jax.experiments import nodes
 from msm_jax.experiments.nodes.interface import Address
 from msm_jax.experiments.worker import Report, resolve
-from msm_jax.foundation import lock
+from msm_jax.foundation import hashing, lock
 from msm_jax.parallel.hosts import Hosts
 
 
@@ -38,9 +40,13 @@ def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> 
 
     Args:
         args: "kind"; "call", "module:function" in place of the kind's own `run`, or ""; "arguments" of it;
-            "results", see `to_json`; "lock", a file to lock while the node runs, "" for none.
+            "results", see `to_json`; "reads", {data path: SHA-256} as it was planned; "lock", a file to lock while the
+            node runs, "" for none.
         report: takes progress.
         hosts: those that run it together, of which the first one holds the lock and says what is missing.
+
+    Raises:
+        InputError: a data file is not as it was planned, so that the results would have the address of others.
     """
     kind = nodes.find(args["kind"])
     call = resolve(args["call"]) if args["call"] else kind.run
@@ -62,4 +68,11 @@ def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> 
             names = hosts.first(list(missing))
             missing = {name: results[name] for name in names}
         if missing:
+            _refuse_changed(args["reads"])
             call(args["arguments"], missing, report)
+
+
+def _refuse_changed(reads: Mapping[str, str]) -> None:
+    for path, sha256 in reads.items():
+        if hashing.files_sha256(files.resolve(path)) != sha256:
+            raise InputError(f"{path}: changed after the run was planned; run the same command again")
