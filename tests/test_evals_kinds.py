@@ -13,7 +13,8 @@ import pytest
 from msm_jax.errors import InputError
 from msm_jax.evals import kinds
 from msm_jax.evals.interface import EvalConfig
-from msm_jax.experiments import worker
+from msm_jax.foundation import termination
+from msm_jax.foundation.termination import Terminated
 from msm_jax.sampling.model import Choice, ModelOutput
 
 ROOT = Path(__file__).parent.parent
@@ -132,17 +133,11 @@ def test_a_signal_stops_a_run_wherever_it_arrives(tmp_path):
             again()
             await asyncio.sleep(60)
 
-    def stop(*_):
-        raise worker.Stopped
-
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
+    with termination.raising(signal.SIGALRM):
         for seconds in (0.05, 0.051, 0.052, 0.053):
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            with pytest.raises(worker.Stopped):
+            with pytest.raises(Terminated):
                 kinds.run({"model": Endless(None), "judge": Endless(None)}, config)
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(
