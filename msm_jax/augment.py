@@ -8,8 +8,7 @@ generate from it.
 
 
 from msm_jax import cli
-from msm_jax.errors import InputError
-from msm_jax.foundation import lock, settings, storage
+from msm_jax.foundation import lock, settings
 from msm_jax.synthesis import augmentation
 
 _CONFIG = cli.config_flag()
@@ -24,8 +23,6 @@ def main() -> None:
     """
     config = settings.build(augmentation.AugmentConfig, cli.require(_CONFIG))
     workdir = cli.directory(_WORKDIR)
-    if storage.is_url(cli.require(_WORKDIR)):
-        raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
     with lock.hold(workdir):
         for path in augmentation.run(config, workdir):
             print(path)

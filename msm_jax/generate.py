@@ -18,7 +18,6 @@ from absl import flags
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
-from msm_jax.errors import InputError
 from msm_jax.foundation import lock, storage
 from msm_jax.synthesis import gating, generation, pipeline, tables
 
@@ -37,8 +36,6 @@ def main() -> None:
         terminal.console().print(kind.preview(config, spec))
         return
     workdir = cli.directory(_WORKDIR)
-    if storage.is_url(cli.require(_WORKDIR)):
-        raise InputError(f"--workdir={_WORKDIR.value}: the journal needs a local disk; give a local directory")
     if not (workdir / pipeline.RESULT).exists():
         pipeline.check_writers(config.writers)
     with lock.hold(workdir):

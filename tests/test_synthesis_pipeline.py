@@ -308,7 +308,7 @@ def test_a_long_spec_goes_part_by_part_and_none_of_it_is_lost(words: int, spec: 
         ([":empty.md"], "empty.md: is empty"),
         ([":binary.md"], "binary.md:1: is not UTF-8 text"),
         ([":heading.md"], "heading.md: has no prose"),
-        ([":calm.md", "--workdir=memory://run"], "needs a local disk"),
+        ([":calm.md", "--workdir=memory://run"], "must be a directory on this machine"),
     ],
 )
 def test_bad_input_exits_2_in_one_line_and_leaves_nothing(arguments: list[str], message: str, spec: Path):
