@@ -8,6 +8,7 @@ python -m msm_jax.experiment --config=... --workdir=... --executor=ray
 Started on every host of a slice, it runs on all of them together.
 """
 
+import contextlib
 import sys
 
 from absl import flags
@@ -51,9 +52,10 @@ def main() -> None:
 
 def supervised() -> None:
     """Runs `main`, on several hosts in a child process, since JAX ends the process when another one dies."""
-    if distributed.processes() > 1 and not supervisor.is_child():
-        command = [sys.executable, "-m", "msm_jax.experiment", *sys.argv[1:]]
-        sys.exit(supervisor.run(command, distributed.processes()))
+    with contextlib.suppress(InputError):  # `main` meets it again, and `cli` says it in one line
+        if distributed.processes() > 1 and not supervisor.is_child():
+            command = [sys.executable, "-m", "msm_jax.experiment", *sys.argv[1:]]
+            sys.exit(supervisor.run(command, distributed.processes()))
     cli.run(main)
 
 

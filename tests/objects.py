@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from msm_jax.foundation import lock, mirror, storage
+from msm_jax.foundation import lock, mirror, retrying
 
 EVERY = 20
 
@@ -50,7 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Puts the copies of URLs below a directory of the test, and does not wait after creating a lock or a failure."""
     monkeypatch.setenv(mirror.ROOT, str(tmp_path / "mirror"))
     monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(storage, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retrying, "_PAUSE_SECONDS", 0.001)
     return tmp_path / "mirror"
 
 

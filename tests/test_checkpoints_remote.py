@@ -129,7 +129,7 @@ def test_an_adapter_finds_its_base_in_the_object_store_and_is_merged_there(files
     assert set(store.shapes(whole, "params")) == set(store.shapes(base, "params"))
     status, out, err = convert(*given)
     assert status == 2 and err.endswith(f"refused: {whole}: exists; choose another path\n")
-    assert compose.directory_of(run) == last and not list((mirror.root() / "work").rglob("*.json"))
+    assert compose.directory_of(run) == last and not list((mirror.root() / "written").rglob("*.json"))
 
 
 def test_a_storage_that_fails_every_20th_call_costs_nothing(whole, files, here, tmp_path, caplog):

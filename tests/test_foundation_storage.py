@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing, lock, mirror, storage
+from msm_jax.foundation import hashing, lock, mirror, retrying, storage
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -163,7 +163,7 @@ def test_a_block_that_resumes_finds_the_files_of_the_one_that_failed(tmp_path: P
 def test_a_failure_that_may_pass_is_tried_again_and_one_that_lasts_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(storage, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "_PAUSE_SECONDS", 0.0)
     for error, calls in (
         (ConnectionResetError("reset"), 5),
         (TimeoutError(), 5),
@@ -178,7 +178,7 @@ def test_a_failure_that_may_pass_is_tried_again_and_one_that_lasts_is_not(
             raise error
 
         with pytest.raises(type(error)):
-            storage.patiently("gs://bucket/a", fail)
+            retrying.call("gs://bucket/a", fail)
         assert len(made) == calls
     assert caplog.text.count("gs://bucket/a: reset; trying again") == 4
     answers = iter([ConnectionResetError("reset"), None])
@@ -188,7 +188,7 @@ def test_a_failure_that_may_pass_is_tried_again_and_one_that_lasts_is_not(
             raise answer
         return "there"
 
-    assert storage.patiently("gs://bucket/a", recovers) == "there"
+    assert retrying.call("gs://bucket/a", recovers) == "there"
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run/x", "file:///shared/run", "s3://b/run", "memory://run"])
@@ -196,10 +196,10 @@ def test_a_copy_is_told_from_its_url_and_back(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(mirror.ROOT, str(tmp_path))
-    for tree in ("work", "read"):
-        copy = mirror.place(url, tree)  # type: ignore[arg-type]
+    for tree in ("written", "read"):
+        copy = mirror.place(url, tree)
         assert mirror.url_of(copy) == url and mirror.named(f"wrote {copy}/a.") == f"wrote {url}/a."
-    assert mirror.place(url, "work") != mirror.place(url, "read") and mirror.url_of(tmp_path / "run") is None
+    assert mirror.place(url, "written") != mirror.place(url, "read") and mirror.url_of(tmp_path / "run") is None
     for wrong in ("gs://", f"{url}/../other"):
         with pytest.raises(InputError, match="name a directory below the root"):
-            mirror.place(wrong, "work")
+            mirror.place(wrong, "written")

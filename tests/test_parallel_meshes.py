@@ -14,6 +14,7 @@ from conftest import QUICK_COMPILES
 
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
+from msm_jax.parallel import distributed
 from msm_jax.parallel.mesh import MeshConfig, across_slices, make_mesh
 
 SHAPES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
@@ -109,3 +110,10 @@ def test_slices_are_spread_over_data_and_then_fsdp(shape, slices, within, across
 def test_slices_that_would_cut_the_tensor_axis_are_refused():
     with pytest.raises(InputError, match=r"2 slices.*set mesh.data to a multiple of 2"):
         across_slices(MeshConfig(1, 3, 4), 2)
+
+
+def test_a_coordinator_without_the_number_of_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+    with pytest.raises(InputError, match="JAX_NUM_PROCESSES=: must be a number beside JAX_COORDINATOR_ADDRESS"):
+        distributed.processes()

@@ -50,7 +50,7 @@ def working(workdir: Location) -> Iterator[Path]:
         yield Path(workdir)
         return
     given = str(workdir).rstrip("/")
-    local = mirror.place(given, "work")
+    local = mirror.place(given, "written")
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         raise InputError(
             f"{given}: a run on several hosts writes its checkpoints to a file system that they share; give a "
@@ -60,7 +60,7 @@ def working(workdir: Location) -> Iterator[Path]:
         _pull(given, local)
         try:
             yield local
-        except BaseException:
+        except BaseException:  # a signal too, after which the records say how far the run has come
             with contextlib.suppress(WorkError):  # the error that ended the work says more
                 push_records(local)
             raise
@@ -82,14 +82,13 @@ def made(target: Location, last: str) -> Iterator[Path]:
         yield Path(target)
         return
     url = str(target).rstrip("/")
-    local = mirror.place(url, "work")
+    local = mirror.place(url, "written")
     with lock.hold(url):
         storage.refuse_occupied(url)
         shutil.rmtree(local, ignore_errors=True)
         try:
             yield local
-            mirror.push(local, url, (name for name in _files(local) if name != last))
-            mirror.push(local, url, [last])
+            mirror.push(local, url, _files(local), last)
         finally:
             shutil.rmtree(local, ignore_errors=True)
 
@@ -105,8 +104,7 @@ def push_records(run_dir: Path) -> None:
         return
     versions = {name: _version(run_dir / name) for name in _records(run_dir)}
     changed = [name for name, version in versions.items() if _sent.get(run_dir / name) != version]
-    mirror.push(run_dir, url, (name for name in changed if name != _LAST))
-    mirror.push(run_dir, url, (name for name in changed if name == _LAST))
+    mirror.push(run_dir, url, changed, _LAST)
     _sent.update({run_dir / name: versions[name] for name in changed})
     for name in mirror.files_at(url):
         if _is_record(name) and not (run_dir / name).exists():
@@ -126,8 +124,7 @@ def commit(written: Path, path: Path) -> None:
         return
     push_records(path.parent.parent)
     mirror.remove(url, integrity.NAME)  # what an upload left that did not end
-    mirror.push(written, url, (name for name in _files(written) if name != integrity.NAME))
-    mirror.push(written, url, [integrity.NAME])
+    mirror.push(written, url, _files(written), integrity.NAME)
 
 
 def remove(path: Path) -> None:

@@ -3,8 +3,8 @@
 Arrays, logs and data bases need files on a disk. So a command whose workdir or checkpoint is at a URL works on a local
 copy, and copies whole files between the two. The URL is the truth: what only the copy has is dropped when work begins.
 
-Copies lie below `root()`: in `work/` those of directories that this machine writes, in `read/` those that it reads.
-The path below is that of the URL, so that each can be told from the other: gs://bucket/run and ROOT/work/gs/bucket/run.
+Copies lie below `root()`: in `written/` those of directories that this machine writes, in `read/` those that it reads.
+The path below is that of the URL, so that each can be told from the other: gs://bucket/run and read/gs/bucket/run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from msm_jax.errors import InputError
-from msm_jax.foundation import storage
+from msm_jax.foundation import retrying, storage
 
 # The environment variable that says where copies lie.
 ROOT = "MSM_JAX_MIRROR"
@@ -33,7 +33,7 @@ def root() -> Path:
     return Path(os.environ.get(ROOT) or home / "msm_jax" / "mirror").absolute()
 
 
-def place(url: str, tree: Literal["work", "read"]) -> Path:
+def place(url: str, tree: Literal["written", "read"]) -> Path:
     """Returns where the copy of a URL lies; nothing is copied.
 
     Raises:
@@ -48,7 +48,7 @@ def place(url: str, tree: Literal["work", "read"]) -> Path:
 
 def url_of(path: Path) -> str | None:
     """Returns the URL of which a local path is the copy, None for any other path."""
-    for tree in ("work", "read"):
+    for tree in ("written", "read"):
         above = root() / tree
         if path.is_relative_to(above) and len(path.relative_to(above).parts) > 1:
             protocol, *parts = path.relative_to(above).parts
@@ -58,7 +58,7 @@ def url_of(path: Path) -> str | None:
 
 def named(text: object) -> str:
     """Returns a text with the paths of copies replaced by their URLs, for what users read."""
-    pattern = rf"{re.escape(str(root()))}/(?:work|read)/([a-z][a-z0-9+.-]*)/"
+    pattern = rf"{re.escape(str(root()))}/(?:written|read)/([a-z][a-z0-9+.-]*)/"
     return re.sub(pattern, lambda match: _url(match[1], ""), str(text))
 
 
@@ -78,7 +78,7 @@ def files_at(url: str) -> list[str]:
         return []
 
     with storage.reading(url):
-        found = [name[len(base) :].lstrip("/") for name in storage.patiently(url, attempt)]
+        found = [name[len(base) :].lstrip("/") for name in retrying.call(url, attempt)]
     return [name for name in found if name]
 
 
@@ -92,8 +92,8 @@ def pull(url: str, directory: Path, names: Iterable[str]) -> None:
         list(pool.map(lambda name: storage.download(f"{url}/{name}", directory / name), names))
 
 
-def push(directory: Path, url: str, names: Iterable[str]) -> None:
-    """Copies local files to a URL; those that are gone are left out.
+def push(directory: Path, url: str, names: Iterable[str], last: str) -> None:
+    """Copies local files to a URL, `last` after all others if it is among them; those that are gone are left out.
 
     Raises:
         WorkError: one cannot be written.
@@ -103,8 +103,11 @@ def push(directory: Path, url: str, names: Iterable[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             storage.upload(directory / name, f"{url}/{name}")
 
+    given = set(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(send, names))
+        list(pool.map(send, sorted(given - {last})))
+    if last in given:
+        send(last)
 
 
 def remove(url: str, first: str) -> None:

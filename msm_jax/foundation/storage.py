@@ -4,40 +4,27 @@ A path is a `Path`, a string, or a URL such as `gs://bucket/run/file` (with the 
 Keep a URL a string: `Path` would take one of its slashes away.
 
 On a disk, a file is written under a temporary name, synced and renamed. An object store has no rename that is atomic,
-but a file there appears when its upload ends, so it is written in place. What fails at a URL for a reason that may
-pass is tried again, five times within about three seconds.
+but a file there appears when its upload ends, so it is written in place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO
 
 import fsspec
 
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import retrying
 
 Location = str | os.PathLike[str]
-_Result = TypeVar("_Result")
-
-_TRIES = 5
-_PAUSE_SECONDS = 0.2
-# What trying again does not mend.
-_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_LASTING_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-log = logging.getLogger(__name__)
 
 
 def is_url(path: Location) -> bool:
@@ -66,7 +53,7 @@ def exists(path: Location) -> bool:
         return Path(path).exists()
     files = file_system(str(path))
     with reading(path):
-        return bool(patiently(path, lambda: files.exists(path)))
+        return bool(retrying.call(path, lambda: files.exists(path)))
 
 
 @contextlib.contextmanager
@@ -83,7 +70,7 @@ def reading(path: Location) -> Iterator[None]:
         raise InputError(f"{path}: no such file; check the path") from None
     except PermissionError:
         raise InputError(f"{path}: not readable; check its permissions") from None
-    except _failures() as error:
+    except retrying.failures() as error:
         problem = " ".join(str(error).split())[:200]
         if problem.startswith("Forbidden"):  # gcsfs's word for what it was denied
             raise InputError(f"{path}: not readable ({problem}); check its permissions and your credentials") from None
@@ -109,7 +96,7 @@ def read_bytes(path: Location) -> bytes:
     if is_url(path):
         files = file_system(str(path))
         with reading(path):
-            return bytes(patiently(path, lambda: files.cat_file(path)))
+            return bytes(retrying.call(path, lambda: files.cat_file(path)))
     with reading(path), open_file(path) as file:
         return file.read()
 
@@ -146,7 +133,7 @@ def write_bytes(path: Location, content: bytes) -> None:
     with writing(path):
         if is_url(path):
             files = file_system(str(path))
-            patiently(path, lambda: files.pipe_file(path, content))
+            retrying.call(path, lambda: files.pipe_file(path, content))
             return
         with _replacing(Path(path), "wb") as file:
             file.write(content)
@@ -166,7 +153,7 @@ def create(url: str, content: bytes) -> bool:
     def attempt() -> bool:
         try:
             files.pipe_file(url, content, mode="create")
-        except _failures():
+        except retrying.failures():
             files.invalidate_cache()
             if files.exists(url):  # every client has an error of its own for this
                 return False
@@ -174,7 +161,7 @@ def create(url: str, content: bytes) -> bool:
         return True
 
     with writing(url):
-        return patiently(url, attempt)
+        return retrying.call(url, attempt)
 
 
 def remove(url: str) -> None:
@@ -185,7 +172,7 @@ def remove(url: str) -> None:
     """
     files = file_system(url)
     with writing(url), contextlib.suppress(FileNotFoundError):
-        patiently(url, lambda: files.rm_file(url))
+        retrying.call(url, lambda: files.rm_file(url))
 
 
 def download(url: str, path: Path) -> None:
@@ -199,7 +186,7 @@ def download(url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with reading(url):
-            patiently(url, lambda: files.get_file(url, str(temporary)))
+            retrying.call(url, lambda: files.get_file(url, str(temporary)))
         with writing(path):
             temporary.replace(path)
     finally:
@@ -217,29 +204,7 @@ def upload(path: Path, url: str) -> None:
     path.stat()
     files = file_system(url)
     with writing(url):
-        patiently(url, lambda: files.put_file(str(path), url))
-
-
-def patiently(what: Location, call: Callable[[], _Result]) -> _Result:
-    """Returns what a call to a storage returns; tries again, with a word, where it fails for a reason that may pass."""
-    for attempt in range(_TRIES):
-        try:
-            return call()
-        except _failures() as error:
-            if attempt == _TRIES - 1 or _lasts(error):
-                raise
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
-            log.warning("%s: %s; trying again (%d of %d)", what, problem, attempt + 1, _TRIES - 1)
-            time.sleep(_PAUSE_SECONDS * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _lasts(error: BaseException) -> bool:
-    """Returns whether an error is not one that may pass: too many requests, a server's fault, a broken connection."""
-    if isinstance(error, _LASTING) or getattr(error, "errno", None) in _LASTING_NUMBERS:
-        return True
-    status = getattr(error, "code", getattr(error, "status", None))  # gcsfs's HttpError, aiohttp's ClientResponseError
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+        retrying.call(url, lambda: files.put_file(str(path), url))
 
 
 @contextlib.contextmanager
@@ -401,13 +366,6 @@ def writing(path: Location) -> Iterator[None]:
     """
     try:
         yield
-    except _failures() as error:
+    except retrying.failures() as error:
         problem = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise WorkError(f"{path} cannot be written: {problem}; free space or choose another path") from error
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Returns what a storage's client raises: gcsfs, imported only where it is used, has errors that are no OSError."""
-    names = (("gcsfs.retry", "HttpError"), ("google.auth.exceptions", "GoogleAuthError"), ("aiohttp", "ClientError"))
-    loaded = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
-    return (OSError, *loaded)

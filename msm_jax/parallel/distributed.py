@@ -24,9 +24,13 @@ _told_to_stop = threading.Event()
 
 
 def processes() -> int:
-    """Returns the number of processes that the environment names, 1 where it names none; starts nothing."""
+    """Returns the number of processes that the environment names, 1 where it names none; starts nothing.
+
+    Raises:
+        InputError: it names a coordinator and no number.
+    """
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        return int(os.environ["JAX_NUM_PROCESSES"])
+        return _number("JAX_NUM_PROCESSES")
     return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
 
 
@@ -40,18 +44,28 @@ def start() -> None:
 
     On any platform, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name the hosts. On Cloud TPU
     pods, JAX finds them itself. Does nothing on a single host.
+
+    Raises:
+        InputError: the first variable is set, and one of the others is not a number.
     """
     if is_started():
         return
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
+            num_processes=processes(),
+            process_id=_number("JAX_PROCESS_ID"),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     elif processes() > 1:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+
+
+def _number(variable: str) -> int:
+    value = os.environ.get(variable, "")
+    if not value.isdecimal():
+        raise InputError(f"{variable}={value}: must be a number beside JAX_COORDINATOR_ADDRESS; set it on each host")
+    return int(value)
 
 
 def told_to_stop() -> bool:
