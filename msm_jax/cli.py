@@ -46,7 +46,7 @@ def config_flag() -> flags.FlagHolder[Any]:
 
 def workdir_flag() -> flags.FlagHolder[str | None]:
     """Declares `--workdir=DIR`; an entry point that needs it calls `require`."""
-    return flags.DEFINE_string("workdir", None, "The directory of this run; running again continues it.")
+    return flags.DEFINE_string("workdir", None, "The directory or URL of this run; running again continues it.")
 
 
 def require(holder: flags.FlagHolder[Any]) -> Any:

@@ -5,7 +5,8 @@ python -m msm_jax.experiment --config=configs/experiments/cheese_mini.py --workd
 python -m msm_jax.experiment --config=... --workdir=... --dry_run
 python -m msm_jax.experiment --config=... --workdir=... --executor=ray
 
-Started on every host of a slice, it runs on all of them together.
+The workdir may be in a bucket: --workdir=gs://BUCKET/runs/cheese_mini. Started on every host of a slice, an experiment
+runs on all of them together; then the workdir must be on a file system that they share.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would run and why, what is reused, tokens and time; run nothing."
 )
 _STORE = flags.DEFINE_string(
-    "store", None, "Directory of the results, for experiments that share some of them; the workdir by default."
+    "store", None, "Directory or URL of the results, for experiments that share some of them; the workdir by default."
 )
 _EXECUTOR = flags.DEFINE_string(
     "executor", run_lib.LOCAL, "Where phases and evals run: local, ray (the cluster of this machine), or ray:ADDRESS."
@@ -38,8 +39,7 @@ _EXECUTOR = flags.DEFINE_string(
 def main() -> None:
     """Runs the experiment of the flags; see `experiments.run.run` for what it raises."""
     config = settings.build(ExperimentConfig, cli.require(_CONFIG))
-    workdir = cli.directory(_WORKDIR)
-    store = cli.directory(_STORE) if _STORE.value else None
+    workdir, store = cli.require(_WORKDIR), _STORE.value or None
     if _DRY_RUN.value:
         run_lib.dry_run(config, workdir, terminal.console(), store)
     elif distributed.processes() > 1:

@@ -12,17 +12,16 @@ _WORKDIR = cli.workdir_flag()
 
 
 def main() -> None:
-    """Renders the report of the directory that the flags name; an unfinished experiment is reported as far as it is.
+    """Renders the report of the workdir that the flags name; an unfinished experiment is reported as far as it is.
 
     Raises:
-        InputError: the directory holds no experiment, or one that has no result yet.
+        InputError: the workdir holds no experiment, or one that has no result yet.
         WorkError: the report cannot be written.
     """
-    workdir = cli.directory(_WORKDIR)
-    missing = run_lib.render(run_lib.load(workdir), workdir)
-    for text in missing:
+    workdir = cli.require(_WORKDIR)
+    for text in run_lib.render_at(workdir):
         print(f"missing: {text}", file=sys.stderr)
-    print(f"report: {workdir / 'report.html'}")
+    print(f"report: {workdir.rstrip('/')}/report.html")
 
 
 if __name__ == "__main__":

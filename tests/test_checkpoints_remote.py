@@ -23,7 +23,7 @@ from test_training_loop_processes import metrics, start
 from test_training_lora import adapted
 
 from msm_jax import cli
-from msm_jax.checkpoints import compose, integrity, manifest, remote, store
+from msm_jax.checkpoints import compose, integrity, manifest, remote, store, workdirs
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import mirror, settings, storage
 from msm_jax.training import loop
@@ -34,7 +34,7 @@ URL = "memory://bucket/runs/tiny"
 
 def trained(config, url, report=None):
     """Trains in a workdir at a URL; returns where the copy of its last checkpoint is."""
-    with remote.working(url) as workdir:
+    with workdirs.working(url) as workdir:
         loop.train(config, workdir, report)
     assert not workdir.exists()
     return store.resolve(url)
@@ -54,7 +54,7 @@ def check_same_run(url, whole, tmp_path):
 
 def stopped_at(config, url, step):
     """Has a signal stop a run at a URL after a step, and forgets its copy, as another machine would."""
-    with remote.working(url) as workdir:
+    with workdirs.working(url) as workdir:
         stopped(config, workdir, step)
     shutil.rmtree(mirror.root(), ignore_errors=True)
 
@@ -176,7 +176,7 @@ def test_a_killed_process_is_replaced_and_a_second_writer_refused(config_file, h
     while not remote.steps_at(url):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    with pytest.raises(InputError, match=rf"^{url}: in use by process {first.pid} on host "), remote.working(url):
+    with pytest.raises(InputError, match=rf"^{url}: in use by process {first.pid} on host "), workdirs.working(url):
         pass
     first.kill()
     _, said = first.communicate()
@@ -189,7 +189,7 @@ def test_a_killed_process_is_replaced_and_a_second_writer_refused(config_file, h
         if len(seen) == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with remote.working(url) as workdir, pytest.raises(Preempted):
+    with workdirs.working(url) as workdir, pytest.raises(Preempted):
         loop.train(config, workdir, report)
     assert f"{url}: taken over from process {first.pid} on host" in caplog.text
     assert (seen[0] - 1) % 20 == 0 and seen[0] > 20 and remote.steps_at(url)[-1] == seen[-1]

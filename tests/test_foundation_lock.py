@@ -218,6 +218,21 @@ def test_the_lock_of_a_url_is_taken_over_from_an_owner_that_has_ended(
         pass
 
 
+def test_the_children_of_a_killed_owner_keep_the_lock_of_a_url(
+    memory: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    holder = {**ELSEWHERE, "pid": ended.pid}
+    storage.write_json(f"{URL}.lock", holder)
+    monkeypatch.setenv(lock._PASSED_ON, json.dumps([[URL, holder]]))
+    with lock.inherited():
+        check_refused(URL, f"in use by process {ended.pid} on host elsewhere", silence=5)
+        storage.remove(f"{URL}.lock")
+        time.sleep(0.1)
+    assert not memory.exists(f"{URL}.lock"), "a lock that was released stays so"
+
+
 def test_of_many_that_want_a_url_at_once_one_gets_it(
     memory: Any, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:

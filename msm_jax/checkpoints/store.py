@@ -210,6 +210,7 @@ def resolve(path: Path | str) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint or run directory")
     found = latest(path) or (latest(path.parent) if path.name == "checkpoints" else None)
+    remote.complete(found or path)
     if found is not None:
         return found
     if not ocp.is_orbax_checkpoint(path.absolute()) or not (path / _ASSETS).is_dir():

@@ -10,7 +10,7 @@ from msm_jax.experiments.config import ExperimentConfig, step_of, substitute
 from msm_jax.experiments.estimate import Rates
 from msm_jax.experiments.graph import TOKENIZER, Chain, Graph
 from msm_jax.experiments.nodes.interface import DONE, NODE, Address
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, mirror, storage
 from msm_jax.training.config import PhaseConfig
 
 if TYPE_CHECKING:
@@ -148,6 +148,11 @@ def unread(config: ExperimentConfig, graph: Graph) -> Context:
 
 
 def stored_path(path: Path, workdir: Path) -> str:
-    """Returns a path for a file in `workdir`: relative if it lies in it, so that the directory can be moved."""
-    return str(path.relative_to(workdir)) if path.is_relative_to(workdir) else str(path)
+    """Returns a path for a file in `workdir`: relative if it lies in it, so that the directory can move; or a URL."""
+    return str(path.relative_to(workdir)) if path.is_relative_to(workdir) else mirror.url_of(path) or str(path)
+
+
+def found_path(stored: str, workdir: Path) -> Path:
+    """Returns the path on this machine of what a file in `workdir` names by a stored path."""
+    return mirror.place(stored, "written") if storage.is_url(stored) else workdir / stored
 

@@ -8,6 +8,7 @@ from typing import Any
 from msm_jax.evals import labels
 from msm_jax.evals.labels import Labels
 from msm_jax.experiments.config import substitute
+from msm_jax.experiments.context import found_path
 from msm_jax.experiments.nodes.interface import DONE
 from msm_jax.foundation import storage
 from msm_jax.training import goodput
@@ -18,9 +19,11 @@ class Finished:
 
     def __init__(self, record: Mapping[str, Any], workdir: Path) -> None:
         """Takes the content of `nodes.json` and the directory in which it lies."""
-        self._workdir = workdir
-        self._paths = {node["id"]: node["path"] for node in record["nodes"] if node["path"]}
-        self._evals = record["evals"]
+        self._paths = {node["id"]: found_path(node["path"], workdir) for node in record["nodes"] if node["path"]}
+        self._evals = {
+            node: {name: found_path(path, workdir) for name, path in paths.items()}
+            for node, paths in record["evals"].items()
+        }
         self._labels: dict[str, Labels] = {}
 
     def directory(self, node_id: str) -> Path:
@@ -29,17 +32,17 @@ class Finished:
         Raises:
             KeyError: the node has no result.
         """
-        return self._workdir / self._paths[node_id]
+        return self._paths[node_id]
 
     def phase(self, node_id: str) -> dict[str, Any] | None:
         """Returns the result of a finished training run."""
-        done = storage.find_json(self._workdir / self._paths[node_id] / DONE) if node_id in self._paths else None
+        done = storage.find_json(self._paths[node_id] / DONE) if node_id in self._paths else None
         return None if done is None else done["result"]
 
     def manifest(self, node_id: str) -> dict[str, Any]:
         """Returns the manifest of a training run; empty where there is none."""
         path = self._paths.get(node_id)
-        return (storage.find_json(self._workdir / path / "manifest.json") if path else None) or {}
+        return (storage.find_json(path / "manifest.json") if path else None) or {}
 
     def tokens(self, node_id: str, step: int | None) -> int | None:
         """Returns the tokens that a finished training run had read by a step, or by its end for None."""
@@ -48,22 +51,22 @@ class Finished:
             return None if result is None else result["tokens"]
         from msm_jax.checkpoints import store
 
-        checkpoint = store.at_step(self._workdir / self._paths[node_id], step)
+        checkpoint = store.at_step(self._paths[node_id], step)
         return None if checkpoint is None else store.read_info(checkpoint)["totals"]["tokens"]
 
     def evaluation(self, node_id: str, name: str) -> dict[str, Any] | None:
         """Returns the result of one eval of one checkpoint."""
         path = self._evals.get(node_id, {}).get(name)
-        stored = storage.find_json(self._workdir / path) if path else None
+        stored = storage.find_json(path) if path else None
         return None if stored is None else stored["result"]
 
     def source(self, node_id: str, name: str) -> Path:
         """Returns the file of a result that `evaluation` finds."""
-        return self._workdir / self._evals[node_id][name]
+        return self._evals[node_id][name]
 
     def labels(self, path: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]] | None:
         """Returns the labels of items that were scored; see `labels.of_scored`. `path` is that of the config."""
-        path = substitute(path, {name: str(self._workdir / at) for name, at in self._paths.items()})
+        path = substitute(path, {name: str(at) for name, at in self._paths.items()})
         return labels.of_scored(items, path, self._read_labels)
 
     def _read_labels(self, path: str) -> Labels:
@@ -76,7 +79,7 @@ class Finished:
         if node_id not in self._paths:
             return []
         points: dict[int, dict[str, float]] = {}
-        for row in _json_lines(self._workdir / self._paths[node_id] / "metrics.jsonl"):
+        for row in _json_lines(self._paths[node_id] / "metrics.jsonl"):
             if "step" in row and isinstance(row.get("loss"), (int, float)):
                 # A run that was continued may have written a step twice; the later row counts.
                 points[row["step"]] = {
@@ -86,12 +89,12 @@ class Finished:
 
     def seconds(self, node_id: str) -> dict[str, float]:
         """Returns where the time of a training run went, by `training.goodput`; empty where that is not known."""
-        return goodput.summary(self._workdir / self._paths[node_id]) if node_id in self._paths else {}
+        return goodput.summary(self._paths[node_id]) if node_id in self._paths else {}
 
     def environment(self) -> dict[str, Any]:
         """Returns versions and device from the first manifest of a training run."""
         for path in self._paths.values():
-            manifest = storage.find_json(self._workdir / path / "manifest.json")
+            manifest = storage.find_json(path / "manifest.json")
             if manifest is not None:
                 return {**manifest["versions"], "device": manifest["device_kind"]}
         return {}

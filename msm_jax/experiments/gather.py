@@ -27,6 +27,14 @@ RECORD = "nodes.json"
 SETTINGS = "experiment.json"
 
 
+def elsewhere(workdir: Path) -> list[str]:
+    """Returns the URLs of the directories with results in a store at a URL, which lie elsewhere than `workdir`."""
+    record = storage.find_json(workdir / RECORD) or {"nodes": [], "evals": {}}
+    paths = [node["path"] for node in record["nodes"] if node["path"]]
+    paths += [path.rpartition("/")[0] for files in record["evals"].values() for path in files.values()]
+    return sorted({path for path in paths if storage.is_url(path)})
+
+
 def results(config: ExperimentConfig, workdir: Path) -> tuple[dict[str, Any], list[str]]:
     """Returns the dict that `analysis.report.write` takes, and a line on each result that is missing from it.
 

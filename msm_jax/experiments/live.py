@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msm_jax.experiments.scheduler import Task, time_left
+from msm_jax.foundation import mirror
 
 _HEARTBEAT_SECONDS = 15.0
 
@@ -89,7 +90,7 @@ class Board:
     def say(self, text: str) -> None:
         """Prints a line above the table, or among the plain lines."""
         clock = duration(time.monotonic() - self._start)
-        self._console.print(f"[{clock:>7}] {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"[{clock:>7}] {mirror.named(text)}", markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Prints a line of progress every 15 seconds if there is no terminal."""

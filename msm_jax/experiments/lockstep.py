@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,19 +20,21 @@ from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.experiments.nodes import execute
 from msm_jax.experiments.scheduler import Listener, Task, failure_of, launch_order
 from msm_jax.foundation import settings, termination
+from msm_jax.foundation.storage import Location
 from msm_jax.parallel import distributed
 from msm_jax.parallel.hosts import Hosts
 from msm_jax.parallel.mesh import MeshConfig
 
 
-def start(config: ExperimentConfig, workdir: Path, console: Console, kept: Path | None) -> None:
+def start(config: ExperimentConfig, workdir: Location, console: Console, kept: Location | None) -> None:
     """Runs the part of this host; see `run.run` for what it raises, on every host.
 
     Raises:
-        InputError: as `check_meshes`.
+        InputError: as `check_meshes`, or the workdir or the store is at a URL.
     """
     from msm_jax.experiments import run
 
+    run.check_shared("", workdir, kept)
     meshes = (*_meshes(config).values(), config.scoring.mesh)
     execute.start(max(mesh.size for mesh in meshes), config.scoring.threads)
     distributed.start()

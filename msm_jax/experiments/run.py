@@ -13,6 +13,7 @@ from rich.console import Console
 
 from msm_jax.analysis import report as report_lib
 from msm_jax.analysis import tables
+from msm_jax.checkpoints import workdirs
 from msm_jax.errors import InputError, WorkError
 from msm_jax.experiments import checks, estimate, eval_costs, foresight, gather, inspect_logs, reading, reason_rates
 from msm_jax.experiments.config import ExperimentConfig, slots
@@ -21,7 +22,8 @@ from msm_jax.experiments.live import Board
 from msm_jax.experiments.plan import Planner, Step, is_addressed, report_address, table
 from msm_jax.experiments.ray_executor import RayExecutor
 from msm_jax.experiments.scheduler import Executor, Pool, Task
-from msm_jax.foundation import hashing, lock, settings, storage
+from msm_jax.foundation import hashing, lock, mirror, settings, storage
+from msm_jax.foundation.storage import Location
 
 SETTINGS = gather.SETTINGS
 SETUP = "msm_jax.experiments.nodes.execute:start"
@@ -30,22 +32,23 @@ LOCAL = "local"
 
 def run(
     config: ExperimentConfig,
-    workdir: Path,
+    workdir: Location,
     console: Console,
     executors: Mapping[str, str] | None = None,
     setup: str = SETUP,
-    store: Path | None = None,
+    store: Location | None = None,
     executor: str | Executor = LOCAL,
 ) -> None:
     """Brings the experiment in `workdir` up to date and writes its report.
 
     Args:
       config: its settings.
-      workdir: its directory, which is created if it does not exist.
+      workdir: its directory, which is created if it does not exist, or a URL.
       console: for progress and tables.
       executors: {kind of node: "module:function"} in place of the kinds' own `run`.
       setup: "module:function" that starts a worker, "" for none.
-      store: the directory in which results are found and kept, which experiments may share; `workdir` by default.
+      store: the directory or URL at which results are found and kept, which experiments may share, at a URL one after
+        the other; `workdir` by default.
       executor: "local" for worker processes of this machine, "ray" for the Ray cluster that it belongs to, or
         "ray:ADDRESS"; or what runs tasks, such as `lockstep.Lockstep`.
 
@@ -54,32 +57,48 @@ def run(
       WorkError: a node failed.
       Preempted: a signal stopped the run. After this, as after a failure, another run continues.
     """
-    workdir = workdir.absolute()
-    store = workdir if store is None else store.absolute()
     if isinstance(executor, str):
         address_of(executor)
+    check_shared(executor, workdir, store)
     known = checks.check_settings(config)
     checks.check_files(known)
-    refuse_foreign(config, workdir)
+    if not storage.is_url(workdir):
+        refuse_foreign(config, Path(workdir))
     for directory in (workdir, store):
-        _make(directory)
-    with lock.hold(workdir) as descriptors:
-        refuse_foreign(config, workdir)
-        content = {"format": 1, "name": config.name, "config": settings.to_json(config)}
-        storage.write_json(workdir / SETTINGS, {**content, "added": _added(config, workdir)})
-        with _Runner(config, workdir, console, setup, descriptors, executor) as runner:
-            steps, context = _train(Planner(config, store, executors or {}, known.files), runner, workdir)
-        address = report_address(context, workdir)
-        stored, content = storage.find_json(address.path), storage.find_json(workdir / "report.json")
-        current = stored is not None and stored["hash"] == address.hash and content is not None
-        if current and not runner.ran:
-            console.print(f"nothing to do: all {len(steps) + 1} nodes are done")
-            tables.print_report(content)
-        else:
-            _write_record(steps, runner.ran, workdir)
-            render(config, workdir)
-            storage.write_json(address.path, address.description())
-    console.print(f"report: {workdir / 'report.html'}", soft_wrap=True)
+        if directory is not None and not storage.is_url(directory):
+            _make(Path(directory))
+    with lock.inherited(), workdirs.held(workdir, store) as held, workdirs.pushed(held.workdir, results=False):
+        _run(config, held, console, executors or {}, setup, known.files, executor)
+        page = mirror.named(held.workdir / "report.html")
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def _run(
+    config: ExperimentConfig,
+    held: workdirs.Held,
+    console: Console,
+    executors: Mapping[str, str],
+    setup: str,
+    files: dict[str, list[str]],
+    executor: str | Executor,
+) -> None:
+    """Does the work of `run` in the directories that it holds."""
+    workdir = held.workdir
+    refuse_foreign(config, workdir)
+    content = {"format": 1, "name": config.name, "config": settings.to_json(config)}
+    storage.write_json(workdir / SETTINGS, {**content, "added": _added(config, workdir)})
+    with _Runner(config, workdir, console, setup, held.descriptors, executor) as runner:
+        steps, context = _train(Planner(config, held.store, executors, files), runner, workdir)
+    address = report_address(context, workdir)
+    stored, content = storage.find_json(address.path), storage.find_json(workdir / "report.json")
+    current = stored is not None and stored["hash"] == address.hash and content is not None
+    if current and not runner.ran:
+        console.print(f"nothing to do: all {len(steps) + 1} nodes are done")
+        tables.print_report(content)
+    else:
+        _write_record(steps, runner.ran, workdir)
+        render(config, workdir)
+        storage.write_json(address.path, address.description())
 
 
 def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Step], Context]:
@@ -99,8 +118,8 @@ def _train(planner: Planner, runner: "_Runner", workdir: Path) -> tuple[list[Ste
     return [step for step in steps if step.paths], context
 
 
-def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Path | None = None) -> None:
-    """Prints what `run` would do, and why; changes nothing.
+def dry_run(config: ExperimentConfig, workdir: Location, console: Console, store: Location | None = None) -> None:
+    """Prints what `run` would do, and why; changes nothing. Of a URL it looks at a copy that it makes and removes.
 
     If files are missing, the plan follows from the settings alone. A line on each missing file, and on each judge that
     cannot be asked, comes after it.
@@ -108,11 +127,16 @@ def dry_run(config: ExperimentConfig, workdir: Path, console: Console, store: Pa
     Raises:
       InputError: as `run` does before any training, as far as the files exist.
     """
-    workdir = workdir.absolute()
     known = checks.check_settings(config)
+    with mirror.apart():
+        here = workdirs.fetched(workdir)
+        _dry_run(config, known, here, here if store is None else workdirs.fetched(store), console)
+
+
+def _dry_run(config: ExperimentConfig, known: Context, workdir: Path, store: Path, console: Console) -> None:
     refuse_foreign(config, workdir)
     lacking, unasked = checks.missing(known), checks.unasked(known)
-    planner = Planner(config, workdir if store is None else store.absolute(), {}, known.files)
+    planner = Planner(config, store, {}, known.files)
     if lacking:
         waits_for = next((node.id for node in known.graph.nodes if node.is_content), "")
         steps, context = [step for step in planner.unaddressed(known, {}, waits_for) if not step.node.is_content], known
@@ -157,6 +181,22 @@ def render(config: ExperimentConfig, workdir: Path) -> list[str]:
     return missing
 
 
+def render_at(workdir: Location) -> list[str]:
+    """Renders the report of the experiment at a directory or a URL again, as `render`, also while it runs.
+
+    Raises:
+      InputError: there is no experiment, or nothing to report yet.
+      WorkError: a file cannot be written, or the storage does not answer.
+    """
+    with mirror.apart():
+        here = workdirs.fetched(workdir)
+        config = load(here)
+        for url in gather.elsewhere(here):
+            workdirs.fetched(url)
+        with workdirs.pushed(here, results=False):
+            return render(config, here)
+
+
 def load(workdir: Path) -> ExperimentConfig:
     """Returns the settings of the experiment in `workdir`.
 
@@ -182,6 +222,20 @@ def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
         )
     if stored is None and (workdir / "manifest.json").exists():
         raise InputError(f"{workdir}: holds a training run, not an experiment; give another --workdir")
+
+
+def check_shared(executor: str | Executor, workdir: Location, store: Location | None) -> None:
+    """Refuses a URL where the processes of other machines do the work, since they do not see the copy of this one.
+
+    Raises:
+      InputError: the workdir or the store is a URL, and the executor is not the local one.
+    """
+    for location in (workdir, store):
+        if executor != LOCAL and location is not None and storage.is_url(location):
+            raise InputError(
+                f"{location}: one machine alone works at a URL; for several hosts or Ray, give a directory on a file "
+                "system that they share, such as a mounted bucket or Filestore"
+            )
 
 
 def address_of(executor: str) -> str | None:

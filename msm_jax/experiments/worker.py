@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import child_process, termination
+from msm_jax.foundation import child_process, lock, termination
 from msm_jax.foundation.termination import Terminated
 
 Report = Callable[[dict[str, Any]], None]
@@ -39,7 +39,7 @@ def main() -> int:
     channel = child_process.reserve_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    with contextlib.suppress(Terminated), termination.raising():
+    with contextlib.suppress(Terminated), termination.raising(), lock.inherited():
         threading.Thread(target=_read, args=(tasks,), daemon=True).start()
         if len(sys.argv) > 1:
             resolve(sys.argv[1])(*(int(argument) for argument in sys.argv[2:]))

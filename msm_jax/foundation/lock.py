@@ -10,13 +10,15 @@ it for that long, so that no two clocks are compared.
 At a URL the lock is the object URL.lock, which is created on the condition that there is none. Google Cloud Storage
 (gcsfs), S3 (s3fs), Azure (adlfs) and memory:// decide that themselves. Where fsspec looks first and writes then (ftp,
 sftp, webdav and others), two that come at the same moment both write; therefore each reads the lock again after a
-second, and the one whose name is no longer there is refused.
+second, and the one whose name is no longer there is refused. Worker processes do not inherit such a lock, but they know
+of it by a variable, and renew it where the process that holds it was killed: `inherited`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import logging
@@ -43,6 +45,8 @@ _SETTLE_SECONDS = 1.0
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 20
+# The environment variable with the locks of URLs that a process and its children live by: [[URL, holder], ...].
+_PASSED_ON = "MSM_JAX_LOCKS"
 # The flag in /proc/PID/stat of a process that is ending (include/linux/sched.h).
 _PF_EXITING = 0x4
 
@@ -77,6 +81,26 @@ def hold(
     else:
         with _held_directory(Path(directory), patience, silence) as fd:
             yield [fd]
+
+
+@contextlib.contextmanager
+def inherited() -> Iterator[None]:
+    """Keeps up, while the context lasts, the locks of URLs whose holder started this process and was killed since.
+
+    So nobody takes over a URL to which the processes of a run still write, as on a disk.
+    """
+    with contextlib.ExitStack() as stack:
+        for url, holder in json.loads(os.environ.get(_PASSED_ON, "[]")):
+            if holder["pid"] != os.getpid():
+                path = f"{url}.lock"
+                renew, look = functools.partial(_renew_orphaned, path, holder), functools.partial(_at, path)
+                stack.enter_context(_renewed(holder, renew, look, url))
+        yield
+
+
+def _renew_orphaned(path: str, holder: _Holder) -> None:
+    if not _lives(holder["pid"]) and _at(path) is not None:
+        storage.write_json(path, {**holder, "beat": time.time_ns()})
 
 
 @contextlib.contextmanager
@@ -175,10 +199,13 @@ def _take_over(path: Path, fd: int, silence: float) -> None:
 def _held_url(url: str, silence: float) -> Iterator[None]:
     path, me, beats = f"{url}.lock", _me(), itertools.count(1)
     _claim(url, path, me, silence)
+    before = os.environ.get(_PASSED_ON, "[]")
+    os.environ[_PASSED_ON] = json.dumps([*json.loads(before), [url, me]])
     try:
         with _renewed(me, lambda: storage.write_json(path, {**me, "beat": next(beats)}), lambda: _at(path), url):
             yield
     finally:
+        os.environ[_PASSED_ON] = before
         if _is(_at(path), me):
             storage.remove(path)
 

@@ -10,21 +10,28 @@ The path below is that of the URL, so that each can be told from the other: gs:/
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
-from msm_jax.errors import InputError
+from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import retrying, storage
 
 # The environment variable that says where copies lie.
 ROOT = "MSM_JAX_MIRROR"
 _AT_ONCE = 8
+_PUSH_SECONDS = 30.0
 # Follows the protocol of URLs whose path begins with a slash, such as file:///shared.
 _SLASH = "-root"
+
+log = logging.getLogger(__name__)
 
 
 def root() -> Path:
@@ -62,6 +69,62 @@ def named(text: object) -> str:
     return re.sub(pattern, lambda match: _url(match[1], ""), str(text))
 
 
+def named_in(value: Any) -> Any:
+    """Returns a JSON value whose texts name URLs in place of their copies, for files that other machines read."""
+    return json.loads(named(json.dumps(value, ensure_ascii=False)))
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Has all copies lie in a directory of this block, so that it disturbs no run that works on those of this machine.
+
+    Raises:
+        InputError, WorkError: those of the block; they name URLs.
+    """
+    before = os.environ.get(ROOT)
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ[ROOT] = directory
+        try:
+            yield
+        except (InputError, WorkError) as error:
+            raise type(error)(named(error)) from error
+        finally:
+            os.environ.pop(ROOT)
+            if before is not None:
+                os.environ[ROOT] = before
+
+
+@contextlib.contextmanager
+def kept_up(push: Callable[[], object]) -> Iterator[None]:
+    """Calls `push` every half minute while the block runs, and once when it ends, however it ends.
+
+    Raises:
+        WorkError: the last call raised it, and the block did not fail.
+    """
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(_PUSH_SECONDS):
+            try:
+                push()
+            except (InputError, WorkError, OSError) as error:
+                log.warning("%s; trying again in %.0f s", error, _PUSH_SECONDS)
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:  # a signal too, after which the files say how far the work has come
+        ended.set()
+        thread.join()
+        with contextlib.suppress(WorkError):  # the error that ended the work says more
+            push()
+        raise
+    ended.set()
+    thread.join()
+    push()
+
+
 def files_at(url: str) -> list[str]:
     """Returns the paths of the files below a URL, relative to it; none where nothing is there.
 
@@ -92,8 +155,8 @@ def pull(url: str, directory: Path, names: Iterable[str]) -> None:
         list(pool.map(lambda name: storage.download(f"{url}/{name}", directory / name), names))
 
 
-def push(directory: Path, url: str, names: Iterable[str], last: str) -> None:
-    """Copies local files to a URL, `last` after all others if it is among them; those that are gone are left out.
+def push(directory: Path, url: str, names: Iterable[str], *last: str) -> None:
+    """Copies local files to a URL, those of `last` after all others, one by one; those that are gone are left out.
 
     Raises:
         WorkError: one cannot be written.
@@ -105,9 +168,10 @@ def push(directory: Path, url: str, names: Iterable[str], last: str) -> None:
 
     given = set(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(send, sorted(given - {last})))
-    if last in given:
-        send(last)
+        list(pool.map(send, sorted(given.difference(last))))
+    for name in last:
+        if name in given:
+            send(name)
 
 
 def remove(url: str, first: str) -> None:

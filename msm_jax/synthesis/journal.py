@@ -7,15 +7,18 @@ last moments.
 
 Questions are told apart by the text of their prompt, so replies serve again wherever a later run, with another plan
 or other gates, asks the same.
+
+In the local copy of a URL (`foundation.mirror`), the file is pushed to it every half minute, and when it is closed.
 """
 
+import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import storage
+from msm_jax.foundation import databases, storage
 from msm_jax.sampling.model import StopReason
 
 _VERSION = 1
@@ -89,6 +92,8 @@ class Journal:
             raise InputError(f"{path}: is no journal of replies ({error}); move it away") from error
         if found != str(_VERSION):
             raise InputError(f"{path}: has the format {found}, not {_VERSION}; choose another directory")
+        self._pushed = contextlib.ExitStack()
+        self._pushed.enter_context(databases.pushed(path))
 
     def find(self, key: Key) -> Reply | None:
         """Returns the reply to a call, None where none is on disk."""
@@ -129,5 +134,10 @@ class Journal:
         return {writer: (calls, taken, given) for writer, calls, taken, given in rows}
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file.
+
+        Raises:
+            WorkError: it cannot be pushed to its URL.
+        """
         self._connection.close()
+        self._pushed.close()

@@ -28,7 +28,7 @@ from msm_jax.checkpoints import manifest, retention, store
 from msm_jax.data import epochs
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, mirror
 from msm_jax.parallel import distributed
 from msm_jax.parallel.mesh import make_mesh
 from msm_jax.training import goodput, origin, placement, run_files, step
@@ -333,7 +333,7 @@ def _manifest(config: PhaseConfig, start: origin.Origin, loader: Loader, mesh: M
     return manifest.Manifest(
         phase=config.name,
         parent=manifest.parent_of(start.checkpoint) if start.checkpoint else None,
-        data={file: hashing.file_sha256(file) for file in loader.files},
+        data={mirror.named(file): hashing.file_sha256(file) for file in loader.files},
         data_fingerprint=loader.fingerprint,
         tokenizer_sha256=start.tokenizer.sha256,
         template_sha256=start.template.sha256 if start.template else "",

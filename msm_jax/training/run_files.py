@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msm_jax.checkpoints import manifest
 from msm_jax.errors import InputError
-from msm_jax.foundation import hashing, settings, storage
+from msm_jax.foundation import hashing, mirror, settings, storage
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.origin import Origin
 
@@ -63,7 +63,7 @@ class PhaseResult:
 def begin(config: PhaseConfig, workdir: Path, record: manifest.Manifest, start: Origin) -> None:
     """Writes config.json and manifest.json; if the run is continued, adds to the manifest what changed."""
     fields = dataclasses.asdict(config) | {"keep_steps": kept_steps(config, workdir)}
-    storage.write_json(workdir / _CONFIG, fields)
+    storage.write_json(workdir / _CONFIG, mirror.named_in(fields))
     if start.kind == "resume":
         manifest.record_continuation(workdir, start.start_step, record)
     else:
@@ -95,7 +95,7 @@ def check_same_run(config: PhaseConfig, workdir: Path) -> None:
     if (stored.get("lora") is None) != (config.lora is None):
         kind = "an adapter" if config.lora is None else "all weights"
         raise InputError(f"the run in {workdir} trains {kind}, but config.lora = {config.lora}; use another workdir")
-    for name, then, now in hashing.changes(stored, settings.to_json(config)):
+    for name, then, now in hashing.changes(stored, mirror.named_in(settings.to_json(config))):
         free = any(name == field or name.startswith(f"{field}.") for field in _MAY_CHANGE)
         is_path = name.startswith("data.sources.") and name.endswith(".path")
         # A field that one side lacks is of another version of this package.

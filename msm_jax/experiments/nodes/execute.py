@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msm_jax.checkpoints import workdirs
 from msm_jax.data import files
 from msm_jax.errors import InputError
 from msm_jax.experiments import nodes
@@ -36,7 +37,7 @@ def spans_hosts(args: Mapping[str, Any]) -> bool:
 
 
 def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> None:
-    """Makes the results of `args["results"]` that are still missing.
+    """Makes the results of `args["results"]` that are still missing, and pushes them where the store is at a URL.
 
     Args:
         args: "kind"; "call", "module:function" in place of the kind's own `run`, or ""; "arguments" of it;
@@ -47,6 +48,7 @@ def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> 
 
     Raises:
         InputError: a data file is not as it was planned, so that the results would have the address of others.
+        WorkError: the results cannot be pushed.
     """
     kind = nodes.find(args["kind"])
     call = resolve(args["call"]) if args["call"] else kind.run
@@ -57,6 +59,7 @@ def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> 
     if not args["lock"]:
         call(args["arguments"], results, report)
         return
+    places = {each.path.parent if each.path.suffix == ".json" else each.path for each in results.values()}
     with contextlib.ExitStack() as stack:
         missing = results
         if hosts is None or hosts.index == 0:
@@ -69,7 +72,8 @@ def run(args: Mapping[str, Any], report: Report, hosts: Hosts | None = None) -> 
             missing = {name: results[name] for name in names}
         if missing:
             _refuse_changed(args["reads"])
-            call(args["arguments"], missing, report)
+            with workdirs.pushed(*places):
+                call(args["arguments"], missing, report)
 
 
 def _refuse_changed(reads: Mapping[str, str]) -> None:
