@@ -8,7 +8,8 @@ generate from it.
 
 
 from msm_jax import cli
-from msm_jax.foundation import lock, settings
+from msm_jax.checkpoints import workdirs
+from msm_jax.foundation import mirror, settings
 from msm_jax.synthesis import augmentation
 
 _CONFIG = cli.config_flag()
@@ -22,10 +23,9 @@ def main() -> None:
         InputError: a setting, the spec or the workdir is refused.
     """
     config = settings.build(augmentation.AugmentConfig, cli.require(_CONFIG))
-    workdir = cli.directory(_WORKDIR)
-    with lock.hold(workdir):
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
         for path in augmentation.run(config, workdir):
-            print(path)
+            print(mirror.named(path))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import mirror, settings, storage, termination
+from msm_jax.foundation import mirror, settings, termination
 from msm_jax.foundation.termination import Terminated
 from msm_jax.parallel import backend, distributed
 
@@ -58,18 +58,6 @@ def require(holder: flags.FlagHolder[Any]) -> Any:
     if holder.value is None:
         raise InputError(f"--{holder.name} is missing; give --{holder.name}=...")
     return holder.value
-
-
-def directory(holder: flags.FlagHolder[Any]) -> Path:
-    """Returns the value of a flag that names a directory of this machine.
-
-    Raises:
-        InputError: the flag is missing, or is a URL.
-    """
-    value = str(require(holder))
-    if storage.is_url(value):
-        raise InputError(f"--{holder.name}={value}: must be a directory on this machine; only train works at URLs")
-    return Path(value)
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -17,12 +17,13 @@ from rich.table import Table
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
+from msm_jax.checkpoints import workdirs
 from msm_jax.data import sources
 from msm_jax.errors import InputError
 from msm_jax.evals import code_book
 from msm_jax.evals.code_book import CodeBookConfig, Made
 from msm_jax.experiments import replies
-from msm_jax.foundation import settings
+from msm_jax.foundation import mirror, settings
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -36,19 +37,19 @@ def main() -> None:
         WorkError: the judge failed for good, or its list of codes cannot be read.
     """
     config = settings.build(CodeBookConfig, cli.require(_CONFIG))
-    workdir = cli.directory(_WORKDIR)
     replies.check_pinned(config.judge, "config.judge")
     pooled = code_book.pool(config)
     if not pooled:
         raise InputError("config.transcripts: hold no transcript; name files of samples that are not empty")
-    made = asyncio.run(_made(config, pooled, workdir))
-    hashes = {path: sources.data_sha256(path) for path in config.transcripts}
-    made.write(workdir, {"config": settings.to_json(config), "sources": hashes})
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
+        made = asyncio.run(_made(config, pooled, workdir))
+        hashes = {path: sources.data_sha256(path) for path in config.transcripts}
+        made.write(workdir, {"config": settings.to_json(config), "sources": hashes})
+        path = mirror.named(workdir / code_book.FILE)
     console = terminal.console()
     console.print(_table(made))
     for rate, value in made.rates.items():
         console.print(f"{rate} {value:.3f}")
-    path = workdir / code_book.FILE
     console.print(f"read {path} before it is used: evals.NAME.path of kind reasoning", soft_wrap=True)
 
 

@@ -30,7 +30,7 @@ from msm_jax.analysis import heat_map, report, terminal
 from msm_jax.analysis.dependence import Labels
 from msm_jax.analysis.findings import Findings
 from msm_jax.analysis.statistics import interval95
-from msm_jax.checkpoints import compose, store
+from msm_jax.checkpoints import compose, integrity, store, workdirs
 from msm_jax.data import sources
 from msm_jax.evals import kinds, labels
 from msm_jax.evals.config import EvaluateConfig
@@ -38,7 +38,7 @@ from msm_jax.evals.interface import MEASURES, EvalConfig, EvalResult
 from msm_jax.experiments import inspect_logs, of_checkpoint, reason_rates, replies
 from msm_jax.experiments.nodes import evals as evals_node
 from msm_jax.experiments.nodes.interface import Address
-from msm_jax.foundation import hashing, lock, mirror, settings, storage
+from msm_jax.foundation import hashing, mirror, settings, storage
 from msm_jax.models import transformer
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Engine
@@ -53,14 +53,13 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Refuses what is wrong before the model is loaded, then runs the evals that have no result yet."""
-    with lock.hold(cli.directory(_WORKDIR)):
-        _evaluate()
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
+        _evaluate(workdir)
 
 
-def _evaluate() -> None:
+def _evaluate(workdir: Path) -> None:
     config = settings.build(EvaluateConfig, cli.require(_CONFIG))
     evals = {name: kinds.build(fields, f"config.evals.{name}") for name, fields in config.evals.items()}
-    workdir = cli.directory(_WORKDIR)
     checkpoint = store.resolve(cli.require(_CHECKPOINT))
     shown = mirror.named(checkpoint)
     for name, each in evals.items():
@@ -115,7 +114,7 @@ def _evaluate() -> None:
     findings = write_report(workdir, checkpoint, evals, {name: found for name, found, _ in rows})
     for warning in findings.warnings:
         terminal.console().print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    terminal.console().print(f"report: {workdir / 'report.html'}", soft_wrap=True)
+    terminal.console().print(f"report: {mirror.named(workdir / 'report.html')}", soft_wrap=True)
 
 
 def write_report(
@@ -143,10 +142,13 @@ def transcripts(workdir: Path, name: str) -> list[dict[str, Any]]:
 
 
 def checkpoint_digest(checkpoint: Path) -> str:
-    """Returns the SHA-256 over the names, sizes and times of a checkpoint's files, which are written once.
+    """Returns the SHA-256 of a checkpoint's manifest, or without one over the names, sizes and times of its files.
 
-    Reading the weights of a large model twice would take longer than many evals.
+    They are written once, and reading the weights of a large model twice would take longer than many evals.
     """
+    manifest = checkpoint / integrity.NAME
+    if manifest.is_file():
+        return hashing.file_sha256(manifest)
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     stats = [(path.relative_to(checkpoint).as_posix(), path.stat()) for path in files]
     return hashing.digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])

@@ -18,7 +18,8 @@ from absl import flags
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
-from msm_jax.foundation import lock, storage
+from msm_jax.checkpoints import workdirs
+from msm_jax.foundation import storage
 from msm_jax.synthesis import gating, generation, pipeline, tables
 
 _CONFIG = cli.config_flag()
@@ -35,14 +36,13 @@ def main() -> None:
     if _PREVIEW.value:
         terminal.console().print(kind.preview(config, spec))
         return
-    workdir = cli.directory(_WORKDIR)
-    if not (workdir / pipeline.RESULT).exists():
-        pipeline.check_writers(config.writers)
-    with lock.hold(workdir):
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
+        if not (workdir / pipeline.RESULT).exists():
+            pipeline.check_writers(config.writers)
         journal = workdir / pipeline.JOURNAL
         result = kind.run(config, workdir, journal, lambda progress: _log.info("%s", progress), 10.0, ())
-    if pipeline.COVERAGE in result["files"]:
-        terminal.console().print(tables.coverage(storage.read_json(workdir / pipeline.COVERAGE)))
+        if pipeline.COVERAGE in result["files"]:
+            terminal.console().print(tables.coverage(storage.read_json(workdir / pipeline.COVERAGE)))
     for name, count in {**result["written"], **result.get("kept", {})}.items():
         _log.info("%s: %d rows, %d planned", workdir / f"{name}.jsonl", count, result["planned"])
     for counts, file in ((result["dropped"], pipeline.DROPPED), (result.get("flagged", {}), gating.FLAGGED)):

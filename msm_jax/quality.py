@@ -16,9 +16,10 @@ from typing import Any
 
 from msm_jax import cli
 from msm_jax.analysis import quality_page
+from msm_jax.checkpoints import workdirs
 from msm_jax.data import sources
 from msm_jax.errors import WorkError
-from msm_jax.foundation import settings, storage
+from msm_jax.foundation import mirror, settings, storage
 from msm_jax.sampling.checkpoint_model import CheckpointModel
 from msm_jax.sampling.engine import Engine
 from msm_jax.specs import prose
@@ -62,7 +63,11 @@ def main() -> None:
         WorkError: the corpus must not be used, or a file cannot be written.
     """
     config = settings.build(AuditConfig, cli.require(_CONFIG))
-    workdir = cli.directory(_WORKDIR)
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
+        _check(config, workdir)
+
+
+def _check(config: AuditConfig, workdir: Path) -> None:
     quality = check(_records(config), config.gates, _context(config))
     quality_page.write(quality.report, workdir)
     kept: list[str] = []
@@ -72,9 +77,10 @@ def main() -> None:
         (dropped if reasons else kept).append(json.dumps(line, ensure_ascii=False) + "\n")
     storage.write_text(workdir / "kept.jsonl", "".join(kept))
     storage.write_text(workdir / "dropped.jsonl", "".join(dropped))
-    print(f"{len(kept)} of {len(quality.verdicts)} rows passed; {workdir / 'quality.html'}")
+    page = mirror.named(workdir / "quality.html")
+    print(f"{len(kept)} of {len(quality.verdicts)} rows passed; {page}")
     if quality.stopped:
-        raise WorkError(f"{config.data}: stopped: {'; '.join(quality.stopped)}; see {workdir / 'quality.html'}")
+        raise WorkError(f"{config.data}: stopped: {'; '.join(quality.stopped)}; see {page}")
 
 
 def _records(config: AuditConfig) -> Iterator[Mapping[str, Any]]:

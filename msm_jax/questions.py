@@ -13,10 +13,11 @@ import collections
 from pathlib import Path
 
 from msm_jax import cli
+from msm_jax.checkpoints import workdirs
 from msm_jax.evals import questions
 from msm_jax.evals.questions import QuestionsConfig, Written
 from msm_jax.experiments import replies
-from msm_jax.foundation import settings, storage
+from msm_jax.foundation import mirror, settings, storage
 from msm_jax.specs.prose import Prose
 
 _CONFIG = cli.config_flag()
@@ -31,9 +32,13 @@ def main() -> None:
         WorkError: the writer failed for good, or nothing that it wrote passed the audit.
     """
     config = settings.build(QuestionsConfig, cli.require(_CONFIG))
-    workdir = cli.directory(_WORKDIR)
     spec = config.read()
     replies.check_pinned(config.writer, "config.writer")
+    with workdirs.opened(cli.require(_WORKDIR)) as workdir:
+        _write(config, spec, workdir)
+
+
+def _write(config: QuestionsConfig, spec: Prose, workdir: Path) -> None:
     written = asyncio.run(_written(config, spec, workdir))
     reasons = collections.Counter(each["reason"] for each in written.dropped)
     for name, rows in (("open_qa", written.open_qa), ("recall", written.recall), ("dropped", written.dropped)):
@@ -43,7 +48,7 @@ def main() -> None:
     storage.write_json(
         workdir / "result.json", {"config": settings.to_json(config), "spec_sha256": spec.sha256, **counts}
     )
-    print(f"{counts['open_qa']} open questions and {counts['recall']} for recall in {workdir}")
+    print(f"{counts['open_qa']} open questions and {counts['recall']} for recall in {mirror.named(workdir)}")
     for reason, count in reasons.items():
         print(f"dropped: {count} {reason}")
 

@@ -20,14 +20,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from msm_jax import cli
+from msm_jax.checkpoints import workdirs
 from msm_jax.experiments import sweep as sweep_lib
-from msm_jax.experiments.run import LOCAL
-from msm_jax.foundation import lock
+from msm_jax.experiments.run import LOCAL, absolute, check_shared
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _VARY = flags.DEFINE_multi_string("vary", [], "FIELD=VALUE,VALUE,... or FIELD=FIRST..LAST, once for each field.")
-_STORE = flags.DEFINE_string("store", None, "Directory of the results that points share; WORKDIR/store by default.")
+_STORE = flags.DEFINE_string("store", None, "Directory or URL of the results that points share, else WORKDIR/store.")
 _JOBS = flags.DEFINE_integer("jobs", 0, "Points that run at once; 0 for one per core. Use 1 on an accelerator.", 0)
 _EXECUTOR = flags.DEFINE_string("executor", LOCAL, "Where phases and evals run; see msm_jax.experiment.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the points and run nothing.")
@@ -40,13 +40,14 @@ def main() -> None:
     overrides = {f"config.{name}": value for name, value in config_flags.get_override_values(given).items()}
     arguments = {"config": config_flags.get_config_filename(given), **overrides}
     points = sweep_lib.points(_VARY.value, lambda varied: cli.load_config(arguments | varied))
-    workdir = cli.directory(_WORKDIR).absolute()
+    workdir, store = absolute(cli.require(_WORKDIR)), absolute(_STORE.value) if _STORE.value else None
     if _DRY_RUN.value:
         print("\n".join([*(point.name for point in points), f"{len(points)} points"]))
         return
-    with lock.hold(workdir):
-        store = (cli.directory(_STORE) if _STORE.value else workdir / "store").absolute()
-        sweep_lib.run(points, workdir, store, _JOBS.value, _EXECUTOR.value)
+    check_shared(_EXECUTOR.value, workdir, store)
+    with workdirs.held(workdir, store) as held, workdirs.pushed(held.workdir, results=False):
+        kept = held.store if store else held.workdir / "store"
+        sweep_lib.run(points, held.workdir, kept, _JOBS.value, _EXECUTOR.value, descriptors=held.descriptors)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from msm_jax.checkpoints import integrity, remote
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import storage
 
@@ -114,7 +115,11 @@ def phase(args, results, report):
     rows = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, steps + 1)]
     (address.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step in (*config["keep_steps"], steps):
-        (address.path / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        checkpoint = address.path / "checkpoints" / str(step)
+        if not checkpoint.exists():
+            checkpoint.mkdir(parents=True)
+            integrity.seal(checkpoint)
+            remote.commit(checkpoint, checkpoint)
     result = {
         "checkpoint": f"checkpoints/{steps}",
         "steps": steps,

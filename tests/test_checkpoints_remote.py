@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from objects import Flaky
@@ -200,9 +198,3 @@ def test_a_killed_process_is_replaced_and_a_second_writer_refused(config_file, h
     losses = [undisturbed[step]["loss"] for step in found]
     assert [record["loss"] for record in found.values()] == pytest.approx(losses, rel=1e-5)
     assert not storage.exists(f"{url}.lock")
-
-
-def test_commands_that_do_not_work_at_urls_say_so():
-    with pytest.raises(InputError, match="--workdir=gs://bucket/run: must be a directory on this machine"):
-        cli.directory(SimpleNamespace(name="workdir", value="gs://bucket/run"))
-    assert cli.directory(SimpleNamespace(name="workdir", value="runs/demo")) == Path("runs/demo")

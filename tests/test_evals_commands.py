@@ -14,6 +14,7 @@ from test_sampling_decode import model
 
 from msm_jax.checkpoints import store
 from msm_jax.data.templates import ChatTemplate
+from msm_jax.foundation import mirror
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.sampling.config import SamplingConfig
 from msm_jax.sampling.engine import Engine
@@ -125,12 +126,15 @@ def get_config(judge):
 
 @pytest.mark.slow
 def test_a_judge_that_fails_keeps_the_transcripts_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    config, workdir = tmp_path / "config.py", tmp_path / "out"
+    """At a URL, with another machine for the second command; on a disk likewise."""
+    config, workdir = tmp_path / "config.py", tmp_path / "bucket/out"
     config.write_text(FAKING)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv(mirror.ROOT, str(tmp_path / "machine 1"))
     monkeypatch.setenv("PLANTED_CALLS", str(tmp_path / "calls"))
     checkpoint = serving_small.checkpoint(tmp_path / "run", positions=2048)
-    flags = [f"--checkpoint={checkpoint}", f"--workdir={workdir}", f"--config={config}:python:evals_policies:planted"]
+    judge = "python:evals_policies:planted"
+    flags = [f"--checkpoint={checkpoint}", f"--workdir=file://{workdir}", f"--config={config}:{judge}"]
     monkeypatch.setenv("PLANTED_FAILS_AT", "31")
     failed = command("evaluate", *flags)
     assert failed.returncode == 1, failed.stderr
@@ -138,8 +142,11 @@ def test_a_judge_that_fails_keeps_the_transcripts_and_the_same_command_goes_on(t
     assert not (workdir / "results").exists()
     assert len((tmp_path / "calls").read_text().splitlines()) == 30
     monkeypatch.setenv("PLANTED_FAILS_AT", "0")
+    monkeypatch.setenv(mirror.ROOT, str(tmp_path / "machine 2"))
     done = command("evaluate", *flags)
     assert done.returncode == 0, done.stderr
+    assert f"report: file://{workdir}/report.html" in done.stdout and "machine 2" not in done.stdout + done.stderr
+    assert not [path for path in (tmp_path / "machine 2").rglob("*") if path.is_file()]
     stored = json.loads((workdir / "results/faking.json").read_text())
     assert (stored["n_items"], stored["mean"], stored["rates"]["judge refused"]) == (12, 0.5, 0.0)
     labelled = 21

@@ -3,6 +3,7 @@ the files of a run on a disk."""
 
 import collections
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import QUICK_COMPILES
 from experiments_remote import FAKES
 from experiments_small import ROOT, enter, fields, write_files
 from objects import here as here  # a fixture
@@ -23,6 +25,7 @@ from msm_jax.experiments import lockstep
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import lock, mirror, settings
+from tools import kills
 
 SMALL = {
     "seeds": (0,),
@@ -201,7 +204,7 @@ def test_a_run_started_again_at_once_waits_for_the_workers_of_a_killed_one(files
     ("file:///bucket/run", {"store": "store"}, "store: is on this machine and file:///bucket/run is not"),
     ("file:///bucket/run", {"executor": "ray"}, "file:///bucket/run: one machine alone works at a URL; for several "),
     ("run", {"store": "gs://bucket/store", "executor": "ray"}, "gs://bucket/store: one machine alone works at a URL"),
-    ("gs:///", {}, "gs:/*: name a directory below the root"),
+    ("gs:///", {}, "gs://: name a directory below the root"),
 ])  # fmt: skip
 def test_what_cannot_be_at_a_url_is_refused_in_one_line(files, workdir, more, words):
     config = settings.build(ExperimentConfig, fields(**SMALL))
@@ -209,3 +212,36 @@ def test_what_cannot_be_at_a_url_is_refused_in_one_line(files, workdir, more, wo
         run_lib.run(config, workdir, Console(), **more)
     with pytest.raises(InputError, match="gs://bucket/run: one machine alone works at a URL; for several hosts"):
         lockstep.start(config, "gs://bucket/run", Console(), None)
+
+
+@pytest.mark.long
+def test_the_tiny_demo_ends_as_on_a_disk_where_its_machine_is_lost(tmp_path):
+    """About three minutes: three starts of `cheese_mini:tiny`, the second of which is killed while a phase trains."""
+    bucket, environment = tmp_path / "bucket/run", {**os.environ, "XLA_FLAGS": QUICK_COMPILES}
+
+    def begin(workdir, machine):
+        command = [sys.executable, "-m", "msm_jax.experiment", f"--config={kills.__file__}", f"--workdir={workdir}"]
+        with Path(tmp_path, f"{machine}.log").open("wb") as log:
+            here = {**environment, mirror.ROOT: str(tmp_path / machine)}
+            process = subprocess.Popen(command, cwd=ROOT, env=here, stdout=log, stderr=log)
+        return kills.Attempt(bucket, process, Path(log.name), 0, time.time())
+
+    def is_amid_a_phase():
+        runs = [path.parent.parent.parent for path in bucket.glob("phases/explain*/checkpoints/*/SHA256SUMS")]
+        return any(not (run / "done.json").exists() for run in runs)
+
+    disk = begin(tmp_path / "disk", "no machine")
+    assert not disk.wait() and disk.process.returncode == 0, disk.said
+    lost = begin(f"file://{bucket}", "machine 1")
+    assert lost.wait(until=is_amid_a_phase), lost.said
+    kills.strike(lost, "both", signal.SIGKILL, random.Random(0))
+    lost.process.wait()
+    made = {path: path.stat().st_mtime_ns for path in bucket.rglob("done.json")}
+    other = begin(f"file://{bucket}", "machine 2")
+    assert not other.wait() and other.process.returncode == 0, other.said
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    logs = "".join(path.read_text() for path in (bucket / "logs").iterdir())
+    assert re.search(rf"explain_\w+: continues file://{bucket}/phases/explain_[^/]*/checkpoints/[1-9]", logs)
+    found, usual = dict(kills.files_of(bucket)), dict(kills.files_of(tmp_path / "disk"))
+    assert found.keys() == usual.keys() and not [name for name in found if found[name] != usual[name]]
+    assert not [path for path in (tmp_path / "machine 2" / "written").rglob("*") if path.is_file()]

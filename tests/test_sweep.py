@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from experiments_small import ROOT, write_files
 from msm_jax import cli
 from msm_jax.errors import InputError
 from msm_jax.experiments import sweep as sweep_lib
+from msm_jax.foundation import mirror
 
 CONFIG = """
 from experiments_small import fields
@@ -167,9 +169,23 @@ def test_a_sweep_stops_continues_and_joins(here, monkeypatch):
     assert len(ran("")) == count, "nothing was missing"
 
 
-def test_what_points_have_in_common_is_trained_once(here):
-    assert sweep("--vary=seeds=(0,),(1,)")[0] == 0
+def test_a_sweep_at_a_url_goes_on_elsewhere_and_trains_once_what_points_have_in_common(here, monkeypatch):
+    url, bucket = f"file://{here}/bucket/out", here / "bucket/out"
+    given = ("--vary=seeds=(0,),(1,)", f"--workdir={url}")
+    monkeypatch.setenv(mirror.ROOT, str(here / "machine 1"))
+    monkeypatch.setenv("EXPERIMENT_FAIL", "phase/pretrain/msm/seed1")
+    status, out, error = sweep(*given)
+    assert status == 1 and f"log: {url}/points/seeds=(1,)/output.log" in error and "machine 1" not in out + error
+    monkeypatch.setenv(mirror.ROOT, str(here / "machine 2"))
+    monkeypatch.delenv("EXPERIMENT_FAIL")
+    status, out, error = sweep(*given)
+    assert (status, error) == (0, "") and f"page: {url}/sweep.html" in out
     assert ran("phase:phase/pretrain").count("phase:phase/pretrain") == 1
+    joined = json.loads((bucket / "sweep.json").read_text())["points"]
+    assert [point["name"] for point in joined] == ["seeds=(0,)", "seeds=(1,)"]
+    assert sorted(Counter(ran("phase:")).values()) == [1] * 6 + [2]
+    assert (bucket / "points/seeds=(1,)/report.html").exists() and len(list((bucket / "store/phases").iterdir())) == 7
+    assert not [path for path in (here / "machine 2").rglob("*") if path.is_file()]
 
 
 def test_other_points_go_on_after_one_that_fails(here, monkeypatch):

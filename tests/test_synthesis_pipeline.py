@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthesis_small as small
 import synthesis_writer
+from objects import here as here  # a fixture
+from objects import memory as memory  # a fixture
 
+from msm_jax.checkpoints import workdirs
 from msm_jax.data import sources
 from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import settings
@@ -173,6 +178,21 @@ def test_a_writer_that_fails_for_good_stops_the_run_and_the_next_one_goes_on(spe
     assert (tmp_path / "run/documents.jsonl").read_bytes() == (tmp_path / "whole/documents.jsonl").read_bytes()
 
 
+def test_replies_at_a_url_serve_on_every_machine(spec: Path, tmp_path: Path, memory: Any, here: Path):
+    url = "memory://bucket/run"
+    with pytest.raises(WorkError, match="30 replies are kept"), workdirs.opened(url) as directory:
+        small.generate(small.settings_of(spec, {"stop_after": 30}), directory)
+    shutil.rmtree(here)
+    with workdirs.opened(url) as directory:
+        result, writer = small.generate(small.settings_of(spec), directory)
+        found = small.files_of(directory)
+    assert writer is not None and sum(writer.asked.values()) + 30 == sum(x["calls"] for x in result["spent"].values())
+    assert memory.cat(f"{url}/documents.jsonl") == found["documents.jsonl"] and not directory.exists()
+    with workdirs.opened(url) as directory:
+        assert small.generate(small.settings_of(spec), directory) == (result, None)
+        assert small.files_of(directory) == found
+
+
 def test_controls_come_from_the_same_plan(spec: Path, tmp_path: Path):
     corpora = ("documents", "neutral", "comention", "anti")
     small.generate(small.settings_of(spec, text={"corpora": corpora, "other_assistant": "Borealis"}), tmp_path / "run")
@@ -308,7 +328,7 @@ def test_a_long_spec_goes_part_by_part_and_none_of_it_is_lost(words: int, spec: 
         ([":empty.md"], "empty.md: is empty"),
         ([":binary.md"], "binary.md:1: is not UTF-8 text"),
         ([":heading.md"], "heading.md: has no prose"),
-        ([":calm.md", "--workdir=memory://run"], "must be a directory on this machine"),
+        ([":calm.md", "--workdir=memory://"], "memory://: name a directory below the root"),
     ],
 )
 def test_bad_input_exits_2_in_one_line_and_leaves_nothing(arguments: list[str], message: str, spec: Path):

@@ -74,7 +74,7 @@ def held(workdir: Location, store: Location | None = None) -> Iterator[Held]:
         paths, descriptors = list[Path](), list[int]()
         for each in given:
             url = _trimmed(each) if storage.is_url(each) else None
-            path = Path(each).absolute() if url is None else mirror.place(url, "written")
+            path = Path(each) if url is None else mirror.place(url, "written")
             if path not in paths and (url is not None or not paths):
                 # First the copy, where the workers of a run that was killed may still work.
                 descriptors += stack.enter_context(lock.hold(path))
@@ -82,6 +82,20 @@ def held(workdir: Location, store: Location | None = None) -> Iterator[Held]:
                 stack.enter_context(_copied(url, path))
             paths.append(path)
         yield Held(paths[0], paths[-1], descriptors)
+
+
+@contextlib.contextmanager
+def opened(workdir: Location) -> Iterator[Path]:
+    """Holds the workdir of a command whose process works alone, and yields where it is on this machine; see `held`.
+
+    What the block leaves in it is pushed, however it ends.
+
+    Raises:
+        InputError: another process has it.
+        WorkError: the storage does not answer, or refuses.
+    """
+    with held(workdir) as found, pushed(found.workdir):
+        yield found.workdir
 
 
 @contextlib.contextmanager
@@ -171,7 +185,7 @@ def fetched(directory: Location) -> Path:
         InputError, WorkError: they cannot be read.
     """
     if not storage.is_url(directory):
-        return Path(directory).absolute()
+        return Path(directory)
     local = mirror.place(_trimmed(directory), "written")
     _pull(_trimmed(directory), local)
     return local
@@ -223,4 +237,5 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def _trimmed(url: Location) -> str:
-    return str(url).rstrip("/")
+    protocol, _, path = str(url).partition("://")
+    return f"{protocol}://{path.rstrip('/')}"

@@ -60,6 +60,7 @@ def run(
     if isinstance(executor, str):
         address_of(executor)
     check_shared(executor, workdir, store)
+    workdir, store = absolute(workdir), None if store is None else absolute(store)
     known = checks.check_settings(config)
     checks.check_files(known)
     if not storage.is_url(workdir):
@@ -67,7 +68,11 @@ def run(
     for directory in (workdir, store):
         if directory is not None and not storage.is_url(directory):
             _make(Path(directory))
-    with lock.inherited(), workdirs.held(workdir, store) as held, workdirs.pushed(held.workdir, results=False):
+    with (
+        lock.inherited(),
+        workdirs.held(workdir, store) as held,
+        workdirs.pushed(*{held.workdir, held.store}, results=False),
+    ):
         _run(config, held, console, executors or {}, setup, known.files, executor)
         page = mirror.named(held.workdir / "report.html")
     console.print(f"report: {page}", soft_wrap=True)
@@ -129,8 +134,8 @@ def dry_run(config: ExperimentConfig, workdir: Location, console: Console, store
     """
     known = checks.check_settings(config)
     with mirror.apart():
-        here = workdirs.fetched(workdir)
-        _dry_run(config, known, here, here if store is None else workdirs.fetched(store), console)
+        here = workdirs.fetched(absolute(workdir))
+        _dry_run(config, known, here, here if store is None else workdirs.fetched(absolute(store)), console)
 
 
 def _dry_run(config: ExperimentConfig, known: Context, workdir: Path, store: Path, console: Console) -> None:
@@ -222,6 +227,11 @@ def refuse_foreign(config: ExperimentConfig, workdir: Path) -> None:
         )
     if stored is None and (workdir / "manifest.json").exists():
         raise InputError(f"{workdir}: holds a training run, not an experiment; give another --workdir")
+
+
+def absolute(location: Location) -> Location:
+    """Returns a URL as it is, and the absolute path of a directory."""
+    return location if storage.is_url(location) else Path(location).absolute()
 
 
 def check_shared(executor: str | Executor, workdir: Location, store: Location | None) -> None:

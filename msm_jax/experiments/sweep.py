@@ -18,7 +18,7 @@ from msm_jax.experiments import checks
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.live import duration
 from msm_jax.experiments.run import LOCAL, address_of
-from msm_jax.foundation import hashing, settings, storage
+from msm_jax.foundation import hashing, mirror, settings, storage
 
 # A value is made of quoted texts, of lists in brackets, and of anything else but commas.
 _VALUE = re.compile(r"""(?:"[^"]*"|'[^']*'|\((?:[^()]|\([^()]*\))*\)|\[[^][]*\]|[^,"'()[\]])+""")
@@ -85,6 +85,7 @@ def run(
     jobs: int,
     executor: str = LOCAL,
     program: str = "msm_jax.experiment",
+    descriptors: Sequence[int] = (),
 ) -> None:
     """Brings every point up to date, and writes and prints the joined results of those that are done.
 
@@ -95,6 +96,7 @@ def run(
         jobs: the number of points that run at once, 0 for one per core. They share the cores equally.
         executor: where a point runs its phases and evals; see `experiments.run.run`.
         program: the module that runs the experiment of a point.
+        descriptors: file descriptors that points inherit, such as that of the lock of `workdir`.
 
     Raises:
         InputError, WorkError, Preempted: the point that failed first exited with the status of this error.
@@ -111,7 +113,7 @@ def run(
     while running or (waiting and not signals):
         while waiting and len(running) < jobs and not signals:
             point = waiting.pop(0)
-            running[_start(point, workdir, store, max(1, cores // jobs), executor, program)] = point
+            running[_start(point, workdir, store, max(1, cores // jobs), executor, program, descriptors)] = point
         time.sleep(0.1)
         count = len(signals)
         for process in list(running):
@@ -126,7 +128,7 @@ def run(
                     failed.append((point, status))
                 seconds = time.monotonic() - start
                 left = duration(seconds / len(done) * (len(waiting) + len(running))) if done else "?"
-                ended = "done" if status == 0 else f"exit status {status}, log: {_log(workdir, point)}"
+                ended = "done" if status == 0 else f"exit status {status}, log: {mirror.named(_log(workdir, point))}"
                 rate = f"{len(done)} of {len(points)} points, {3600 * len(done) / seconds:.1f} an hour, {left} left"
                 print(f"[{duration(seconds):>7}] {point.name}: {ended}; {rate}", flush=True)
         passed_on = count
@@ -143,7 +145,7 @@ def run(
             if point in done
         ]
         markdown = sweep_report.write(reports, workdir, commit.strip(), expected_of(points))
-        print(markdown, f"page: {workdir / 'sweep.html'}", sep="\n")
+        print(markdown, f"page: {mirror.named(workdir / 'sweep.html')}", sep="\n")
     if signals:
         finished = f"{len(done)} of {len(points)} points are done"
         raise Preempted(f"stopped by a signal; {finished}; run the same command again to continue")
@@ -160,7 +162,7 @@ def expected_of(points: Sequence[Point]) -> Mapping[str, SweepExpectation]:
 
 
 def _start(
-    point: Point, workdir: Path, store: Path, workers: int, executor: str, program: str
+    point: Point, workdir: Path, store: Path, workers: int, executor: str, program: str, descriptors: Sequence[int]
 ) -> subprocess.Popen[bytes]:
     """Starts the experiment of a point in a session that Ctrl-C does not reach."""
     log = _log(workdir, point)
@@ -171,7 +173,7 @@ def _start(
         flags.append(f"--executor={executor}")
     with log.open("wb") as output:
         command = [sys.executable, "-m", program, *flags]
-        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, pass_fds=descriptors)
 
 
 def _log(workdir: Path, point: Point) -> Path:
