@@ -77,13 +77,16 @@ class Writer:
         if path.exists():
             return
         entries, metadata = _contents(tree, info, assets)
+        if _lies_in_host_memory(entries):
+            # All that Orbax does can wait for the background, once there is a copy.
+            entries = jax.tree.map(np.array, entries)
+            self._pending = (step, self._committer.submit(lambda: self._commit(step, _begin(path, entries, metadata))))
+            return
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            with _saving():
-                response = ocp.save_checkpointables_async(_saving_name(path), entries, custom_metadata=metadata)
+            response = _begin(path, entries, metadata)
         except _FAILURES as error:
             raise self._failed(step, error) from error
-        self._pending = (step, self._committer.submit(_commit, path, response))
+        self._pending = (step, self._committer.submit(self._commit, step, response))
 
     def wait(self) -> None:
         """Waits until the save in progress is committed and older checkpoints are deleted.
@@ -99,6 +102,9 @@ class Writer:
             commit.result()
         except _FAILURES as error:
             raise self._failed(step, error) from error
+
+    def _commit(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+        _commit(self.path(step), response)
         if jax.process_index() == 0:
             prune(self._root.parent, self._keep, self._always, sound=step)
 
@@ -118,10 +124,7 @@ def save(path: Path, tree: Mapping[str, Any], info: Mapping[str, Any], assets: M
     """
     entries, metadata = _contents(tree, info, assets)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _saving():
-            response = ocp.save_checkpointables_async(_saving_name(path), entries, custom_metadata=metadata)
-        _commit(path, response)
+        _commit(path, _begin(path, entries, metadata))
     except _FAILURES as error:
         raise WorkError(f"saving checkpoint {path} failed: {reason(error)}") from error
 
@@ -319,6 +322,19 @@ def _contents(
     blob = np.frombuffer(b"".join(assets[name] for name in index) + b"\n", np.uint8)
     metadata = {"format": FORMAT, "info": dict(info), "assets": index, "manifest": integrity.NAME}
     return {**tree, _ASSETS: {"blob": blob}}, metadata
+
+
+def _lies_in_host_memory(tree: Any) -> bool:
+    """Returns whether all arrays of a tree lie in the memory of this process, not on accelerators or other hosts."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_addressable and leaf.platform() == "cpu" for leaf in arrays)
+
+
+def _begin(path: Path, entries: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
+    """Begins to write a checkpoint; returns when it no longer needs the arrays of `entries`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _saving():
+        return ocp.save_checkpointables_async(_saving_name(path), dict(entries), custom_metadata=dict(metadata))
 
 
 def _saving_name(path: Path) -> Path:
