@@ -26,6 +26,7 @@ from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import mirror, settings, storage
 from msm_jax.training import loop
 from msm_jax.training.config import PhaseConfig
+from tools import kills
 
 URL = "memory://bucket/runs/tiny"
 
@@ -67,6 +68,12 @@ def test_a_run_in_an_object_store_is_continued_on_another_machine(whole, files, 
     with pytest.raises(InputError, match="no such checkpoint"):
         store.resolve(f"{URL}/checkpoints/6")
     assert store.resolve(URL).name == "2"
+    with workdirs.working(URL) as workdir:
+        assert store.read_info(workdir)["step"] == 2
+        newest = store.latest(workdir)
+        assert not (newest / "params").exists() and not (newest / "opt_state").exists(), "only what is read is copied"
+        assert kills.arrays(newest) == kills.arrays(workdir / "checkpoints/2")
+        assert (newest / "params").exists() and not (newest / "opt_state").exists()
     seen = []
     trained(config, URL, lambda said: seen.append(said["step"]))
     assert seen[0] == 3

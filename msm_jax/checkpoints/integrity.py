@@ -36,7 +36,9 @@ def seal(directory: Path) -> None:
         storage.sync_directory(each)
 
 
-def fault(directory: Path, entries: Collection[str] | None = None, part: int = 0, parts: int = 1) -> str:
+def fault(
+    directory: Path, entries: Collection[str] | None = None, part: int = 0, parts: int = 1, is_copy: bool = False
+) -> str:
     """Reads files of a sealed checkpoint; returns what is wrong with the first that is not as it was, "" for nothing.
 
     A version of a file is read once in a process.
@@ -46,6 +48,7 @@ def fault(directory: Path, entries: Collection[str] | None = None, part: int = 0
         entries: the subdirectories to read, beside the files at the top; None for all.
         part: which part of the files to read, from 0 on, so that hosts share the work.
         parts: the number of such parts.
+        is_copy: whether files of other entries may be missing, since only what is read is copied.
 
     Raises:
         InputError: a file cannot be read.
@@ -57,8 +60,9 @@ def fault(directory: Path, entries: Collection[str] | None = None, part: int = 0
         return f"{NAME} is not as it was written"
     present = _names(directory)
     for name in sorted(listed.keys() ^ set(present)):
-        return f"{name} is missing" if name in listed else f"{NAME} lacks {name}"
-    read = [name for name in present if entries is None or "/" not in name or name.partition("/")[0] in entries]
+        if not is_copy or _is_in(name, entries):
+            return f"{name} is missing" if name in listed else f"{NAME} lacks {name}"
+    read = [name for name in present if _is_in(name, entries)]
     mine = read[part::parts]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sums = pool.map(lambda name: hashing.file_sha256(directory / name), mine)
@@ -66,10 +70,16 @@ def fault(directory: Path, entries: Collection[str] | None = None, part: int = 0
     return f"{wrong[0]} is not as it was written" if wrong else ""
 
 
-def listed(directory: Path) -> list[str]:
-    """Returns the files that the manifest of a checkpoint names; none without a manifest."""
+def listed(directory: Path, entries: Collection[str] | None = None) -> list[str]:
+    """Returns the files that the manifest of a checkpoint names, of some entries or all; none without a manifest."""
     path = directory / NAME
-    return [name for _, name in _LINE.findall(path.read_text(errors="replace"))] if path.is_file() else []
+    names = [name for _, name in _LINE.findall(path.read_text(errors="replace"))] if path.is_file() else []
+    return [name for name in names if _is_in(name, entries)]
+
+
+def _is_in(name: str, entries: Collection[str] | None) -> bool:
+    """Returns whether a file belongs to some entries, None for all, as those at the top do."""
+    return entries is None or "/" not in name or name.partition("/")[0] in entries
 
 
 def _names(directory: Path) -> list[str]:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msm_jax.checkpoints import integrity, workdirs
@@ -75,14 +75,14 @@ def remove(path: Path) -> None:
         mirror.remove(url, integrity.NAME)
 
 
-def complete(path: Path) -> None:
-    """Copies the files of a checkpoint that its local copy lacks, if it is the copy of one.
+def complete(path: Path, entries: Collection[str] | None = None) -> None:
+    """Copies the files of some entries of a checkpoint, or all, that its local copy lacks, if it is the copy of one.
 
     Raises:
         InputError, WorkError: they cannot be read.
     """
     url = mirror.url_of(path)
-    lacking = set(integrity.listed(path)) - set(_files(path)) if url is not None else set()
+    lacking = set(integrity.listed(path, entries)) - set(_files(path)) if url is not None else set()
     if url is not None and lacking:
         mirror.pull(url, path, sorted(lacking & set(mirror.files_at(url))))
 

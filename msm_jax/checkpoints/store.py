@@ -24,7 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from msm_jax.checkpoints import integrity, remote, retention
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing, storage
+from msm_jax.foundation import hashing, mirror, storage
 from msm_jax.parallel import distributed
 
 FORMAT = 1
@@ -213,9 +213,9 @@ def resolve(path: Path | str) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint or run directory")
     found = latest(path) or (latest(path.parent) if path.name == "checkpoints" else None)
-    remote.complete(found or path)
     if found is not None:
         return found
+    remote.complete(path, [_ASSETS])
     if not ocp.is_orbax_checkpoint(path.absolute()) or not (path / _ASSETS).is_dir():
         raise InputError(
             f"{path}: neither a checkpoint nor a run with one; give RUN/checkpoints/STEP or a run directory"
@@ -362,14 +362,14 @@ def _commit(path: Path, response: ocp.AsyncResponse[None]) -> None:
 
 def _fault(path: Path, entries: Collection[str] | None = None, part: int = 0, parts: int = 1) -> str:
     """Returns what is wrong with a checkpoint, "" for nothing; see `integrity.fault`. Mends a local copy of a URL."""
-    remote.complete(path)
+    remote.complete(path, entries)
     wrong = _fault_here(path, entries, part, parts)
     return _fault_here(path, entries, part, parts) if wrong and remote.renew(path) else wrong
 
 
 def _fault_here(path: Path, entries: Collection[str] | None, part: int, parts: int) -> str:
     if (path / integrity.NAME).exists():
-        return integrity.fault(path, entries, part, parts)
+        return integrity.fault(path, entries, part, parts, is_copy=mirror.url_of(path) is not None)
     try:
         found = ocp.metadata(path.absolute(), _ASSETS).custom_metadata
     except _FAILURES as error:
@@ -394,6 +394,7 @@ def _saving() -> ocp.Context:
 
 def _metadata(path: Path) -> dict[str, Any]:
     check(path, [])
+    remote.complete(path, [_ASSETS])
     try:
         found = ocp.metadata(path.absolute(), _ASSETS).custom_metadata
     except _FAILURES as error:
@@ -418,6 +419,7 @@ def _compare(path: Path, abstract_tree: Mapping[str, Any], advice: str) -> None:
 
 
 def _tree_metadata(path: Path, entry: str) -> Any:
+    remote.complete(path, [entry])
     if not (path / entry).is_dir():
         raise InputError(f'{path}: holds no "{entry}"')
     try:

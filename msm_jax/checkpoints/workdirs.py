@@ -79,7 +79,7 @@ def held(workdir: Location, store: Location | None = None) -> Iterator[Held]:
                 # First the copy, where the workers of a run that was killed may still work.
                 descriptors += stack.enter_context(lock.hold(path))
             if path not in paths and url is not None:
-                stack.enter_context(_copied(url, path))
+                stack.enter_context(_copied(url, path, but="lock"))
             paths.append(path)
         yield Held(paths[0], paths[-1], descriptors)
 
@@ -118,8 +118,8 @@ def working(run_dir: Location) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _copied(url: str, local: Path) -> Iterator[None]:
-    """Holds a URL and has a local copy of it, which is removed when the block ends without an exception."""
+def _copied(url: str, local: Path, but: str = "") -> Iterator[None]:
+    """Holds a URL and has a local copy of it, of which all `but` one file is removed when the block ends well."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         raise InputError(
             f"{url}: a run on several hosts writes its checkpoints to a file system that they share; give a "
@@ -128,7 +128,13 @@ def _copied(url: str, local: Path) -> Iterator[None]:
     with lock.hold(url):
         _pull(url, local)
         yield
-        shutil.rmtree(local, ignore_errors=True)
+        for each in local.iterdir() if local.is_dir() else ():
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != but:
+                each.unlink()
+        with contextlib.suppress(OSError):
+            local.rmdir()
 
 
 @contextlib.contextmanager
