@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,28 @@ def test_a_copy_is_told_from_its_url_and_back(
     for wrong in ("gs://", f"{url}/../other"):
         with pytest.raises(InputError, match="name a directory below the root"):
             mirror.place(wrong, "written")
+
+
+def test_what_killed_processes_left_is_deleted_when_it_is_old(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from msm_jax.foundation import storage\n"
+        "at = Path(sys.argv[1])\n"
+        "with storage.new_file(at / 'a/rows.jsonl') as file, storage.new_directory(at / 'a/made') as made:\n"
+        "    print('half', file=file, flush=True); (made / 'part').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/.notes.tmp").write_text("a user's")
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=hashing.PACKAGE_ROOT, check=False)
+    left = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert [name.split(".")[1] for name in left] == ["made", "notes", "rows"]
+
+    storage.remove_abandoned(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == left
+    for path in [path for path in tmp_path.rglob("*") if path.name != "part"]:
+        os.utime(path, (0, 0))
+    storage.remove_abandoned(tmp_path)
+    assert [name.split(".")[1] for name in sorted(os.listdir(tmp_path / "a"))] == ["made", "notes"], "part is new"
+    os.utime(next(tmp_path.rglob("part")), (0, 0))
+    storage.remove_abandoned(tmp_path)
+    assert os.listdir(tmp_path / "a") == [".notes.tmp"]

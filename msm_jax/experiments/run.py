@@ -73,6 +73,8 @@ def run(
         workdirs.held(workdir, store) as held,
         workdirs.pushed(*{held.workdir, held.store}, results=False),
     ):
+        for directory in {held.workdir, held.store}:
+            storage.remove_abandoned(directory)
         _run(config, held, console, executors or {}, setup, known.files, executor)
         page = mirror.named(held.workdir / "report.html")
     console.print(f"report: {page}", soft_wrap=True)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -25,6 +27,9 @@ from msm_jax.errors import InputError, WorkError
 from msm_jax.foundation import retrying
 
 Location = str | os.PathLike[str]
+
+# The names that `_temporary` gives.
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 def is_url(path: Location) -> bool:
@@ -322,6 +327,19 @@ def _held(path: Location) -> contextlib.AbstractContextManager[object]:
     from msm_jax.foundation import lock  # which imports this module
 
     return lock.hold(path) if is_url(path) else contextlib.nullcontext()
+
+
+def remove_abandoned(directory: Path, seconds: float = 3600) -> None:
+    """Deletes what killed processes left below a local directory: temporary files that have not changed for so long."""
+    before = time.time() - seconds
+    for path in directory.rglob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError):  # its process has put it in its place meanwhile
+            if path.is_file() and path.stat().st_mtime < before:
+                path.unlink()
+            elif path.is_dir() and all(each.stat().st_mtime < before for each in (path, *path.rglob("*"))):
+                shutil.rmtree(path)
 
 
 def sync_directory(directory: Path) -> None:
