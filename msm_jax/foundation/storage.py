@@ -332,14 +332,13 @@ def _held(path: Location) -> contextlib.AbstractContextManager[object]:
 def remove_abandoned(directory: Path, seconds: float = 3600) -> None:
     """Deletes what killed processes left below a local directory: temporary files that have not changed for so long."""
     before = time.time() - seconds
-    for path in directory.rglob(".*.tmp"):
-        if not _TEMPORARY.fullmatch(path.name):
-            continue
-        with contextlib.suppress(OSError):  # its process has put it in its place meanwhile
-            if path.is_file() and path.stat().st_mtime < before:
-                path.unlink()
-            elif path.is_dir() and all(each.stat().st_mtime < before for each in (path, *path.rglob("*"))):
-                shutil.rmtree(path)
+    for above, directories, files in os.walk(directory):  # which goes on where another process deletes a directory
+        for path in (Path(above, name) for name in (*directories, *files) if _TEMPORARY.fullmatch(name)):
+            with contextlib.suppress(OSError):  # its process has put it in its place meanwhile
+                if path.is_dir() and all(each.stat().st_mtime < before for each in (path, *path.rglob("*"))):
+                    shutil.rmtree(path)
+                elif path.is_file() and path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def sync_directory(directory: Path) -> None:
