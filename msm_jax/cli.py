@@ -1,8 +1,9 @@
 """The command line of every entry point: flags, exit status, logging, and the start of JAX.
 
 An entry point declares its flags with `config_flag`, `workdir_flag` and absl's own `flags.DEFINE_…`, and ends with
-`cli.run(main)`. Only this module turns errors into an exit status: 0 for done, 1 for a failure during work, 2 for
-refused input, 75 for preemption, after a checkpoint was saved where there is one to save, 130 for an interrupt.
+`cli.run(main)`, or with `cli.run_on_hosts(main)` where it runs on several hosts. Only this module turns errors into an
+exit status: 0 for done, 1 for a failure during work, 2 for refused input, 75 for preemption, after a checkpoint was
+saved where there is one to save, 130 for an interrupt.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ml_collections import config_flags
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.foundation import mirror, settings, termination
 from msm_jax.foundation.termination import Terminated
-from msm_jax.parallel import backend, distributed
+from msm_jax.parallel import backend, distributed, supervisor
 
 # Flags declared through this module belong to the entry point that calls it, which lists them in its --help.
 flags.disclaim_key_flags()
@@ -69,6 +70,14 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
         os._exit(ended)
     sys.exit(ended)
+
+
+def run_on_hosts(main: Callable[[], None]) -> NoReturn:
+    """Does the work of `run`, on several hosts in a child process, since JAX ends that when another host dies."""
+    with contextlib.suppress(InputError):  # `main` meets it again, and `run` says it in one line
+        if distributed.processes() > 1 and not supervisor.is_child():
+            sys.exit(supervisor.run([sys.executable, *sys.orig_argv[1:]], distributed.processes()))
+    run(main)
 
 
 def status(main: Callable[[], None], argv: list[str]) -> int:

@@ -9,9 +9,6 @@ The workdir may be in a bucket: --workdir=gs://BUCKET/runs/cheese_mini. Started 
 runs on all of them together; then the workdir must be on a file system that they share.
 """
 
-import contextlib
-import sys
-
 from absl import flags
 
 from msm_jax import cli
@@ -21,7 +18,7 @@ from msm_jax.experiments import lockstep
 from msm_jax.experiments import run as run_lib
 from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
-from msm_jax.parallel import distributed, supervisor
+from msm_jax.parallel import distributed
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -50,14 +47,5 @@ def main() -> None:
         run_lib.run(config, workdir, terminal.console(), store=store, executor=_EXECUTOR.value)
 
 
-def supervised() -> None:
-    """Runs `main`, on several hosts in a child process, since JAX ends the process when another one dies."""
-    with contextlib.suppress(InputError):  # `main` meets it again, and `cli` says it in one line
-        if distributed.processes() > 1 and not supervisor.is_child():
-            command = [sys.executable, "-m", "msm_jax.experiment", *sys.argv[1:]]
-            sys.exit(supervisor.run(command, distributed.processes()))
-    cli.run(main)
-
-
 if __name__ == "__main__":
-    supervised()
+    cli.run_on_hosts(main)

@@ -6,7 +6,7 @@ The workdir may be in a bucket: --workdir=gs://BUCKET/runs/pretrain.
 from msm_jax import cli
 from msm_jax.checkpoints import workdirs
 from msm_jax.foundation import mirror, settings
-from msm_jax.parallel import distributed
+from msm_jax.parallel import distributed, hosts
 from msm_jax.training import loop
 from msm_jax.training.config import PhaseConfig
 
@@ -20,11 +20,11 @@ def main() -> None:
     workdir = cli.require(WORKDIR)
     cli.prepare_backend(config.mesh.size, config.threads)
     distributed.start()
-    with workdirs.working(workdir) as directory:
+    with hosts.together(), workdirs.working(workdir) as directory:
         result = loop.train(config, directory)
     where = mirror.named(result.checkpoint)
     print(f"{config.name}: {result.tokens:,} tokens in {result.wall_seconds:.0f} s, {where}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_on_hosts(main)

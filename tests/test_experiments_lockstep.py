@@ -1,18 +1,15 @@
 """An experiment on several hosts of a slice: processes on this machine, with a simulated device each."""
 
-import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
-from conftest import QUICK_COMPILES
+from conftest import ROOT
 from experiments_small import fields
+from several_hosts import finish, start
 from test_experiments_end_to_end import CONFIG, command, report_without_times
 from test_experiments_end_to_end import here as here  # a fixture
 
@@ -22,37 +19,9 @@ from msm_jax.experiments.config import ExperimentConfig
 from msm_jax.foundation import settings
 from msm_jax.parallel import distributed, supervisor
 
-ROOT = Path(__file__).parent.parent
 SMALL = CONFIG.replace('"threads": 1,', '"threads": 1, "mesh": {"data": 2},').replace("(0, 1)", "(0,)")
 # The greedy eval compiles as much as all else; the long test has one.
 SMALL = re.sub(r' *"prefer_greedy".*\n', "", SMALL)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
-def start(words, directory, count=2):
-    """The processes of `python WORDS` on so many hosts."""
-    shared = {
-        **os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK_COMPILES, "JAX_PLATFORMS": "cpu",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(count),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, *words], cwd=directory, env={**shared, "JAX_PROCESS_ID": str(host)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for host in range(count)
-    ]
-
-
-def finish(hosts):
-    """Their statuses and what they wrote on stderr."""
-    ends = [host.communicate(timeout=1500) for host in hosts]
-    return [host.returncode for host in hosts], [error for _, error in ends]
 
 
 def experiment(*arguments):

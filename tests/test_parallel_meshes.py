@@ -1,16 +1,10 @@
 """A model has the same loss, gradients, greedy tokens and checkpoint bits on any mesh, in one process and in two."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import parallel_meshes as cases
 import pytest
-from conftest import QUICK_COMPILES
+import several_hosts
 
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError
@@ -67,27 +61,11 @@ def test_a_checkpoint_of_any_mesh_restores_on_any_other(saved_on, tmp_path):
 def test_two_processes_compute_and_restore_the_same(one_device, tmp_path):
     tree = cases.state_on(make_mesh(MeshConfig(1, 8, 1)))
     checkpoint = cases.save(tree, tmp_path / "before")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     out = tmp_path / "after"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": QUICK_COMPILES,
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, cases.__file__, "2x2x2", str(checkpoint), str(out)],
-            env={**environment, "JAX_PROCESS_ID": str(number)}, stderr=subprocess.PIPE, text=True,
-        )
-        for number in range(2)
-    ]
-    for child in hosts:
-        _, err = child.communicate(timeout=600)
-        assert child.returncode == 0, err
+    status, errors = several_hosts.finish(
+        several_hosts.start([cases.__file__, "2x2x2", str(checkpoint), str(out)], tmp_path)
+    )
+    assert status == [0, 0], errors
     results = np.load(out / "results.npz")
     gradients = [results[f"gradient{i}"] for i in range(len(jax.tree.leaves(tree["params"])))]
     assert_agrees({"loss": results["loss"], "gradients": gradients, "replies": results["replies"]}, one_device)

@@ -5,11 +5,11 @@ import hashlib
 import itertools
 import os
 import shutil
-import socket
 import sys
 
 import elastic_hosts
 import pytest
+import several_hosts
 from conftest import ROOT
 from test_training_loop import files as files  # a fixture
 from test_training_loop import phase, records
@@ -94,17 +94,10 @@ class Processes:
     """The running processes of a layout."""
 
     def __init__(self, layout, log):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
         self._children = []
-        for number in range(layout.processes):
-            hosts = {
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(layout.processes),
-                "JAX_PROCESS_ID": str(number),
-            } if layout.processes > 1 else {}  # fmt: skip
+        for variables in several_hosts.named(layout.processes) if layout.processes > 1 else [{}]:
             # Compiled as for users: rounding is what is measured.
-            environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **hosts}
+            environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **variables}
             devices = layout.mesh.size
             command = [sys.executable, elastic_hosts.__file__, str(devices)]
             with log.open("ab") as file:

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import several_hosts
 from conftest import QUICK_COMPILES
 
 from msm_jax import cli
@@ -83,24 +83,11 @@ def metrics(workdir):
 def test_simulated_devices_and_two_hosts_equal_one(config_file, tmp_path):
     one = start(f"--config={config_file}", f"--workdir={tmp_path / 'one'}")
     assert finish(one)[0] == 0
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    hosts = [
-        start(
-            f"--config={config_file}",
-            f"--workdir={tmp_path / 'two'}",
-            "--config.mesh.data=2",
-            "--config.mesh.fsdp=2",
-            "--config.mesh.tensor=2",
-            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(i),
-        )
-        for i in range(2)
-    ]
-    for status, _, err in [finish(host) for host in hosts]:
-        assert status == 0, err
+    words = ["-m", "msm_jax.train", f"--config={config_file}", "--workdir=two"]
+    status, errors = several_hosts.finish(
+        several_hosts.start([*words, *(f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor"))], tmp_path)
+    )
+    assert status == [0, 0], errors
     single, double = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert single.keys() == double.keys() == set(range(1, 7))
     for step, record in single.items():

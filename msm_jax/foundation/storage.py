@@ -298,8 +298,11 @@ def new_directory(
         WorkError: something in the block, or the renaming or uploading, failed (disk full, no permission).
     """
     local, above = Path(path).resolve(), list[Path]()
-    if not (shared and local.is_dir()):
+    try:
         refuse_occupied(path)
+    except InputError:
+        if not (shared and local.is_dir()):
+            raise
     if is_url(path):
         temporary = Path(tempfile.mkdtemp())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import threading
@@ -18,6 +19,8 @@ from msm_jax.foundation import lock
 
 # A process that gives no sign of life for so long counts as dead, and JAX ends those of the other hosts.
 HEARTBEAT_SECONDS = 30
+# How long the processes of a run wait for each other at its start.
+JOIN_SECONDS = 300
 # How often all hosts have asked whether to stop, and whether they shall; JAX counts on with every question.
 _asked = itertools.count(1)
 _told_to_stop = threading.Event()
@@ -50,15 +53,19 @@ def start() -> None:
     """
     if is_started():
         return
+    join = functools.partial(
+        jax.distributed.initialize,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        initialization_timeout=JOIN_SECONDS,
+    )
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize(
+        join(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
             num_processes=processes(),
             process_id=_number("JAX_PROCESS_ID"),
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     elif processes() > 1:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        join()
 
 
 def _number(variable: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,9 @@ _LEAVE_MILLISECONDS = 10_000
 # How long a host takes from saying that it ends to its end.
 _LAST_SECONDS = 1.0
 _FAILED = "msm_jax/failed"
+# What XLA and JAX call errors that another host may have caused. Their classes say less: some arrive as a ValueError,
+# and who saves or loads a checkpoint says in words of its own what failed.
+_STATUS = re.compile(r"\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 
 
 class Hosts:
@@ -59,7 +63,8 @@ class Hosts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tells the other hosts of an error, and raises that of another host where it is the cause of this one."""
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        follows = _may_follow(error)
+        if follows:
             # Such as a connection that is closed: its other end may have died, or have failed and said so.
             self._await_cause()
         self._over.set()
@@ -67,7 +72,7 @@ class Hosts:
         if error is not None:
             self._tell(error)
             self._leave()
-        if self._failure is not None and isinstance(error, jax.errors.JaxRuntimeError):
+        if self._failure is not None and follows:
             raise self._error(self._failure) from error
 
     def first(self, value: Any = None) -> Any:
@@ -151,3 +156,17 @@ class Hosts:
     def _error(self, failure: dict[str, Any]) -> Exception:
         message = f"process {failure['process']} of {self.count}: {failure['message']}"
         return {"refused": InputError, "preempted": Preempted}.get(failure["kind"], WorkError)(message)
+
+
+def _may_follow(error: BaseException | None) -> bool:
+    """Returns whether an error, or what led to it, may have its cause on another host."""
+    while error is not None:
+        if _STATUS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def together() -> contextlib.AbstractContextManager[Any]:
+    """Returns a `Hosts` where there are several, and a context that does nothing where there is one."""
+    return Hosts() if jax.process_count() > 1 else contextlib.nullcontext()

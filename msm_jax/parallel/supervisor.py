@@ -15,12 +15,20 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from msm_jax.parallel import distributed
+
 _VARIABLE = "MSM_JAX_SUPERVISOR"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Lines of JAX's coordination service. The last words of a process begin with F.
-_FATAL = re.compile(r"F\d{4} \d\d:\d\d:\d\d.*(JAX distributed service|coordination)")
+# Lines of JAX's coordination service, which may be followed by its last words; and those of our log, which show that
+# the process lives on.
+_CONCERN = re.compile(r"[WEF]\d{4} \d\d:\d\d:\d\d.*(JAX distributed service|coordination|preemption_sync)")
+_FATAL = re.compile(r"^F\d{4} \d\d:\d\d:\d\d.*(JAX distributed service|coordination)", re.MULTILINE)
+_LOG = re.compile(r"\d\d:\d\d:\d\d ")
 _SILENT = re.compile(r"stopped sending heartbeats\):\s+((?:\d+[,\s]+)*\d+)\s")
-_LEADER = "Failed to send RPC to coordination service"
+# Process 0, where the service is, is gone; or it does not answer.
+_LEADER = re.compile(r"Failed to send RPC to coordination service|CoordinationService/Heartbeat")
+
+_REGISTER = "CoordinationService/RegisterTask"
 
 
 def is_child() -> bool:
@@ -62,13 +70,16 @@ def run(command: Sequence[str], processes: int) -> int:
     assert child.stderr is not None
     last_words = ""
     for line in child.stderr:
-        if last_words or _FATAL.match(line):
+        if last_words and _LOG.match(line):
+            sys.stderr.write(last_words)
+            last_words = ""
+        if last_words or _CONCERN.match(line):
             last_words += line
         else:
             sys.stderr.write(line)
             sys.stderr.flush()
     status = child.wait()
-    if status == -signal.SIGABRT and last_words:
+    if status == -signal.SIGABRT and _FATAL.search(last_words):
         print(f"preempted: {_lost(last_words, processes)}; run the same command again to continue", file=sys.stderr)
         return 75
     sys.stderr.write(last_words)
@@ -81,7 +92,9 @@ def _lost(last_words: str, processes: int) -> str:
     if found:
         names = re.findall(r"\d+", found[1])
         return f"process {' and '.join(names)} of {processes} died, or its host is out of reach"
-    if _LEADER in last_words:
+    if _LEADER.search(last_words):
         leader = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
         return f"process 0 of {processes}{f' ({leader})' if leader else ''} died, or its host is out of reach"
+    if _REGISTER in last_words:
+        return f"not all of {processes} processes have come within {distributed.JOIN_SECONDS} s"
     return f"another of {processes} processes died"

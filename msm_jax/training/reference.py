@@ -29,7 +29,7 @@ from msm_jax.errors import InputError
 from msm_jax.foundation import hashing, storage
 from msm_jax.models.config import ModelConfig
 from msm_jax.models.lora import Adapter
-from msm_jax.parallel import sharding
+from msm_jax.parallel import distributed, sharding
 from msm_jax.training import objective, origin, placement, state
 from msm_jax.training.config import PhaseConfig
 from msm_jax.training.objective import REFERENCE
@@ -83,7 +83,7 @@ def prepare(
     """
     cache = Path(config.data.cache_dir or workdir / "cache")
     known = str(start.info.get("reference", "")) if start.kind == "resume" else ""
-    if known and _directory(cache, known).is_dir():
+    if known and not _is_missing(cache, known):
         return _read(cache, known, config, loader)
     first = origin.find(config, workdir, 0) if start.kind == "resume" else start
     weights = _weights(first, optimizer, mesh, config.seed)
@@ -93,9 +93,8 @@ def prepare(
             f"{first.checkpoint}: it has changed since the run in {workdir} began from it, and the reference computed "
             f"then is not in {cache}; put one of them back, or use another workdir"
         )
-    directory = _directory(cache, key)
-    if not directory.is_dir():
-        _compute(directory, config, first.model, weights, loader, mesh)
+    if _is_missing(cache, key):
+        _compute(_directory(cache, key), config, first.model, weights, loader, mesh)
     return _read(cache, key, config, loader)
 
 
@@ -115,6 +114,11 @@ def _key(weights: Frozen, model: ModelConfig, loader: Loader) -> str:
 
 def _directory(cache: Path, key: str) -> Path:
     return cache / f"reference-{key[:32]}"
+
+
+def _is_missing(cache: Path, key: str) -> bool:
+    """Returns whether any host finds no log-probabilities; all compute them then, or none."""
+    return distributed.any_host(not _directory(cache, key).is_dir())
 
 
 def _held_out(config: PhaseConfig) -> list[str]:
