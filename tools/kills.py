@@ -8,7 +8,8 @@ it is killed ten times and started again at once each time: while it starts, com
 its report; its main process, one worker, or all of them. Then it runs to its end, and its parameters, metrics, replies
 and report are compared with those of the undisturbed run, times aside. Runs follow until there were enough kills.
 
-With TERM a process has to end with status 75, and no training run may do more than one step again.
+With TERM a process has to end with status 75, unless it has not said anything yet since Python still imports modules.
+No training run may do more than one step again.
 
 WORKDIR/kills.jsonl has a line for each kill and each run; the same command goes on after an interruption. The exit
 status is 0 if nothing differs and no start was refused.
@@ -265,7 +266,8 @@ def disturb(workdir: Path, run: int, journal: Journal, number: signal.Signals, k
         # The next one starts while a process that was killed is still ending. Others end their work first.
         status = -9 if number == signal.SIGKILL and target != "worker" else attempt.process.wait()
         expected = {signal.SIGKILL: (-9, 0, 1), signal.SIGTERM: (75, 0)}[number]
-        if status not in expected:
+        is_python_starting = status == -signal.SIGTERM and not attempt.said
+        if status not in expected and not is_python_starting:
             journal.add({"run": run, "unexpected": status, "said": attempt.said[-2000:]})
         journal.add({"run": run, "moment": MOMENTS[index], "target": target, "seconds": round(seconds, 2),
                      "status": status})
