@@ -19,8 +19,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from msm_jax.errors import InputError
-from msm_jax.foundation import lock, storage
+from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation import lock, mirror, storage
 
 HOLDS = """
 import sys, time
@@ -160,6 +160,28 @@ def test_a_process_whose_lock_was_taken_over_is_asked_to_end(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "taken over by process 7 on host elsewhere" in caplog.text
+
+
+def test_a_process_that_lost_a_url_writes_nothing_more_to_it(memory: Any, quick: None, tmp_path: Path) -> None:
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    (tmp_path / "records").touch()
+    try:
+        with lock.hold(URL):
+            mirror.push(tmp_path, f"{URL}/phases", ["records"])
+            storage.write_json(f"{URL}.lock", ELSEWHERE)
+            assert asked.wait(10)
+            with pytest.raises(WorkError, match=f"{URL}: taken over by another process while this one stood still"):
+                mirror.push(tmp_path, f"{URL}/phases", ["records"])
+            with pytest.raises(WorkError, match="nothing is written to it"):
+                mirror.remove(URL, "")
+            mirror.push(tmp_path, f"{URL}s", ["records"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert json.loads(memory.cat(f"{URL}.lock")) == ELSEWHERE
+    storage.remove(f"{URL}.lock")
+    with lock.hold(URL):
+        mirror.push(tmp_path, URL, ["records"])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "since": "b", "pid": "c"}'])

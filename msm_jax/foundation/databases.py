@@ -50,6 +50,7 @@ def push(path: Path) -> None:
     """
     url = mirror.url_of(path)
     assert url is not None
+    lock.refuse_lost(url)
     # Another process may push it too, and an older state must not come after a newer one.
     with lock.exclusive(path.with_name(f".{path.name}.lock"), lambda: None):
         version = _version(path)

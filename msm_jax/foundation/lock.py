@@ -52,6 +52,9 @@ _PF_EXITING = 0x4
 
 _Holder = Mapping[str, Any]
 
+# What this process held until another one took it over.
+_lost: set[str] = set()
+
 log = logging.getLogger(__name__)
 
 
@@ -96,6 +99,18 @@ def inherited() -> Iterator[None]:
                 renew, look = functools.partial(_renew_orphaned, path, holder), functools.partial(_at, path)
                 stack.enter_context(_renewed(holder, renew, look, url))
         yield
+
+
+def refuse_lost(url: str) -> None:
+    """Refuses to write to a URL if another process has taken it over, or one above it, from this one.
+
+    Raises:
+      WorkError: it has.
+    """
+    for lost in _lost:
+        if f"{url}/".startswith(f"{lost}/"):
+            taken = f"{lost}: taken over by another process while this one stood still"
+            raise WorkError(f"{taken}; nothing is written to it")
 
 
 def _renew_orphaned(path: str, holder: _Holder) -> None:
@@ -199,6 +214,7 @@ def _take_over(path: Path, fd: int, silence: float) -> None:
 def _held_url(url: str, silence: float) -> Iterator[None]:
     path, me, beats = f"{url}.lock", _me(), itertools.count(1)
     _claim(url, path, me, silence)
+    _lost.discard(url)
     before = os.environ.get(_PASSED_ON, "[]")
     os.environ[_PASSED_ON] = json.dumps([*json.loads(before), [url, me]])
     try:
@@ -275,6 +291,7 @@ def _renewed(
                 now = look()
                 if now is not None and not _is(now, me):
                     log.error("%s: taken over by %s while this process stood still; ending", what, _name(now))
+                    _lost.add(str(what))
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 renew()

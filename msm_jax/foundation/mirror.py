@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import retrying, storage
+from msm_jax.foundation import lock, retrying, storage
 
 # The environment variable that says where copies lie.
 ROOT = "MSM_JAX_MIRROR"
@@ -159,8 +159,9 @@ def push(directory: Path, url: str, names: Iterable[str], *last: str) -> None:
     """Copies local files to a URL, those of `last` after all others, one by one; those that are gone are left out.
 
     Raises:
-        WorkError: one cannot be written.
+        WorkError: one cannot be written, or another process has taken over the URL.
     """
+    lock.refuse_lost(url)
 
     def send(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -178,8 +179,9 @@ def remove(url: str, first: str) -> None:
     """Deletes the files below a URL, `first` before all others.
 
     Raises:
-        WorkError: the storage does not answer, or refuses.
+        WorkError: the storage does not answer, or refuses, or another process has taken over the URL.
     """
+    lock.refuse_lost(url)
     names = files_at(url)
     if first in names:
         storage.remove(f"{url}/{first}")
