@@ -64,7 +64,13 @@ def require(holder: flags.FlagHolder[Any]) -> Any:
 def run(main: Callable[[], None]) -> NoReturn:
     """Parses the command line, sets up JAX and logging, calls `main()` and exits with its status."""
     sys.unraisablehook = _unraisable
-    ended = status(main, sys.argv)
+    try:
+        ended = status(main, sys.argv)
+    except Exception:
+        if not distributed.is_started():
+            raise
+        traceback.print_exc()
+        ended = 1
     if ended and distributed.is_started():
         # JAX would wait five minutes at exit for hosts that do not come.
         sys.stdout.flush()
