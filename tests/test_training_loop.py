@@ -15,7 +15,7 @@ from msm_jax.data import files as data_files
 from msm_jax.data import tokenizers
 from msm_jax.data.config import DataConfig, SourceConfig
 from msm_jax.errors import InputError, Preempted, WorkError
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, termination
 from msm_jax.parallel.mesh import MeshConfig
 from msm_jax.training import loop, metrics
 from msm_jax.training.config import InitConfig, OptimizerConfig, PhaseConfig
@@ -219,8 +219,21 @@ def test_a_signal_saves_and_a_second_call_continues_to_the_same_bits(whole, file
     assert records(tmp_path) == records(whole[0])
 
 
+def test_sigterm_that_arrives_twice_is_one_request(whole, files, tmp_path):
+    """As where all processes of a run get it, and the main process passes it on."""
+
+    def report(progress):
+        if progress["step"] in (6, 7):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        loop.train(phase(files), tmp_path, lambda progress: [report(progress) for _ in range(3)])
+    assert int(store.latest(tmp_path).name) in (6, 7, 8)
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_does_not_wait_and_nothing_is_lost(whole, files, tmp_path, second):
+def test_a_second_signal_does_not_wait_and_nothing_is_lost(whole, files, tmp_path, monkeypatch, second):
+    monkeypatch.setattr(termination, "_SAME_SECONDS", 0.0)
     before = signal.signal(second, signal.default_int_handler)
 
     def report(progress):

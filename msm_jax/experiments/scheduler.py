@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.foundation import termination
 from msm_jax.foundation.child_process import ChildProcess
 from msm_jax.parallel import backend
 
@@ -90,7 +91,12 @@ class Signals:
 
     def __init__(self) -> None:
         """Counts from 0."""
-        self.count = 0
+        self._requests = termination.Requests()
+
+    @property
+    def count(self) -> int:
+        """How often the process was asked to stop."""
+        return self._requests.count
 
     def __enter__(self) -> "Signals":
         """Sets the handlers."""
@@ -103,7 +109,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.count += 1
+        self._requests.add(signum)
 
 
 class _Worker:

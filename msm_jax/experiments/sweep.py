@@ -18,7 +18,7 @@ from msm_jax.experiments import checks
 from msm_jax.experiments.config import ExperimentConfig, slots
 from msm_jax.experiments.live import duration
 from msm_jax.experiments.run import LOCAL, address_of
-from msm_jax.foundation import hashing, mirror, settings, storage
+from msm_jax.foundation import hashing, mirror, settings, storage, termination
 
 # A value is made of quoted texts, of lists in brackets, and of anything else but commas.
 _VALUE = re.compile(r"""(?:"[^"]*"|'[^']*'|\((?:[^()]|\([^()]*\))*\)|\[[^][]*\]|[^,"'()[\]])+""")
@@ -107,15 +107,15 @@ def run(
     jobs = min(jobs or cores, len(points))
     waiting, running = list(points), dict[subprocess.Popen[bytes], Point]()
     done, failed = list[Point](), list[tuple[Point, int]]()
-    signals, passed_on, start = list[int](), 0, time.monotonic()
+    signals, passed_on, start = termination.Requests(), 0, time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: signals.append(received))
-    while running or (waiting and not signals):
-        while waiting and len(running) < jobs and not signals:
+        signal.signal(number, lambda received, _: signals.add(received))
+    while running or (waiting and not signals.count):
+        while waiting and len(running) < jobs and not signals.count:
             point = waiting.pop(0)
             running[_start(point, workdir, store, max(1, cores // jobs), executor, program, descriptors)] = point
         time.sleep(0.1)
-        count = len(signals)
+        count = signals.count
         for process in list(running):
             if count > passed_on:
                 process.terminate()
@@ -124,7 +124,7 @@ def run(
                 point = running.pop(process)
                 if status == 0:
                     done.append(point)
-                elif not signals:
+                elif not signals.count:
                     failed.append((point, status))
                 seconds = time.monotonic() - start
                 left = duration(seconds / len(done) * (len(waiting) + len(running))) if done else "?"
@@ -146,7 +146,7 @@ def run(
         ]
         markdown = sweep_report.write(reports, workdir, commit.strip(), expected_of(points))
         print(markdown, f"page: {mirror.named(workdir / 'sweep.html')}", sep="\n")
-    if signals:
+    if signals.count:
         finished = f"{len(done)} of {len(points)} points are done"
         raise Preempted(f"stopped by a signal; {finished}; run the same command again to continue")
     if failed:

@@ -1,17 +1,20 @@
-"""SIGTERM as an exception, for work that has nothing to save at it: planning, evals, reports."""
+"""Signals that ask a process to stop: how often it was asked, and SIGTERM as an exception where nothing is saved."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
 _AGAIN_SECONDS = 0.1
+# systemd and Slurm send SIGTERM to all processes of a run. Those that are also told by their parent get it twice.
+_SAME_SECONDS = 5.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,6 +25,25 @@ class Terminated(KeyboardInterrupt):
     """
 
 
+class Requests:
+    """How often a process was asked to stop."""
+
+    def __init__(self) -> None:
+        """Counts from 0."""
+        self.count = 0
+        self._terminated = -math.inf
+
+    def add(self, number: int) -> bool:
+        """Counts a signal, and returns whether it counts: SIGTERM that comes again within 5 seconds does not."""
+        if number == signal.SIGTERM:
+            before, now = self._terminated, time.monotonic()
+            if now - before < _SAME_SECONDS:
+                return False
+            self._terminated = now
+        self.count += 1
+        return True
+
+
 @contextlib.contextmanager
 def raising(number: int = signal.SIGTERM) -> Iterator[None]:
     """Lets a signal raise Terminated in the main thread, which calls this, while the context lasts.
@@ -29,12 +51,20 @@ def raising(number: int = signal.SIGTERM) -> Iterator[None]:
     Python drops an exception that is raised in a callback, such as JAX's of the garbage collector. Then the signal is
     sent once more, shortly afterwards.
     """
-    before, hook = signal.signal(number, _raise), sys.unraisablehook
+    requests = Requests()
+
+    def handle(received: int, frame: FrameType | None) -> None:
+        if requests.add(received):
+            raise Terminated
+
+    before, hook = signal.signal(number, handle), sys.unraisablehook
 
     def dropped(problem: sys.UnraisableHookArgs) -> None:
+        nonlocal requests
         if not isinstance(problem.exc_value, Terminated):
             hook(problem)
             return
+        requests = Requests()
         again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
@@ -45,7 +75,3 @@ def raising(number: int = signal.SIGTERM) -> Iterator[None]:
     finally:
         signal.signal(number, before)
         sys.unraisablehook = hook
-
-
-def _raise(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated

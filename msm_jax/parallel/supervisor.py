@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from msm_jax.foundation import termination
 from msm_jax.parallel import distributed
 
 _VARIABLE = "MSM_JAX_SUPERVISOR"
@@ -53,12 +54,12 @@ def run(command: Sequence[str], processes: int) -> int:
         command: its words; it calls `is_child`.
         processes: of the run.
     """
-    signals = []
+    requests = termination.Requests()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        for each in (signal.SIGTERM, signal.SIGUSR1) if len(signals) == 1 else (signal.SIGKILL,):
-            child.send_signal(each)
+        if requests.add(number):
+            for each in (signal.SIGTERM, signal.SIGUSR1) if requests.count == 1 else (signal.SIGKILL,):
+                child.send_signal(each)
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the child inherits this
     child = subprocess.Popen(
