@@ -24,7 +24,10 @@ def main():
         assert hosts.gather(hosts.index) == [0, 1]
         if hosts.index == int(sys.argv[1]):
             errors = {"InputError": InputError, "WorkError": WorkError, "ValueError": ValueError}
+            time.sleep(float(len(sys.argv) > 3))
             raise errors[sys.argv[2]]("no\\nspace")
+        if len(sys.argv) > 3:
+            raise WorkError(f"cannot be saved: {sys.argv[3]}: connection closed")
         time.sleep(60)  # as in a collective that never ends
 
 jax.config.update("jax_platforms", "cpu")
@@ -40,7 +43,8 @@ def test_an_error_on_one_host_ends_all_with_its_status_and_process_0_says_why(tm
     cases = [
         (["1", "InputError"], 2, "refused: process 1 of 2: no space"),
         (["0", "WorkError"], 1, "failed: no space"),
-        (["1", "ValueError"], 1, "failed: process 1 of 2: no space"),
+        # A defect, which the other host first meets as a connection that is closed.
+        (["1", "ValueError", "UNKNOWN"], 1, "failed: process 1 of 2: no space"),
     ]
     began = time.monotonic()
     running = [start(["talk.py", *words], tmp_path) for words, _, _ in cases]
