@@ -83,6 +83,17 @@ def stopped_in_a_callback(args, report):
     time.sleep(60)
 
 
+def stopped_at_its_start(devices, threads):
+    """Gets SIGTERM before there is a task, where worker processes handle it."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped_while_importing(devices, threads):
+    """Gets SIGTERM where nothing handles it yet."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 SETUP = []
 
 

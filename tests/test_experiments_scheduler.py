@@ -200,6 +200,12 @@ def test_a_worker_stops_at_a_signal_in_a_callback_too(pool_of, tmp_path):
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("setup", ["stopped_at_its_start", "stopped_while_importing"])
+def test_a_worker_that_a_signal_meets_before_its_task_is_no_failure(pool_of, tmp_path, setup):
+    with pool_of(1, setup=f"experiments_nodes:{setup}") as pool, pytest.raises(Preempted, match="a: its worker was"):
+        pool.run([task("a", tmp_path)], Heard())
+
+
 def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

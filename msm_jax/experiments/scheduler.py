@@ -20,6 +20,8 @@ from msm_jax.parallel import backend
 
 # Seconds that running tasks have to save a checkpoint after SIGTERM; a second signal kills them at once.
 STOP_SECONDS = 120.0
+# How a worker ends at SIGTERM before it has begun its task.
+_STOPPED = (75, -signal.SIGTERM)
 TICK_SECONDS = 0.25
 _LOG_LINES = 12
 
@@ -269,7 +271,10 @@ class Pool:
             self.workers.remove(worker)
             worker.child.process.wait()
             status = worker.child.kill()
-            if worker.task is not None:
+            if worker.task is not None and status in _STOPPED:
+                listener.ended(worker.task.id, 0.0, failed=True)
+                failure = failure_of({"event": "stopped", "id": worker.task.id})
+            elif worker.task is not None:
                 lines = worker.last_lines()
                 for line in lines:
                     listener.say(line)
