@@ -23,7 +23,7 @@ def workdir(given: str, hosts: int, keep: bool) -> tuple[str, str]:
     """Returns the share to mount, HOST:/EXPORT or empty, and the workdir on the machines.
 
     Raises:
-        InputError: the machines would not share it, it would be deleted with them, or it is in a bucket.
+        InputError: the machines would not share it, it would be deleted with them, or it is at a URL of another kind.
     """
     if given.startswith("nfs://"):
         host, _, rest = given.removeprefix("nfs://").partition("/")
@@ -32,10 +32,12 @@ def workdir(given: str, hosts: int, keep: bool) -> tuple[str, str]:
         if not host or not export or not parts or ".." in parts or parts[0] == "/":
             raise InputError(f"--workdir={given}: write nfs://HOST/EXPORT/DIRECTORY")
         return f"{host}:/{export}", f"{commands.MOUNT}/{'/'.join(parts)}"
+    if given.startswith("gs://") and hosts == 1:
+        return "", given
     if "://" in given:
         raise InputError(
-            f"--workdir={given}: on the machines workdirs are in file systems, not in buckets; give a share of NFS, "
-            "such as Filestore, as nfs://HOST/EXPORT/DIRECTORY"
+            f"--workdir={given}: machines work at gs://BUCKET/DIRECTORY on a slice with one host, and at "
+            f"nfs://HOST/EXPORT/DIRECTORY on any, such as a share of Filestore; this slice has {hosts}"
         )
     if hosts > 1:
         raise InputError(

@@ -28,7 +28,7 @@ class Job:
         spot: whether the slice may be preempted.
         runtime_version: the software of the machines.
         share: HOST:/EXPORT of NFS that every machine mounts at `MOUNT`, or empty.
-        directory: the workdir on the machines, absolute, or relative to the checkout.
+        directory: the workdir on the machines, absolute, relative to the checkout, or in a bucket.
         command: the words of the command, without --workdir.
     """
 
@@ -41,6 +41,11 @@ class Job:
     share: str
     directory: str
     command: tuple[str, ...]
+
+    @property
+    def is_in_bucket(self) -> bool:
+        """Whether the workdir is in a bucket."""
+        return self.directory.startswith("gs://")
 
     @property
     def hosts(self) -> int:
@@ -97,8 +102,12 @@ def copy(job: Job, archived: Path) -> list[str]:
 
 def setup(job: Job) -> list[str]:
     """Unpacks the checkout on every machine, mounts the share and installs the packages."""
-    mount = f" {shlex.join([job.share, job.directory])}" if job.share else ""
-    return _ssh(job, f"tar -xzf msm_jax.tar.gz && bash msm_jax/launch/setup_host.sh{mount}")
+    words = ["bash", "msm_jax/launch/setup_host.sh"]
+    if job.share:
+        words += [job.share, job.directory]
+    elif job.is_in_bucket:
+        words.append(job.directory)
+    return _ssh(job, f"tar -xzf msm_jax.tar.gz && {shlex.join(words)}")
 
 
 def run(job: Job) -> list[str]:

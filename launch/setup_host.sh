@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Prepares a machine; launch/tpu_vm.py, launch/sky.yaml and launch/ray_cluster.yaml run it on each.
 #
-#   setup_host.sh [HOST:/EXPORT DIRECTORY]
+#   setup_host.sh [HOST:/EXPORT DIRECTORY | gs://BUCKET/DIRECTORY]
 #
 # Mounts the export of NFS at /shared, makes DIRECTORY below it, and installs the packages for TPUs, for
-# GPUs or for neither into .venv of the checkout. The images have Python 3.10, therefore uv brings a newer one.
+# GPUs or for neither into .venv of the checkout, and what buckets need if one is named. The images have Python 3.10,
+# therefore uv brings a newer one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,4 +31,7 @@ elif compgen -G "/dev/accel*" >/dev/null || compgen -G "/dev/vfio/*" >/dev/null;
     python3 -m uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt
 else
     python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt
+fi
+if [ $# -eq 1 ]; then
+    python3 -m uv pip install --quiet --python .venv/bin/python --constraint requirements.txt gcsfs
 fi

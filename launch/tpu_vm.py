@@ -38,7 +38,7 @@ def flag_values() -> flags.FlagValues:
         ("name", "The name of the slice, which no other one of the project has."),
         ("zone", "The zone of Google Cloud, such as us-west4-a."),
         ("accelerator", "The slice, such as v5e:8x8, or v5litepod-64."),
-        ("workdir", "nfs://HOST/EXPORT/DIRECTORY; on a slice with one host and with --keep, also a directory there."),
+        ("workdir", "nfs://HOST/EXPORT/DIRECTORY; on one host also gs://BUCKET/DIRECTORY, or with --keep a directory."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_string("project", "", "The project of Google Cloud; empty: gcloud's own setting.", flag_values=values)
@@ -100,7 +100,7 @@ def launch(argv: list[str]) -> None:
 
 
 def _risk(job: Job) -> str:
-    if job.spot and not job.share:
+    if job.spot and not job.share and not job.is_in_bucket:
         return f"{job.directory} is lost when the machine is preempted, and the command then begins again"
     return ""
 

@@ -84,6 +84,19 @@ def test_a_dry_run_of_the_documented_command_prints_the_documented_commands(with
     assert capsys.readouterr().out == block_after("With `--dry_run` it prints what it executes:")
 
 
+def test_a_slice_with_one_host_works_in_a_bucket(gcloud, tmp_path, capsys):
+    """It is prepared for it, and is no risk where the machine is lost."""
+    gcloud.answer({"describe": [(0, "ACTIVE"), (0, "ACTIVE")], "run_on_host.sh": [(0, all_hosts(0))]})
+    tpu_vm.launch([
+        "tpu_vm", "--name=run", "--zone=z", "--accelerator=v5e:2x4", "--spot", "--workdir=gs://bucket/runs/mini",
+        "--poll_seconds=0", f"--logs={tmp_path / 'logs'}", "--", "python", "-m", "msm_jax.sample", "--prompt=Hi",
+    ])
+    scripts = [call[-1] for call in gcloud.calls if call[4] == "ssh"]
+    assert scripts[0].endswith("bash msm_jax/launch/setup_host.sh gs://bucket/runs/mini")
+    assert scripts[1].endswith("--prompt=Hi --workdir=gs://bucket/runs/mini")
+    assert "lost when" not in capsys.readouterr().err
+
+
 def test_a_slice_that_is_preempted_twice_is_asked_for_again_until_the_run_is_complete(gcloud, tmp_path, capsys):
     """The documented command, with each call of gcloud as the dry run has it."""
     gcloud.answer({
@@ -215,7 +228,8 @@ def test_an_interrupt_deletes_the_slice_and_says_so(gcloud, tmp_path):
         (["--accelerator=v5litepod-48"], "there is no such slice; the nearest is v5e:"),
         (["--accelerator=v9-8"], "no TPU is called 'v9'"),
         (["--accelerator=v5p:4x4x16"], "most compact shape"),
-        (["--workdir=gs://bucket/run"], "file systems, not in buckets"),
+        (["--workdir=gs://bucket/run"], "on a slice with one host, and at nfs://"),
+        (["--workdir=s3://bucket/run", "--accelerator=v5e:2x4"], "machines work at gs://BUCKET/DIRECTORY"),
         (["--workdir=runs/pretrain"], "4 hosts would each have a directory of their own"),
         (["--workdir=runs/pretrain", "--accelerator=v5e:2x4"], "add --keep"),
         (["--workdir=nfs://nas/share"], "write nfs://HOST/EXPORT/DIRECTORY"),
