@@ -183,9 +183,10 @@ def one_device():
 def test_eight_devices_and_micro_batches_do_not_change_a_step(one_device, chosen):
     expected, weights = one_device[chosen]
     got, other = build(MeshConfig(2, 2, 2), 2, chosen)
-    for a, b in zip(expected, got, strict=True):
+    for number, (a, b) in enumerate(zip(expected, got, strict=True)):
         assert a.keys() == b.keys()
-        for name in a:
+        # In the first step the model is its reference, and rounding decides which answer it prefers.
+        for name in a.keys() - ({"accuracy"} if number == 0 else set()):
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-5), name
     for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)

@@ -14,7 +14,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -131,7 +131,6 @@ def abstract_weights(config: LoraConfig, model: ModelConfig) -> Weights:
     return jax.eval_shape(lambda key: init_weights(config, model, key), jax.random.key(0))
 
 
-@lru_cache
 def count_weights(config: LoraConfig, model: ModelConfig) -> int:
     """Returns the number of weights of an adapter."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_weights(config, model)))

@@ -340,7 +340,6 @@ def abstract_params(config: ModelConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
-@functools.lru_cache
 def count_params(config: ModelConfig) -> int:
     """Returns the exact number of parameters, from abstract shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))

@@ -6,6 +6,7 @@ What follows from a checkpoint for the phase is decided in `training.start`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Origin:
         """The frozen adapters that are applied beside the base, bottom first."""
         return () if self.stack is None else tuple(each.config for each in self.stack.below if not each.merged)
 
-    @property
+    @functools.cached_property  # every checkpoint records it, and counting traces the initialisation
     def trained(self) -> int:
         """The number of parameters that the phase trains."""
         if self.stack is None:
