@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.unraisablehook = _unraisable
     try:
         ended = status(main, sys.argv)
-    except Exception:
+    except Exception:  # a defect, for which the other hosts must not wait
         if not distributed.is_started():
             raise
         traceback.print_exc()

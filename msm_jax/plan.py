@@ -63,7 +63,7 @@ def main() -> None:
     for part in report.render(plan):
         console.print(part)
     where = found.name.replace(":", "-") if found else "here"
-    path = Path(_WORKDIR.value or f"runs/plans/{name}/{where}") / "plan.json"
+    path = f"{_WORKDIR.value or f'runs/plans/{name}/{where}'}/plan.json"
     storage.write_json(path, plan_lib.to_json(plan))
     console.print(f"wrote {path}")
     if not plan.fits:

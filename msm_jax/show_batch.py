@@ -9,7 +9,6 @@ two segments, its chosen and its rejected answer after the prompt.
 
 import itertools
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from absl import flags
 
 from msm_jax import cli
 from msm_jax.analysis import terminal
+from msm_jax.checkpoints import workdirs
 from msm_jax.data import epochs
 from msm_jax.data.loader import Batch, Loader
 from msm_jax.data.tokenizers import Tokenizer
 from msm_jax.errors import InputError
-from msm_jax.foundation import settings
+from msm_jax.foundation import mirror, settings
 from msm_jax.training import origin
 from msm_jax.training.config import PhaseConfig
 
@@ -43,8 +43,8 @@ def main() -> None:
     for flag in (_STEP, _ROWS):
         if flag.value < 0:
             raise InputError(f"--{flag.name}={flag.value}: use a number from 0 up")
-    with tempfile.TemporaryDirectory(prefix="show_batch") as scratch:
-        workdir = Path(_WORKDIR.value or scratch)
+    with mirror.apart(), tempfile.TemporaryDirectory(prefix="show_batch") as scratch:
+        workdir = workdirs.fetched(_WORKDIR.value or scratch)
         start = origin.find(config, workdir)
         loader = Loader(
             config.data, start.tokenizer, start.template, config.batch_rows, config.seed, workdir / "cache"

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from msm_jax import cli
 from msm_jax.checkpoints import workdirs
 from msm_jax.experiments import sweep as sweep_lib
-from msm_jax.experiments.run import LOCAL, absolute, check_shared
+from msm_jax.experiments.run import LOCAL, absolute, refuse_urls
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -44,7 +44,8 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join([*(point.name for point in points), f"{len(points)} points"]))
         return
-    check_shared(_EXECUTOR.value, workdir, store)
+    if _EXECUTOR.value != LOCAL:
+        refuse_urls(workdir, store)
     with workdirs.held(workdir, store) as held, workdirs.pushed(held.workdir, results=False):
         kept = held.store if store else held.workdir / "store"
         sweep_lib.run(points, held.workdir, kept, _JOBS.value, _EXECUTOR.value, descriptors=held.descriptors)

@@ -8,6 +8,7 @@ from absl import flags
 from msm_jax import cli
 from msm_jax.data import sources, tokenizers
 from msm_jax.errors import InputError
+from msm_jax.foundation import storage
 
 _WORKDIR = cli.workdir_flag()
 _DOCUMENTS = flags.DEFINE_string("documents", "", "Files of documents: a path, a glob, or a comma-separated list.")
@@ -22,6 +23,8 @@ def main() -> None:
         InputError: no text is given, a file cannot be used, or the vocabulary is too small.
     """
     workdir = cli.require(_WORKDIR)
+    if storage.is_url(workdir):
+        raise InputError(f"--workdir={workdir}: phases read a tokenizer from a directory of this machine; give one")
     if not _DOCUMENTS.value and not _CHATS.value:
         raise InputError("--documents and --chats are empty; give files to train on")
     texts: list[str] = []

@@ -60,7 +60,8 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_prints_shares_rows_and_marks(config: Path) -> None:
-    done = run(f"--config={config}", "--step=3", "--rows=4", "--config.seed=2")
+    url = f"--workdir=file://{config.parent}/run"  # where there is nothing yet
+    done = run(f"--config={config}", "--step=3", "--rows=4", "--config.seed=2", url)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("shown, step 3 of 5: 4 rows of 32 slots; tokenizer ")

@@ -92,7 +92,7 @@ def test_a_python_that_does_not_run_is_refused(python, message):
 def test_devices_at_hand_are_planned_and_planned_again_from_the_cache(tmp_path):
     command = [
         sys.executable, "-m", "msm_jax.plan", "--config=configs/plan.py:mini-0.3m,seq=64,chips=2",
-        "--decode_rows=2", "--decode_slots=64", f"--workdir={tmp_path}",
+        "--decode_rows=2", "--decode_slots=64", f"--workdir=file://{tmp_path}",
     ]
     # Two devices have to be simulated, as a phase would.
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": QUICK_COMPILES}

@@ -37,6 +37,7 @@ def test_words_of_documents_and_chats_become_single_pieces(tmp_path: Path):
     [
         (["--workdir=out"], "--documents and --chats are empty"),
         (["--documents=data/examples/documents.jsonl"], "--workdir is missing"),
+        (["--workdir=gs://bucket/out"], "--workdir=gs://bucket/out: phases read a tokenizer from a directory"),
         (["--documents=data/examples/chats.jsonl", "--workdir=out"], "data/examples/chats.jsonl:1"),
     ],
 )

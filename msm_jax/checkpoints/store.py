@@ -80,13 +80,13 @@ class Writer:
         if _lies_in_host_memory(entries):
             # All that Orbax does can wait for the background, once there is a copy.
             entries = jax.tree.map(np.array, entries)
-            self._pending = (step, self._committer.submit(lambda: self._commit(step, _begin(path, entries, metadata))))
+            self._pending = (step, self._committer.submit(lambda: self._end(step, _begin(path, entries, metadata))))
             return
         try:
             response = _begin(path, entries, metadata)
         except _FAILURES as error:
             raise self._failed(step, error) from error
-        self._pending = (step, self._committer.submit(self._commit, step, response))
+        self._pending = (step, self._committer.submit(self._end, step, response))
 
     def wait(self) -> None:
         """Waits until the save in progress is committed and older checkpoints are deleted.
@@ -103,7 +103,7 @@ class Writer:
         except _FAILURES as error:
             raise self._failed(step, error) from error
 
-    def _commit(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+    def _end(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         _commit(self.path(step), response)
         if jax.process_index() == 0:
             prune(self._root.parent, self._keep, self._always, sound=step)

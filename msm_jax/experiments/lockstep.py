@@ -34,7 +34,7 @@ def start(config: ExperimentConfig, workdir: Location, console: Console, kept: L
     """
     from msm_jax.experiments import run
 
-    run.check_shared("", workdir, kept)
+    run.refuse_urls(workdir, kept)
     meshes = (*_meshes(config).values(), config.scoring.mesh)
     execute.start(max(mesh.size for mesh in meshes), config.scoring.threads)
     distributed.start()

@@ -59,7 +59,8 @@ def run(
     """
     if isinstance(executor, str):
         address_of(executor)
-    check_shared(executor, workdir, store)
+    if executor != LOCAL:
+        refuse_urls(workdir, store)
     workdir, store = absolute(workdir), None if store is None else absolute(store)
     known = checks.check_settings(config)
     checks.check_files(known)
@@ -236,14 +237,14 @@ def absolute(location: Location) -> Location:
     return location if storage.is_url(location) else Path(location).absolute()
 
 
-def check_shared(executor: str | Executor, workdir: Location, store: Location | None) -> None:
-    """Refuses a URL where the processes of other machines do the work, since they do not see the copy of this one.
+def refuse_urls(workdir: Location, store: Location | None) -> None:
+    """Refuses URLs for work in which processes of other machines take part, since they do not see the copy of this one.
 
     Raises:
-      InputError: the workdir or the store is a URL, and the executor is not the local one.
+      InputError: the workdir or the store is a URL.
     """
     for location in (workdir, store):
-        if executor != LOCAL and location is not None and storage.is_url(location):
+        if location is not None and storage.is_url(location):
             raise InputError(
                 f"{location}: one machine alone works at a URL; for several hosts or Ray, give a directory on a file "
                 "system that they share, such as a mounted bucket or Filestore"

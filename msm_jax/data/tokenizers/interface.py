@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msm_jax.errors import InputError
-from msm_jax.foundation import hashing
+from msm_jax.foundation import hashing, storage
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
@@ -58,6 +58,8 @@ class Tokenizer(abc.ABC):
         Raises:
           InputError: there is no tokenizer, or as for `from_files`.
         """
+        if storage.is_url(directory):
+            raise InputError(f"{directory}: a tokenizer is read from a directory of this machine; copy it there")
         folder = Path(directory)
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
         if not files.keys() & {SENTENCEPIECE_FILE, JSON_FILE}:
