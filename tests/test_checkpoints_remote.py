@@ -14,7 +14,7 @@ from objects import memory as memory  # a fixture
 from test_training_faults import EVERY_TWO, spoil
 from test_training_faults import whole as whole  # a fixture
 from test_training_kept_steps import stopped
-from test_training_loop import after, assert_same_bits, phase, records
+from test_training_loop import after, assert_same_bits, phase, records, steps_in
 from test_training_loop import files as files  # a fixture
 from test_training_loop_processes import config_file as config_file  # a fixture
 from test_training_loop_processes import metrics, start
@@ -75,7 +75,7 @@ def test_a_run_in_an_object_store_is_continued_on_another_machine(whole, files, 
         assert kills.arrays(newest) == kills.arrays(workdir / "checkpoints/2")
         assert (newest / "params").exists() and not (newest / "opt_state").exists()
     seen = []
-    trained(config, URL, lambda said: seen.append(said["step"]))
+    trained(config, URL, lambda said: seen.extend(steps_in(said)))
     assert seen[0] == 3
     check_same_run(URL, whole, tmp_path)
     before = memory.info(f"{URL}/result.json")["created"]
@@ -190,7 +190,7 @@ def test_a_killed_process_is_replaced_and_a_second_writer_refused(config_file, h
     seen = []
 
     def report(progress):
-        seen.append(progress["step"])
+        seen.extend(steps_in(progress))
         if len(seen) == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -117,6 +117,11 @@ def records(workdir):
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
+def steps_in(progress):
+    """The step of a report in a list, which is empty for a notice: on a busy machine any step may be a slow one."""
+    return [progress["step"]] if "step" in progress else []
+
+
 @pytest.fixture(scope="module")
 def whole(files, tmp_path_factory):
     """An uninterrupted run."""
@@ -184,7 +189,7 @@ def test_a_killed_run_continues_to_the_same_bits(whole, files, tmp_path, killed_
     config = phase(files, checkpoint_every=3)
 
     def report(progress):
-        if progress["step"] == killed_at:
+        if progress.get("step") == killed_at:
             raise Killed
 
     with pytest.raises(Killed):
@@ -204,7 +209,7 @@ def test_a_signal_saves_and_a_second_call_continues_to_the_same_bits(whole, file
     before = signal.getsignal(number)
 
     def report(progress):
-        if progress["step"] == 5:
+        if progress.get("step") == 5:
             os.kill(os.getpid(), number)
 
     with pytest.raises(Preempted, match="run the same command again") as caught:
@@ -223,7 +228,7 @@ def test_sigterm_that_arrives_twice_is_one_request(whole, files, tmp_path):
     """As where all processes of a run get it, and the main process passes it on."""
 
     def report(progress):
-        if progress["step"] in (6, 7):
+        if progress.get("step") in (6, 7):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Preempted):
@@ -237,7 +242,7 @@ def test_a_second_signal_does_not_wait_and_nothing_is_lost(whole, files, tmp_pat
     before = signal.signal(second, signal.default_int_handler)
 
     def report(progress):
-        if progress["step"] in (6, 7):
+        if progress.get("step") in (6, 7):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), second)
 
@@ -317,7 +322,7 @@ def test_data_and_tokenizer_that_changed_are_refused(files, tmp_path):
     config = phase(files, checkpoint_every=3, data={"sources": {"web": SourceConfig(str(copy), holdout=0.1)}})
 
     def report(progress):
-        if progress["step"] == 5:
+        if progress.get("step") == 5:
             raise Killed
 
     with pytest.raises(Killed):

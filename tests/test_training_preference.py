@@ -256,7 +256,7 @@ class Killed(Exception):
 
 def killed(config, workdir, at):
     def stop(progress):
-        if progress["step"] == at:
+        if progress.get("step") == at:
             raise Killed
 
     with pytest.raises(Killed):
