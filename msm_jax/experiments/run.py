@@ -247,7 +247,7 @@ def refuse_urls(workdir: Location, store: Location | None) -> None:
         if location is not None and storage.is_url(location):
             raise InputError(
                 f"{location}: one machine alone works at a URL; for several hosts or Ray, give a directory on a file "
-                "system that they share, such as a mounted bucket or Filestore"
+                "system that they share, such as NFS or Filestore"
             )
 
 
