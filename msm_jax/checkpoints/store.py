@@ -379,13 +379,13 @@ def _fault_here(path: Path, entries: Collection[str] | None, part: int, parts: i
 
 def _saving() -> ocp.Context:
     """Returns a context that stores large arrays in pieces, and stacked layers one by one, so that each can be read."""
-    storage = ocp.options.ArrayOptions.Saving.StorageOptions
+    options = ocp.options.ArrayOptions.Saving.StorageOptions
 
     def pieces(keys: Any, value: Any) -> Any:
         if getattr(value, "nbytes", 0) <= _PIECE_BYTES:
             return None
         layered = any(_key_name(key) == "layers" for key in keys)
-        return storage(chunk_byte_size=_PIECE_BYTES, shard_axes=(0,) if layered else ())
+        return options(chunk_byte_size=_PIECE_BYTES, shard_axes=(0,) if layered else ())
 
     context = ocp.Context()
     context.array.saving.scoped_storage_options_creator = pieces
