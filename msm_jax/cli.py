@@ -71,6 +71,8 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         traceback.print_exc()
         ended = 1
+    # The status is decided. A signal that arrives while Python ends would hide it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ended and distributed.is_started():
         # JAX would wait five minutes at exit for hosts that do not come.
         sys.stdout.flush()

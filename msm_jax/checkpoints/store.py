@@ -24,7 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from msm_jax.checkpoints import integrity, remote, retention
 from msm_jax.errors import InputError, WorkError
-from msm_jax.foundation import hashing, mirror, storage
+from msm_jax.foundation import hashing, mirror, storage, termination
 from msm_jax.parallel import distributed
 
 FORMAT = 1
@@ -448,7 +448,13 @@ def _damaged(path: Path, wrong: str) -> InputError:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the first cause in a chain of exceptions, in one line."""
+    """Returns the first cause in a chain of exceptions, in one line.
+
+    Raises:
+        Terminated: a signal is among the causes, so that nothing is wrong with the files.
+    """
+    if termination.led_to(error):
+        raise termination.Terminated from error
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     text = " ".join(str(error).split())

@@ -51,7 +51,8 @@ def main() -> int:
 def resolve(call: str) -> Callable[..., Any]:
     """Returns the function that "module:function" names."""
     module, function = call.split(":")
-    return getattr(importlib.import_module(module), function)
+    with termination.held():
+        return getattr(importlib.import_module(module), function)
 
 
 def run(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None], *more: Any) -> dict[str, Any]:
@@ -67,6 +68,8 @@ def run(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None], *more: 
     try:
         resolve(task["call"])(task["args"], report, *more)
     except (InputError, WorkError) as error:
+        if termination.led_to(error):
+            return {"event": "stopped", "id": task["id"]}
         kind = "InputError" if isinstance(error, InputError) else "WorkError"
         return {"event": "failed", "id": task["id"], "kind": kind, "message": str(error)}
     except (Preempted, Terminated):

@@ -49,7 +49,7 @@ def raising(number: int = signal.SIGTERM) -> Iterator[None]:
     """Lets a signal raise Terminated in the main thread, which calls this, while the context lasts.
 
     Python drops an exception that is raised in a callback, such as JAX's of the garbage collector. Then the signal is
-    sent once more, shortly afterwards.
+    sent once more, shortly afterwards. An error that Terminated led to ends the block as Terminated.
     """
     requests = Requests()
 
@@ -72,6 +72,37 @@ def raising(number: int = signal.SIGTERM) -> Iterator[None]:
     sys.unraisablehook = dropped
     try:
         yield
+    except Exception as error:
+        if led_to(error):
+            raise Terminated from error
+        raise
     finally:
         signal.signal(number, before)
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Lets SIGTERM wait until the block ends, where a function of Python handles it.
+
+    Modules are imported so: an extension can crash the process if an exception meets it while it is initialised.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if arrived:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def led_to(error: BaseException | None) -> bool:
+    """Returns whether an error has Terminated among its causes: libraries take it for a failure of their own."""
+    while error is not None and not isinstance(error, Terminated):
+        error = error.__cause__ or error.__context__
+    return error is not None
