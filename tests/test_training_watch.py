@@ -78,17 +78,21 @@ def test_a_run_says_what_is_unusual_and_a_killed_one_ends_with_the_same_records(
     assert records(killed) == records(watched)
     assert_same_bits(store.latest(killed), store.latest(watched))
     seconds = goodput.summary(killed)
-    assert 0.9 * wall < sum(seconds.values()) <= wall
+    # The ledger ends before the run closes its files and threads, which takes as long as the machine lets it.
+    assert min(wall - 0.5, 0.8 * wall) < sum(seconds.values()) <= wall
     assert all(seconds[kind] > 0 for kind in ("startup", "step", "evaluation", "checkpoint", "data_wait"))
 
 
-def test_the_ledger_counts_steps_that_were_done_again_as_lost_and_outlives_a_kill(tmp_path):
+def test_the_ledger_counts_steps_that_were_done_again_as_lost_and_outlives_a_kill(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(goodput.time, "monotonic", lambda: now[0])
+
     def start(resumed, *work):
-        ledger = goodput.Ledger(time.monotonic())
+        ledger = goodput.Ledger(now[0])
         ledger.spent("startup")
         ledger.open(tmp_path / goodput.NAME, resumed)
         for step in work:
-            time.sleep(0.02)
+            now[0] += 0.02
             ledger.spent("step", step)
             ledger.flush()
         os.truncate(tmp_path / goodput.NAME, (tmp_path / goodput.NAME).stat().st_size - 5)
@@ -96,8 +100,8 @@ def test_the_ledger_counts_steps_that_were_done_again_as_lost_and_outlives_a_kil
     start(0, 1, 2, 3, 4)
     start(2, 3, 4)
     found = goodput.summary(tmp_path)
-    assert found["step"] == pytest.approx(0.06, abs=0.015), "1, 2 and 3; the kill took the last line of each start"
-    assert found["lost"] == pytest.approx(0.02, abs=0.01), "step 3"
+    assert found["step"] == pytest.approx(0.06), "1, 2 and 3; the kill took the last line of each start"
+    assert found["lost"] == pytest.approx(0.02), "step 3"
     assert goodput.summary(tmp_path / "none") == {}
 
 
