@@ -1,4 +1,9 @@
-"""The three ways a command ends early. Every room may import this module; `msm_jax.cli.run` maps them to exit codes."""
+"""The three ways a command ends early, and the causes of an exception. Every room may import this module.
+
+`msm_jax.cli.run` maps the three to exit codes.
+"""
+
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
@@ -15,3 +20,10 @@ class WorkError(RuntimeError):
 
 class Preempted(RuntimeError):
     """Stopped by a signal after a checkpoint was saved: exit status 75; running the same command again continues."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception and then what led to it, the first cause last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

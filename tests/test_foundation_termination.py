@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from msm_jax.checkpoints import store
 from msm_jax.errors import InputError, WorkError
@@ -15,8 +15,6 @@ from msm_jax.experiments import worker
 from msm_jax.foundation import termination
 from msm_jax.foundation.termination import Terminated
 
-ROOT = Path(__file__).parent.parent
-STOP = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
 AT_EXIT = """
 import atexit, os, signal
 from msm_jax import cli
@@ -27,7 +25,9 @@ cli.run(lambda: print("done"))
 
 
 def test_a_module_is_imported_to_its_end_before_a_signal_is_heard(tmp_path, monkeypatch):
-    (tmp_path / "stopped_at_import.py").write_text(f"{STOP}WHOLE = True\n")
+    (tmp_path / "stopped_at_import.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nWHOLE = True\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated), termination.raising():
@@ -40,7 +40,6 @@ def test_a_module_is_imported_to_its_end_before_a_signal_is_heard(tmp_path, monk
 
 @pytest.mark.parametrize("error", [InputError, WorkError, ImportError, RuntimeError])
 def test_an_error_that_a_signal_led_to_ends_as_the_signal(error):
-
     def fail(number):
         try:
             signal.raise_signal(number)

@@ -1,5 +1,6 @@
 """What a run says of itself: where its time went, what is unusual, where it stands still, and traces."""
 
+import gc
 import json
 import os
 import re
@@ -70,6 +71,7 @@ def test_a_run_says_what_is_unusual_and_a_killed_one_ends_with_the_same_records(
         if progress.get("step") == 28:
             raise Killed
 
+    gc.collect()  # now, so that what earlier tests left is not collected between the spans of the ledger
     began, config = time.monotonic(), phase(files, steps=STEPS, eval_every=20, checkpoint_every=14)
     with pytest.raises(Killed):
         loop.train(config, killed, kill)
@@ -78,8 +80,7 @@ def test_a_run_says_what_is_unusual_and_a_killed_one_ends_with_the_same_records(
     assert records(killed) == records(watched)
     assert_same_bits(store.latest(killed), store.latest(watched))
     seconds = goodput.summary(killed)
-    # The ledger ends before the run closes its files and threads, which takes as long as the machine lets it.
-    assert min(wall - 0.5, 0.8 * wall) < sum(seconds.values()) <= wall
+    assert 0.9 * wall < sum(seconds.values()) <= wall
     assert all(seconds[kind] > 0 for kind in ("startup", "step", "evaluation", "checkpoint", "data_wait"))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax.checkpoints import integrity, remote, retention
-from msm_jax.errors import InputError, WorkError
+from msm_jax.errors import InputError, WorkError, causes
 from msm_jax.foundation import hashing, mirror, storage, termination
 from msm_jax.parallel import distributed
 
@@ -455,8 +455,7 @@ def reason(error: BaseException) -> str:
     """
     if termination.led_to(error):
         raise termination.Terminated from error
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
+    *_, error = causes(error)
     text = " ".join(str(error).split())
     for known in ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded"):
         if known in text:

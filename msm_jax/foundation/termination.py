@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from msm_jax.errors import causes
+
 _AGAIN_SECONDS = 0.1
 # systemd and Slurm send SIGTERM to all processes of a run. Those that are also told by their parent get it twice.
 _SAME_SECONDS = 5.0
@@ -101,8 +103,6 @@ def held() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def led_to(error: BaseException | None) -> bool:
+def led_to(error: BaseException) -> bool:
     """Returns whether an error has Terminated among its causes: libraries take it for a failure of their own."""
-    while error is not None and not isinstance(error, Terminated):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    return any(isinstance(each, Terminated) for each in causes(error))

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed  # JAX has no public name for its coordination service
 
-from msm_jax.errors import InputError, Preempted, WorkError
+from msm_jax.errors import InputError, Preempted, WorkError, causes
 from msm_jax.foundation.termination import Terminated
 from msm_jax.parallel import distributed
 
@@ -160,11 +160,7 @@ class Hosts:
 
 def _may_follow(error: BaseException | None) -> bool:
     """Returns whether an error, or what led to it, may have its cause on another host."""
-    while error is not None:
-        if _STATUS.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(_STATUS.search(str(each)) for each in causes(error))
 
 
 def together() -> contextlib.AbstractContextManager[Any]:
