@@ -15,6 +15,7 @@ import logging, sys, time
 import jax
 from msm_jax import cli
 from msm_jax.errors import InputError, WorkError
+from msm_jax.foundation.termination import Terminated
 from msm_jax.parallel import distributed
 from msm_jax.parallel.hosts import Hosts
 
@@ -25,6 +26,8 @@ def main():
         if hosts.index == int(sys.argv[1]):
             errors = {"InputError": InputError, "WorkError": WorkError, "ValueError": ValueError}
             time.sleep(float(len(sys.argv) > 3))
+            if sys.argv[2] == "Terminated":
+                raise InputError("data.jsonl cannot be read") from Terminated()
             raise errors[sys.argv[2]]("no\\nspace")
         if len(sys.argv) > 3:
             raise WorkError(f"cannot be saved: {sys.argv[3]}: connection closed")
@@ -43,6 +46,8 @@ def test_an_error_on_one_host_ends_all_with_its_status_and_process_0_says_why(tm
     cases = [
         (["1", "InputError"], 2, "refused: process 1 of 2: no space"),
         (["0", "WorkError"], 1, "failed: no space"),
+        # What a signal interrupts may look like a fault of the input.
+        (["1", "Terminated"], 75, "preempted: process 1 of 2: stopped by SIGTERM"),
         # A defect, which the other host first meets as a connection that is closed.
         (["1", "ValueError", "UNKNOWN"], 1, "failed: process 1 of 2: no space"),
     ]

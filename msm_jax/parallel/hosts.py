@@ -20,7 +20,7 @@ import jax
 from jax._src import distributed as jax_distributed  # JAX has no public name for its coordination service
 
 from msm_jax.errors import InputError, Preempted, WorkError, causes
-from msm_jax.foundation.termination import Terminated
+from msm_jax.foundation.termination import Terminated, led_to
 from msm_jax.parallel import distributed
 
 _TURN_MILLISECONDS = 500
@@ -130,6 +130,8 @@ class Hosts:
             os._exit(failure["status"])
 
     def _tell(self, error: BaseException) -> None:
+        if led_to(error):
+            error = Terminated("stopped by SIGTERM")
         kinds = {InputError: ("refused", 2), Preempted: ("preempted", 75), Terminated: ("preempted", 75)}
         kind, status = next((said for cls, said in kinds.items() if isinstance(error, cls)), ("failed", 1))
         text = " ".join(str(error).split()) or type(error).__name__
