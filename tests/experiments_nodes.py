@@ -20,10 +20,12 @@ def note(directory, word):
 
 
 def work(args, report):
-    """Sleep, report, and do what `args["how"]` says."""
+    """Report, wait for the file `args["wait"]` if there is one, and sleep or do what `args["how"]` says."""
     note(args["log"], f"start:{args['name']}")
     print("this goes to the log, not into the protocol")
     report({"step": 1, "steps": 2, "loss": 1.5, "eta_seconds": args.get("sleep", 0.0)})
+    while "wait" in args and not Path(args["wait"]).exists():
+        time.sleep(0.02)
     how = args.get("how", "")
     if how == "input":
         raise InputError("data.jsonl:3: bad")

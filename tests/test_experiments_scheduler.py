@@ -55,7 +55,7 @@ def pool_of(tmp_path):
 
 
 def task(name, log, call="work", **fields):
-    args = {key: fields.pop(key) for key in ("sleep", "how", "steps") if key in fields}
+    args = {key: fields.pop(key) for key in ("sleep", "how", "steps", "wait") if key in fields}
     return Task(name, f"experiments_nodes:{call}", {"name": name, "log": str(log), **args}, **fields)
 
 

@@ -5,6 +5,7 @@ workdir and the store at the same paths, on a file system that they share. A tas
 starts again elsewhere, at most `RETRIES` times, and continues from its newest checkpoint.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.errors import InputError, Preempted
+from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.experiments import worker
 from msm_jax.experiments.scheduler import STOP_SECONDS, TICK_SECONDS, Listener, Signals, Task, failure_of, launch_order
 from msm_jax.parallel import backend
@@ -138,7 +139,10 @@ class RayExecutor:
         return self.machines.slots
 
     def run(self, tasks: Sequence[Task], listener: Listener) -> None:
-        """Runs all tasks; see `scheduler.Executor.run`."""
+        """Runs all tasks; see `scheduler.Executor.run`. Raises WorkError too if Ray does not answer any more.
+
+        A task that began less than `TICK_SECONDS` before a failure was noticed may be interrupted like one that waits.
+        """
         futures: dict[Any, Task] = {}
         begun: dict[str, int] = {}
         failure: Exception | None = None
@@ -146,23 +150,35 @@ class RayExecutor:
         for task, after in _in_order(tasks):
             made = {each.id: future for future, each in futures.items()}
             futures[self._submit(task, needs[task.id], [made[name] for name in after])] = task
-        while futures:
-            if self._signals.count:
-                self._stop(futures, listener)
-                raise Preempted("stopped by a signal; run the same command again to continue")
-            ready, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=TICK_SECONDS)
-            self._hear(listener, begun, {task.id for task in futures.values()})
-            for future in ready:
-                task = futures.pop(future)
-                found = self._result(future, task, listener, begun)
-                if found is not None and failure is None:
-                    failure = found
-                    for other, each in futures.items():
-                        if each.id not in begun:
-                            self._ray.cancel(other)
-            listener.tick()
+        with self._answering():
+            while futures:
+                if self._signals.count:
+                    self._stop(futures, listener)
+                    raise Preempted("stopped by a signal; run the same command again to continue")
+                ready, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=TICK_SECONDS)
+                self._hear(listener, begun, {task.id for task in futures.values()})
+                for future in ready:
+                    task = futures.pop(future)
+                    found = self._result(future, task, listener, begun)
+                    if found is not None and failure is None:
+                        failure = found
+                        for other, each in futures.items():
+                            if each.id not in begun:
+                                self._ray.cancel(other)
+                listener.tick()
         if failure is not None:
             raise failure
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Raises WorkError in place of an error of Ray's own, which is none of a task."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            raise WorkError(
+                f"Ray does not answer any more: {_told(error)}; see to the cluster, and run the same command again to "
+                "continue"
+            ) from error
 
     def _submit(self, task: Task, needs: Mapping[str, Any], after: Sequence[Any]) -> Any:
         # A process of Ray's has its environment for life. So tasks with other devices or threads get other processes.
@@ -198,8 +214,7 @@ class RayExecutor:
             if task.id not in begun:
                 # It waited for one that was lost for good.
                 return None
-            last = str(error).strip().rpartition("\n")[2]
-            event = {"event": "failed", "kind": "WorkError", "message": f"{type(error).__name__}: {last}"}
+            event = {"event": "failed", "kind": "WorkError", "message": _told(error)}
         for line in event.get("lines", ()):
             listener.say(line)
         if event["event"] == "skipped":
@@ -283,6 +298,12 @@ def execute(
     except Exception as error:  # a defect: its traceback has to reach the machine on which the user looks
         message, lines = f"{type(error).__name__}: {error}", traceback.format_exc().splitlines()
         return {"event": "failed", "kind": "WorkError", "message": message, "lines": lines}
+
+
+def _told(error: Exception) -> str:
+    """Returns an error of Ray's in one line: its kind, and the last line of its text, which says why."""
+    last = str(error).strip().rpartition("\n")[2].rstrip(".")
+    return f"{type(error).__name__}: {last}"
 
 
 def _knock(address: str) -> None:
