@@ -24,7 +24,10 @@ def work(args, report):
     note(args["log"], f"start:{args['name']}")
     print("this goes to the log, not into the protocol")
     report({"step": 1, "steps": 2, "loss": 1.5, "eta_seconds": args.get("sleep", 0.0)})
+    waited = time.monotonic()
     while "wait" in args and not Path(args["wait"]).exists():
+        if time.monotonic() - waited > 60:
+            raise WorkError(f"{args['wait']} did not come")
         time.sleep(0.02)
     how = args.get("how", "")
     if how == "input":

@@ -45,11 +45,23 @@ def join(cluster):
     return RayExecutor(cluster.address, "experiments_nodes:setup", {"PYTHONPATH": path})
 
 
+class Marks(Heard):
+    """Makes a file for each task that it hears has started, for which other tasks wait."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = directory
+
+    def started(self, task_id):
+        super().started(task_id)
+        (self.directory / f"{task_id}.heard").touch()
+
+
 @pytest.fixture
-def executor(cluster):
+def executor(cluster, tmp_path):
     """An executor on the cluster, and a listener."""
     with join(cluster) as found:
-        yield found, Heard()
+        yield found, Marks(tmp_path)
 
 
 def words(log):
@@ -66,10 +78,8 @@ def test_dependencies_end_first_and_the_machines_work_side_by_side(executor, tmp
     assert sorted(ends) == ["end:a", "end:b", "end:c"]
     assert ("progress", "a", {"step": 1, "steps": 2, "loss": 1.5, "eta_seconds": 0.0}) in heard.events
     assert [event for event in heard.events if event[0] == "end"][-1] == ("end", "c")
-    ray.run([task("left", tmp_path, sleep=1.0), task("right", tmp_path, sleep=1.0)], heard)
-    rows = sorted(ran(tmp_path), key=lambda row: row[2])
-    together = [word.split(":")[0] for word, _, _ in rows if word.endswith((":left", ":right"))]
-    assert together == ["start", "start", "end", "end"]
+    left, right = (str(tmp_path / f"{name}.heard") for name in ("left", "right"))
+    ray.run([task("left", tmp_path, wait=right), task("right", tmp_path, wait=left)], heard)
     ray.run([task("e", tmp_path, "environment", threads=2)], heard)
     assert storage.read_json(tmp_path / "e.json")["setup"] == [1, 2]
 
@@ -83,12 +93,7 @@ def test_dependencies_end_first_and_the_machines_work_side_by_side(executor, tmp
     ],
 )
 def test_after_a_failure_nothing_starts_and_what_runs_ends(executor, tmp_path, how, kind, message):
-    class Marks(Heard):
-        def started(self, task_id):
-            super().started(task_id)
-            (tmp_path / f"{task_id}.heard").touch()
-
-    ray, heard = executor[0], Marks()
+    ray, heard = executor
     running = str(tmp_path / "other.heard")
     tasks = [task("bad", tmp_path, how=how, wait=running, seconds=9.0), task("other", tmp_path, sleep=2.0, seconds=8.0)]
     tasks += [task("next", tmp_path, after=("bad",)), task("third", tmp_path), task("fourth", tmp_path)]
@@ -127,12 +132,12 @@ def test_a_signal_lets_running_tasks_save_and_another_run_continues(cluster, tmp
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    tasks = [task("long", tmp_path, "saves_when_stopped", steps=300), task("rest", tmp_path, after=("long",))]
+    tasks = [task("long", tmp_path, "saves_when_stopped", steps=3000), task("rest", tmp_path, after=("long",))]
     threading.Thread(target=send, daemon=True).start()
     with join(cluster) as ray, pytest.raises(Preempted, match="run the same command again"):
         ray.run(tasks, Heard())
     saved = int((tmp_path / "long.state").read_text())
-    assert 0 < saved < 300
+    assert 0 < saved < 3000
     with join(cluster) as ray:
         ray.run([task("long", tmp_path, "saves_when_stopped", steps=saved + 1), tasks[1]], Heard())
     assert words(tmp_path)[1:] == [f"start:long@{saved}", "end:long", "start:rest", "end:rest"]
@@ -154,8 +159,8 @@ def command(workdir, address):
         ended = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
         if ended.returncode == 0 or "Traceback" in ended.stderr:
             break
-        # Ray's native code once ended the process of this test without a word. Users then run the command again.
-        warnings.warn(f"Ray ended the process with status {ended.returncode}:\n{ended.stderr[-4000:]}", stacklevel=1)
+        # A process that Ray was in once ended here without a word. Users run the command again, and see that it did.
+        warnings.warn(f"a run on Ray ended with {ended.returncode}:\n{ended.stderr[-4000:]}", stacklevel=1)
     assert ended.returncode == 0, ended.stderr
     return {**json.loads((Path(workdir) / "report.json").read_text()), "costs": None}
 
