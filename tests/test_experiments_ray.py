@@ -14,7 +14,7 @@ import experiments_small
 import pytest
 from experiments_small import ROOT, enter, write_files
 from rich.console import Console
-from test_experiments_scheduler import Heard, ran, task
+from test_experiments_scheduler import Heard, Marks, ran, task
 
 from msm_jax.errors import InputError, Preempted, WorkError
 from msm_jax.experiments import run as run_lib
@@ -43,18 +43,6 @@ def join(cluster):
     """Returns an executor on the cluster, which is not connected yet."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return RayExecutor(cluster.address, "experiments_nodes:setup", {"PYTHONPATH": path})
-
-
-class Marks(Heard):
-    """Makes a file for each task that it hears has started, for which other tasks wait."""
-
-    def __init__(self, directory):
-        super().__init__()
-        self.directory = directory
-
-    def started(self, task_id):
-        super().started(task_id)
-        (self.directory / f"{task_id}.heard").touch()
 
 
 @pytest.fixture

@@ -43,6 +43,18 @@ class Heard:
         self.ticks += 1
 
 
+class Marks(Heard):
+    """Makes a file for each task that it hears has started, for which other tasks wait."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = directory
+
+    def started(self, task_id):
+        super().started(task_id)
+        (self.directory / f"{task_id}.heard").touch()
+
+
 @pytest.fixture
 def pool_of(tmp_path):
     """A function that makes a pool whose workers find the stand-ins."""
@@ -124,9 +136,9 @@ def test_a_worker_has_its_own_devices_and_threads(pool_of, tmp_path):
     ],
 )
 def test_a_failure_lets_running_tasks_end_and_starts_no_more(pool_of, tmp_path, how, error, message):
-    heard = Heard()
+    heard = Marks(tmp_path)
     tasks = [
-        task("bad", tmp_path, how=how, seconds=9),
+        task("bad", tmp_path, how=how, wait=str(tmp_path / "long.heard"), seconds=9),
         task("long", tmp_path, sleep=0.6, seconds=8),
         task("never", tmp_path),
     ]
@@ -160,12 +172,11 @@ def test_a_crash_names_node_log_and_last_line(pool_of, tmp_path, how, status, la
 
 
 def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
-    steps = 100
-    tasks = [
-        task("a", tmp_path, "saves_when_stopped", steps=steps),
-        task("b", tmp_path, "saves_when_stopped", steps=steps),
-        task("c", tmp_path, "saves_when_stopped", steps=2, after=("a",)),
-    ]
+    def tasks(**steps):
+        waits = task("c", tmp_path, "saves_when_stopped", steps=2, after=("a",))
+        return [task(name, tmp_path, "saves_when_stopped", steps=each) for name, each in steps.items()] + [waits]
+
+    steps = 2000
     heard = Heard()
 
     def interrupt():
@@ -179,7 +190,7 @@ def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
     with pool_of(2) as pool:
         thread.start()
         with pytest.raises(Preempted, match="run the same command again"):
-            pool.run(tasks, heard)
+            pool.run(tasks(a=steps, b=steps), heard)
         thread.join()
         pids = {pid for _, pid, _ in ran(tmp_path)}
     assert signal.getsignal(signal.SIGINT) is before
@@ -187,7 +198,7 @@ def test_a_signal_stops_the_work_and_running_again_continues(pool_of, tmp_path):
     states = {name: int((tmp_path / f"{name}.state").read_text()) for name in "ab"}
     assert all(0 < step < steps for step in states.values())
     with pool_of(2) as pool:
-        pool.run(tasks, heard)
+        pool.run(tasks(**{name: step + 1 for name, step in states.items()}), heard)
     words = [word for word, _, _ in ran(tmp_path)]
     assert [f"start:{name}@{step}" in words for name, step in states.items()] == [True, True]
     assert {"end:a", "end:b", "end:c"} <= set(words)
@@ -222,12 +233,12 @@ def test_workers_stop_at_a_checkpoint_when_the_parent_is_killed(tmp_path):
     """)
     )
     parent = subprocess.Popen([sys.executable, str(script)])
-    deadline = time.monotonic() + 20
-    while not ran(tmp_path) and time.monotonic() < deadline:
+    while not ran(tmp_path) and parent.poll() is None:
         time.sleep(0.02)
     ((_, pid, _),) = ran(tmp_path)
     parent.kill()
     parent.wait()
+    deadline = time.monotonic() + 20
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _alive(pid), "an orphan keeps running"
