@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -107,7 +108,8 @@ class RayExecutor:
                 f"--executor=ray: no Ray cluster answers {where}; start one with `ray start --head`, "
                 "or give --executor=ray:ADDRESS"
             ) from error
-        try:
+        with contextlib.ExitStack() as connection:
+            connection.callback(ray.shutdown)
             self.machines = Machines([node["Resources"] for node in ray.nodes() if node["Alive"]])
             if self.on_cpu:
                 self._environment["JAX_PLATFORMS"] = "cpu"
@@ -117,16 +119,24 @@ class RayExecutor:
             )
             actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": self._environment})
             self._channel = actor(Channel).remote()
-            self._signals.__enter__()
-        except BaseException:  # whatever ends this, the connection is not left open
-            ray.shutdown()
-            raise
+            connection.enter_context(self._signals)
+            self._connection = connection.pop_all()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Leaves the cluster, which ends what still runs of this experiment, and restores the signal handlers."""
-        self._signals.__exit__()
-        self._ray.shutdown()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the cluster, which ends what still runs of this experiment, and restores the signal handlers.
+
+        Raises:
+          WorkError: in place of an error of Ray's own, which is none of a task.
+        """
+        self._connection.close()
+        if isinstance(error, self._ray.exceptions.RayError):
+            raise WorkError(
+                f"Ray does not answer any more: {_told(error)}; see to the cluster, and run the same command again to "
+                "continue"
+            ) from error
 
     @property
     def on_cpu(self) -> bool:
@@ -139,7 +149,7 @@ class RayExecutor:
         return self.machines.slots
 
     def run(self, tasks: Sequence[Task], listener: Listener) -> None:
-        """Runs all tasks; see `scheduler.Executor.run`. Raises WorkError too if Ray does not answer any more.
+        """Runs all tasks; see `scheduler.Executor.run`.
 
         A task that began less than `TICK_SECONDS` before a failure was noticed may be interrupted like one that waits.
         """
@@ -150,35 +160,23 @@ class RayExecutor:
         for task, after in _in_order(tasks):
             made = {each.id: future for future, each in futures.items()}
             futures[self._submit(task, needs[task.id], [made[name] for name in after])] = task
-        with self._answering():
-            while futures:
-                if self._signals.count:
-                    self._stop(futures, listener)
-                    raise Preempted("stopped by a signal; run the same command again to continue")
-                ready, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=TICK_SECONDS)
-                self._hear(listener, begun, {task.id for task in futures.values()})
-                for future in ready:
-                    task = futures.pop(future)
-                    found = self._result(future, task, listener, begun)
-                    if found is not None and failure is None:
-                        failure = found
-                        for other, each in futures.items():
-                            if each.id not in begun:
-                                self._ray.cancel(other)
-                listener.tick()
+        while futures:
+            if self._signals.count:
+                self._stop(futures, listener)
+                raise Preempted("stopped by a signal; run the same command again to continue")
+            ready, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=TICK_SECONDS)
+            self._hear(listener, begun, {task.id for task in futures.values()})
+            for future in ready:
+                task = futures.pop(future)
+                found = self._result(future, task, listener, begun)
+                if found is not None and failure is None:
+                    failure = found
+                    for other, each in futures.items():
+                        if each.id not in begun:
+                            self._ray.cancel(other)
+            listener.tick()
         if failure is not None:
             raise failure
-
-    @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Raises WorkError in place of an error of Ray's own, which is none of a task."""
-        try:
-            yield
-        except self._ray.exceptions.RayError as error:
-            raise WorkError(
-                f"Ray does not answer any more: {_told(error)}; see to the cluster, and run the same command again to "
-                "continue"
-            ) from error
 
     def _submit(self, task: Task, needs: Mapping[str, Any], after: Sequence[Any]) -> Any:
         # A process of Ray's has its environment for life. So tasks with other devices or threads get other processes.
