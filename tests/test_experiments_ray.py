@@ -102,13 +102,14 @@ def test_a_task_whose_process_is_lost_runs_again(executor, tmp_path):
     ]
 
 
-def test_a_service_of_rays_that_is_lost_is_one_line(cluster, tmp_path):
+def test_a_service_of_rays_that_is_lost_is_one_line(executor, tmp_path):
     class Ends(Heard):
         def started(self, task_id):
             ray._ray.kill(ray._channel)
 
+    ray, _ = executor
     said = r"^Ray does not answer any more: ActorDiedError: .*; see to the cluster, and run the same command again"
-    with pytest.raises(WorkError, match=said), join(cluster) as ray:
+    with pytest.raises(WorkError, match=said):
         ray.run([task("long", tmp_path, sleep=5.0)], Ends())
 
 

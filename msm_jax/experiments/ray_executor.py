@@ -13,7 +13,6 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from msm_jax.errors import InputError, Preempted, WorkError
@@ -123,20 +122,9 @@ class RayExecutor:
             self._connection = connection.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leaves the cluster, which ends what still runs of this experiment, and restores the signal handlers.
-
-        Raises:
-          WorkError: in place of an error of Ray's own, which is none of a task.
-        """
+    def __exit__(self, *exception: object) -> None:
+        """Leaves the cluster, which ends what still runs of this experiment, and restores the signal handlers."""
         self._connection.close()
-        if isinstance(error, self._ray.exceptions.RayError):
-            raise WorkError(
-                f"Ray does not answer any more: {_told(error)}; see to the cluster, and run the same command again to "
-                "continue"
-            ) from error
 
     @property
     def on_cpu(self) -> bool:
@@ -149,10 +137,19 @@ class RayExecutor:
         return self.machines.slots
 
     def run(self, tasks: Sequence[Task], listener: Listener) -> None:
-        """Runs all tasks; see `scheduler.Executor.run`.
+        """Runs all tasks; see `scheduler.Executor.run`. Raises WorkError too if Ray does not answer any more.
 
         A task that began less than `TICK_SECONDS` before a failure was noticed may be interrupted like one that waits.
         """
+        try:
+            self._run(tasks, listener)
+        except self._ray.exceptions.RayError as error:
+            raise WorkError(
+                f"Ray does not answer any more: {_told(error)}; see to the cluster, and run the same command again to "
+                "continue"
+            ) from error
+
+    def _run(self, tasks: Sequence[Task], listener: Listener) -> None:
         futures: dict[Any, Task] = {}
         begun: dict[str, int] = {}
         failure: Exception | None = None
